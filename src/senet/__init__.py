@@ -1,0 +1,50 @@
+"""Squeeze-and-excitation for any convolutional network.
+
+    import senet
+
+    report = senet.insert(model, torch.zeros(1, 3, 224, 224))  # exact at the start, keys stable, removable
+    print(report)
+
+`import senet` loads torch and nothing heavier.
+"""
+
+from senet import functional
+from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SqueezeExcitation
+from senet.errors import SenetError
+from senet.insertion import (
+    InsertionReport,
+    SEConfig,
+    SEParameters,
+    Site,
+    SitePlan,
+    find_sites,
+    insert,
+    load,
+    remove,
+    save,
+    se_modules,
+    se_parameters,
+)
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "InsertionReport",
+    "SEBatchNorm1d",
+    "SEBatchNorm2d",
+    "SEBatchNorm3d",
+    "SEConfig",
+    "SEParameters",
+    "SenetError",
+    "Site",
+    "SitePlan",
+    "SqueezeExcitation",
+    "find_sites",
+    "functional",
+    "insert",
+    "load",
+    "remove",
+    "save",
+    "se_modules",
+    "se_parameters",
+]

@@ -1,0 +1,253 @@
+"""What a handful of seeds can and cannot say. Pure functions of numbers: no tensors, no files.
+
+A comparison trains the plain and the SE network once per seed, with the same data order and the
+same initial weights. The runs of one seed are therefore a pair, and the question is whether the
+mean of the paired differences is zero.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from senet.errors import ConfigError, InputError
+
+__all__ = [
+    "MeanStd",
+    "PairedDifference",
+    "ProportionInterval",
+    "mean_std",
+    "paired_difference",
+    "proportion_interval",
+    "t_quantile",
+    "verdict",
+]
+
+# Accuracies are multiples of 1/images, so differences of different seeds can be equal. Sums of such
+# fractions agree to about 1e-16; an interval narrower than this has no spread behind it.
+_NO_SPREAD = 1e-9
+
+
+@dataclass(frozen=True)
+class MeanStd:
+    """Mean and sample standard deviation of n values.
+
+    Attributes:
+        mean: their mean.
+        std: their standard deviation with n - 1 in the denominator; None for a single value.
+        n: how many there are.
+    """
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean of SE minus plain over n pairs, with its confidence interval.
+
+    Attributes:
+        mean: mean of the paired differences.
+        low: lower end of the interval; None for a single pair.
+        high: upper end; None for a single pair.
+        n: how many pairs.
+        confidence: the probability with which such intervals cover the true mean, as 0.95.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    confidence: float
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the interval leaves out zero; None if there is no interval or no spread in it."""
+        if self.low is None or self.high is None:
+            return None
+        if self.high - self.low < _NO_SPREAD:
+            return False if abs(self.mean) < _NO_SPREAD else None
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class ProportionInterval:
+    """A proportion and its confidence interval; both ends lie in [0, 1]."""
+
+    proportion: float
+    low: float
+    high: float
+    n: int
+    confidence: float
+
+
+def _check_values(name: str, values: Sequence[float]) -> None:
+    if not values:
+        raise InputError(f"{name} must hold at least one value, got none")
+    bad = [value for value in values if not math.isfinite(value)]
+    if bad:
+        raise InputError(
+            f"{name} must be finite, got {bad[0]}; leave out runs that diverged, and say so"
+        )
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ConfigError(
+            f"confidence must lie between 0 and 1, got {confidence}; for 95 % give 0.95"
+        )
+
+
+def mean_std(values: Sequence[float]) -> MeanStd:
+    """Return mean and sample standard deviation, sqrt(sum (x - mean)^2 / (n - 1)).
+
+    Raises:
+        InputError: no value, or one that is not finite.
+
+    Example:
+        >>> mean_std([1.0, 2.0, 3.0])
+        MeanStd(mean=2.0, std=1.0, n=3)
+        >>> mean_std([0.5])
+        MeanStd(mean=0.5, std=None, n=1)
+    """
+    values = [float(value) for value in values]
+    _check_values("values", values)
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return MeanStd(statistics.fmean(values), std, len(values))
+
+
+def t_quantile(p: float, degrees: int) -> float:
+    """Return t with P(T <= t) = p for Student's t distribution.
+
+    Args:
+        p: a probability strictly between 0 and 1.
+        degrees: degrees of freedom, at least 1.
+
+    Example:
+        >>> round(t_quantile(0.975, 2), 6)
+        4.302653
+    """
+    if not 0 < p < 1 or degrees < 1:
+        raise InputError(
+            f"a t quantile needs 0 < p < 1 and degrees >= 1, got p={p}, degrees={degrees}"
+        )
+    # scipy.special alone, which loads much faster than scipy.stats; scipy publishes no types
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    return float(stdtrit(degrees, p))
+
+
+def paired_difference(
+    plain: Sequence[float], se: Sequence[float], *, confidence: float = 0.95
+) -> PairedDifference:
+    """Return the mean of d = se - plain over pairs and its t interval.
+
+    mean(d) -+ t(1 - (1 - confidence) / 2, n - 1) std(d) / sqrt(n), exact if the differences are
+    normally distributed.
+
+    Args:
+        plain: one value per seed.
+        se: the values of the same seeds, in the same order.
+        confidence: of the interval.
+
+    Returns:
+        The difference; `low` and `high` are None for one pair, which has no spread.
+
+    Raises:
+        InputError: no pairs, unequal numbers, or values that are not finite.
+        ConfigError: a confidence outside (0, 1).
+
+    Source: Student, "The probable error of a mean", Biometrika 6, 1908.
+
+    Example:
+        >>> d = paired_difference([0.90, 0.91, 0.92], [0.91, 0.93, 0.95])  # 1, 2, 3 points
+        >>> round(d.mean, 6), round(d.low, 6), round(d.high, 6)
+        (0.02, -0.004841, 0.044841)
+    """
+    _check_confidence(confidence)
+    if len(plain) != len(se):
+        raise InputError(
+            f"pairs need as many plain as SE values, got {len(plain)} and {len(se)}; "
+            "give only the seeds that both networks finished"
+        )
+    _check_values("plain", plain)
+    _check_values("se", se)
+    found = mean_std([s - p for p, s in zip(plain, se, strict=True)])
+    if found.std is None:
+        return PairedDifference(found.mean, None, None, found.n, confidence)
+    half = t_quantile((1 + confidence) / 2, found.n - 1) * found.std / math.sqrt(found.n)
+    return PairedDifference(found.mean, found.mean - half, found.mean + half, found.n, confidence)
+
+
+def proportion_interval(
+    successes: int, total: int, *, confidence: float = 0.95
+) -> ProportionInterval:
+    """Return Wilson's interval for a proportion, such as an accuracy on `total` test images.
+
+    With p = successes / total and z the normal quantile, the ends are (p + z^2 / 2n -+ z sqrt(p (1
+    - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). It says how exactly the test set measures one trained
+    network; it does not cover the spread over seeds.
+
+    Raises:
+        InputError: not 0 <= successes <= total with total >= 1.
+        ConfigError: a confidence outside (0, 1).
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+        JASA 22, 1927.
+
+    Example:
+        >>> accuracy = proportion_interval(8, 10)
+        >>> round(accuracy.low, 4), round(accuracy.high, 4)
+        (0.4902, 0.9433)
+    """
+    _check_confidence(confidence)
+    if not 0 <= successes <= total or total < 1:
+        raise InputError(f"a proportion needs 0 <= successes <= total, got {successes} of {total}")
+    p = successes / total
+    z2 = statistics.NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    middle = p + z2 / (2 * total)
+    half = math.sqrt(z2 * (p * (1 - p) / total + z2 / (4 * total * total)))
+    low, high = (middle + side * half for side in (-1, 1))
+    norm = 1 + z2 / total
+    return ProportionInterval(p, max(0.0, low / norm), min(1.0, high / norm), total, confidence)
+
+
+def _size(difference: float, scale: float, unit: str) -> str:
+    size = abs(difference) * scale
+    text = f"{size:.1f}" if size >= 0.1 else f"{size:.1g}"
+    return f"{text} {unit.removesuffix('s') if text == '1.0' else unit}"
+
+
+def verdict(
+    difference: PairedDifference | None, *, scale: float = 100.0, unit: str = "points"
+) -> str:
+    """Say in one plain sentence what the paired difference allows to conclude.
+
+    Args:
+        difference: SE minus plain of a quantity of which more is better; None if no seed has both
+            runs.
+        scale: multiplies the difference for display; 100 turns fractions into percentage points.
+        unit: what the scaled difference is counted in, in the plural.
+
+    Example:
+        >>> verdict(paired_difference([0.90, 0.91, 0.92], [0.91, 0.93, 0.95]))
+        'no significant difference on 3 seeds'
+        >>> verdict(PairedDifference(0.008, 0.002, 0.014, n=3, confidence=0.95))
+        'SE is better by 0.8 points (95 % confidence, 3 seeds)'
+        >>> verdict(paired_difference([0.9], [0.95]))
+        'one seed: no interval, no verdict'
+    """
+    if difference is None:
+        return "no seed has both runs: no verdict"
+    if difference.n == 1:
+        return "one seed: no interval, no verdict"
+    word = "better" if difference.mean > 0 else "worse"
+    by = f"SE is {word} by {_size(difference.mean, scale, unit)}"
+    if difference.significant:
+        return f"{by} ({100 * difference.confidence:g} % confidence, {difference.n} seeds)"
+    if difference.significant is None:
+        return f"{by} on each of {difference.n} seeds: no spread between them, no verdict"
+    return f"no significant difference on {difference.n} seeds"

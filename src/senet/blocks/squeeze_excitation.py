@@ -1,0 +1,205 @@
+"""The SE block as a module."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.errors import ConfigError, InputError, unknown_name
+from senet.functional import EXCITATIONS, SQUEEZES, gate, hidden_channels, scale, squeeze
+
+__all__ = ["Dense", "Gate", "SqueezeExcitation"]
+
+# Names under which other libraries keep the two layers, as (prefix in the file, name here). The
+# first two pairs are timm's SqueezeExcite and the Linear form that many ports use; timm's SEModule
+# and torchvision call them fc1 and fc2, as we do.
+_ALIASES = (
+    ("conv_reduce.", "fc1."),
+    ("conv_expand.", "fc2."),
+    ("fc.0.", "fc1."),
+    ("fc.2.", "fc2."),
+)
+
+
+@final
+class Dense(nn.Linear):
+    """A linear map over the channels, computed in the type of its input.
+
+    A model in half precision keeps its excitations in float32: the weights are widened, not the
+    input narrowed.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch.nn.Linear
+        """Return W input + b; input [N, C] or [N, C, *spatial]."""
+        weight = self.weight.to(input.dtype)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        if input.dim() == 2:
+            return F.linear(input, weight, bias)
+        return F.linear(input.movedim(1, -1), weight, bias).movedim(-1, 1)
+
+
+@final
+class Gate(nn.Module):
+    """The gate s of an SE block, from the pre-activation z; see `senet.functional.gate`.
+
+    A module of its own, so that it can be hooked (its output is the excitation [N, C]), replaced or
+    quantised.
+    """
+
+    def __init__(self, excitation: str = "sigmoid", *, centered: bool = False) -> None:
+        super().__init__()
+        if excitation not in EXCITATIONS:
+            raise unknown_name("excitation", excitation, EXCITATIONS)
+        self.excitation = excitation
+        self.centered = centered
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return s, of the shape of z."""
+        return gate(z, self.excitation, centered=self.centered)
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows."""
+        return f"{self.excitation}, centered" if self.centered else self.excitation
+
+
+@final
+class SqueezeExcitation(nn.Module):
+    """Squeeze-and-excitation: y = s * x, s = gate(W2 relu(W1 squeeze(x) + b1) + b2).
+
+    Shapes: x [N, C, *spatial] with any number of spatial dimensions; y the same, in the type and
+        memory format of x.
+    Squeeze and gate are computed in float32 (float64 for float64), also under autocast and for
+    half-precision maps.
+
+    Parameters are `fc1.weight` [h, C], `fc1.bias` [h], `fc2.weight` [C, h], `fc2.bias` [C]. A state
+    dict that holds them as 1x1 convolutions ([h, C, 1, 1]), or under the names
+    `conv_reduce`/`conv_expand` (timm) or `fc.0`/`fc.2`, loads as it is.
+
+    Args:
+        channels: C.
+        reduction: the paper's r; the hidden width is h = max(1, C // r).
+        hidden: the exact hidden width instead.
+        squeeze: "avg" (the paper's), "max" (table 11) or "none" (NoSqueeze, table 16: the gate
+            keeps the resolution).
+        excitation: "sigmoid" (the paper's), "tanh", "relu" (table 12) or "hard_sigmoid".
+        bias: biases in both layers: on in the authors' released models, off in the paper's
+            ablations.
+        centered: move the gate so that it is exactly 1 at z = 0 and start with a zero last layer:
+            the new block is the identity to the last bit, and learns from the first step. Off, the
+            gate is the paper's and starts near 0.5.
+        device: where the parameters live.
+        dtype: their type.
+
+    Raises:
+        ConfigError: a width or ratio that cannot be.
+        UnknownNameError: no such squeeze or excitation.
+
+    Source: J. Hu et al., "Squeeze-and-Excitation Networks", sections 3 and 6.
+
+    Example:
+        >>> se = SqueezeExcitation(64)
+        >>> se(torch.randn(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
+        >>> x = torch.randn(2, 64, 100)  # one spatial dimension
+        >>> torch.equal(SqueezeExcitation(64, centered=True)(x), x)
+        True
+    """
+
+    _version = 1
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: float = 16,
+        *,
+        hidden: int | None = None,
+        squeeze: str = "avg",
+        excitation: str = "sigmoid",
+        bias: bool = True,
+        centered: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if squeeze not in SQUEEZES:
+            raise unknown_name("squeeze", squeeze, SQUEEZES)
+        width = hidden_channels(channels, reduction) if hidden is None else hidden
+        if width < 1:
+            raise ConfigError(
+                f"hidden must be at least 1, got {hidden}; "
+                "leave it out to have max(1, C // reduction)"
+            )
+        self.channels = channels
+        self.squeeze = squeeze
+        self.fc1 = Dense(channels, width, bias=bias, device=device, dtype=dtype)
+        self.fc2 = Dense(width, channels, bias=bias, device=device, dtype=dtype)
+        self.gate = Gate(excitation, centered=centered)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters: He's normal initialisation, zero biases.
+
+        A centred block starts as the identity, W2 = 0.
+        """
+        nn.init.kaiming_normal_(self.fc1.weight, nonlinearity="relu")
+        if self.centered:
+            nn.init.zeros_(self.fc2.weight)
+        else:
+            nn.init.kaiming_normal_(self.fc2.weight, nonlinearity="relu")
+        for layer in (self.fc1, self.fc2):
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    @property
+    def hidden(self) -> int:
+        """The hidden width h."""
+        return self.fc1.out_features
+
+    @property
+    def centered(self) -> bool:
+        """Whether the gate is 1 at z = 0."""
+        return bool(getattr(self.gate, "centered", False))
+
+    def excite(self, z: Tensor) -> Tensor:
+        """Return the gate s [N, C] of a squeeze z [N, C] (or both [N, C, *spatial])."""
+        return self.gate(self.fc2(torch.relu(self.fc1(z))))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return s * x.
+
+        Args:
+            x: [N, C, *spatial].
+            mask: [N, *spatial] or [N, 1, *spatial], True where a position counts in the squeeze
+                (padded inputs).
+
+        Raises:
+            InputError: x has not C channels, or the mask does not fit.
+        """
+        if x.dim() < 2 or x.shape[1] != self.channels:
+            raise InputError(
+                f"this SE block needs [N, {self.channels}, *spatial], got shape {list(x.shape)}"
+            )
+        with torch.autocast(x.device.type, enabled=False):
+            return scale(x, self.excite(squeeze(x, self.squeeze, mask=mask)))
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows."""
+        return f"{self.channels}, hidden={self.hidden}" + (
+            "" if self.squeeze == "avg" else f", squeeze={self.squeeze}"
+        )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for theirs, ours in _ALIASES:
+            for kind in ("weight", "bias"):
+                if prefix + theirs + kind in state_dict:
+                    state_dict[prefix + ours + kind] = state_dict.pop(prefix + theirs + kind)
+        for name in ("fc1.weight", "fc2.weight"):
+            weight = state_dict.get(prefix + name)
+            if isinstance(weight, Tensor) and weight.dim() > 2 and weight[0, 0].numel() == 1:
+                state_dict[prefix + name] = weight.flatten(1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

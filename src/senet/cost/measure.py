@@ -1,0 +1,256 @@
+"""`senet.cost`: which two models are compared, and the run of all counts and timings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from senet.cost import counting, timing, views
+from senet.cost.report import Conditions, CostReport
+from senet.cost.running import (
+    copied,
+    copied_input,
+    first_line,
+    forward,
+    on_meta,
+    tensors,
+    train_step,
+)
+from senet.errors import ConfigError, InputError, NoSitesError
+from senet.insertion import SEConfig, Site, insert, remove
+from senet.insertion.graft import grafts
+
+__all__ = ["cost"]
+
+
+class _Subject(NamedTuple):
+    """The models to measure, by label, and where the SE blocks are."""
+
+    models: dict[str, nn.Module]
+    sites: tuple[Site, ...]
+    note: str = ""
+
+
+def cost(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    config: SEConfig | None = None,
+    against: nn.Module | None = None,
+    timing: bool = True,
+    repeats: int = 15,
+    warmup: int = 2,
+) -> CostReport:
+    """Report what SE blocks cost in a network: counted exactly, and measured.
+
+    Which two models are compared:
+
+    - `against` is given: it is the plain one, and `model` the one with SE blocks.
+    - `model` has blocks from `senet.insert`: the plain one is a copy without them.
+    - else `model` is the plain one, and the other a copy with blocks as `config` says.
+    - and where no `config` is given and there is no place for a block (a network that has SE
+      blocks of its own, or none of convolutions): `model` is reported alone.
+
+    Everything runs on copies: the model, the input and the state of the random numbers stay as
+    they are. docs/cost.md says how each number is defined.
+
+    Args:
+        model: any network, before it is compiled, wrapped for parallel training, or traced.
+        example_input: a tensor [N, C, *spatial], a tuple of positional arguments, or a dict of
+            keyword arguments, on the model's device. Counts and times are those of this input.
+        config: which blocks a plain model would get; `SEConfig()` if not given.
+        against: the plain model, where it cannot be made from `model`.
+        timing: measure times too; counts alone need no real run.
+        repeats: timed runs of each model.
+        warmup: runs of each model before.
+
+    Returns:
+        The report: `print` it, or `to_dict()`, `to_json()`, `to_markdown()`.
+
+    Raises:
+        ConfigError: a number of runs that cannot be, or `config` for a model that has its blocks.
+        InputError: the model does not run on the example input, or cannot be copied.
+        NoSitesError: a `config` is given and finds no place for a block.
+        InsertionError: the model is compiled, wrapped, traced or scripted.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU())
+        >>> report = cost(net, torch.randn(2, 3, 8, 8), timing=False)
+        >>> report.total.counts["plain"].macs, report.total.difference("macs")
+        (62208, 256)
+    """
+    if repeats < 1 or warmup < 0:
+        raise ConfigError(
+            f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}; "
+            "to count without timing give timing=False"
+        )
+    device, dtype = _placement(model)
+    with _undisturbed(device):
+        subject = _subject(model, example_input, config, against)
+        conditions = Conditions(
+            model=type(model).__name__,
+            input=tuple(tuple(tensor.shape) for tensor in tensors(example_input)),
+            dtype=dtype,
+            device=_name(device),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            repeats=repeats,
+            warmup=warmup,
+        )
+        return _report(subject, example_input, conditions, device if timing else None)
+
+
+def _placement(model: nn.Module) -> tuple[torch.device, str]:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, str(tensor.dtype).removeprefix("torch.")
+    return torch.device("cpu"), "no parameters"
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Leave the random numbers as they are, and let no mode of the caller change what runs."""
+    on_accelerator = device.type not in ("cpu", "meta")
+    forked = torch.random.fork_rng(
+        devices=[device] if on_accelerator else [],
+        device_type=device.type if on_accelerator else "cuda",
+    )
+    plainly = torch.autocast(device.type if on_accelerator else "cpu", enabled=False)
+    with forked, torch.inference_mode(mode=False), plainly:
+        yield
+
+
+def _subject(
+    model: nn.Module, example_input: Any, config: SEConfig | None, against: nn.Module | None
+) -> _Subject:
+    inserted = isinstance(model, nn.Module) and bool(grafts(model))
+    if config is not None and (against is not None or inserted):
+        reason = "against is given" if against is not None else "it has inserted SE blocks"
+        raise ConfigError(
+            f"config must be left out unless the model is the plain one, but {reason}; "
+            "call senet.remove(model) first to choose other blocks"
+        )
+    if inserted:
+        plain = copied(model)
+        sites = remove(plain)
+        return _Subject({"plain": against or plain, "se": model}, sites)
+    if against is not None:
+        return _Subject({"plain": against, "se": model}, ())
+    se = copied(model)
+    try:
+        sites = insert(se, copied_input(example_input), config).sites
+    except NoSitesError as error:
+        if config is not None:
+            raise
+        return _Subject({"model": model}, (), f"reported alone: {error}")
+    return _Subject({"plain": model, "se": se}, sites)
+
+
+def _report(
+    subject: _Subject, example_input: Any, conditions: Conditions, device: torch.device | None
+) -> CostReport:
+    models = subject.models
+    notes = [subject.note] if subject.note else []
+    unavailable: dict[str, str] = {}
+    try:
+        forwards = _count(counting.count_forward, models, example_input, "the forward", notes)
+    except Exception as error:  # whatever the model raises
+        raise InputError(
+            "the model must run on the example input in evaluation mode, but gave "
+            f"{first_line(error)}; give an input as in use, on the model's device"
+        ) from error
+    steps: dict[str, counting.Trace] = {}
+    try:
+        steps = _count(counting.count_step, models, example_input, "the training step", notes)
+    except Exception as error:  # noqa: BLE001 - a model may refuse to train on this input
+        unavailable |= dict.fromkeys(("bytes_moved_step", "bytes_kept"), first_line(error))
+    latency, step = None, None
+    if device is not None:
+        latency, step = _timed(models, example_input, device, conditions, unavailable)
+    ledgers = {
+        label: _ledger(model, forwards[label], steps.get(label)) for label, model in models.items()
+    }
+    groups = views.groups_of(subject.sites, list(models.values()))
+    return CostReport(
+        total=views.total(ledgers),
+        stages=views.by_stage(ledgers, groups),
+        blocks=views.by_block(ledgers, groups),
+        latency=latency,
+        step=step,
+        unavailable=unavailable,
+        unknown={label: trace.unknown for label, trace in forwards.items()},
+        notes=tuple(notes),
+        conditions=conditions,
+    )
+
+
+def _count(
+    count: Callable[[nn.Module, Any], counting.Trace],
+    models: Mapping[str, nn.Module],
+    example_input: Any,
+    what: str,
+    notes: list[str],
+) -> dict[str, counting.Trace]:
+    """Count on the meta device, where nothing is computed; where a model cannot, on a real run."""
+    try:
+        with torch.device("meta"):
+            example = copied_input(example_input, "meta")
+            return {label: count(on_meta(model), example) for label, model in models.items()}
+    except Exception as error:  # noqa: BLE001 - a model may do what has no meaning without values
+        reason = first_line(error)
+    found = {
+        label: count(copied(model), copied_input(example_input)) for label, model in models.items()
+    }
+    notes.append(f"{what} was counted on a real run, since on the meta device it gave {reason}")
+    return found
+
+
+def _timed(
+    models: Mapping[str, nn.Module],
+    example_input: Any,
+    device: torch.device,
+    conditions: Conditions,
+    unavailable: dict[str, str],
+) -> tuple[timing.Timing | None, timing.Timing | None]:
+    example = copied_input(example_input)
+    copies = {label: copied(model) for label, model in models.items()}
+    runs = {"latency_ms": (forward, False), "step_ms": (train_step, True)}
+    found: dict[str, timing.Timing | None] = dict.fromkeys(runs)
+    for name, (run, training) in runs.items():
+        for model in copies.values():
+            model.train(training)
+        try:
+            found[name] = timing.time_models(
+                run,
+                copies,
+                example,
+                device,
+                repeats=conditions.repeats,
+                warmup=conditions.warmup,
+            )
+        except Exception as error:  # noqa: BLE001 - a model may refuse to train on this input
+            unavailable[name] = first_line(error)
+    return found["latency_ms"], found["step_ms"]
+
+
+def _ledger(
+    model: nn.Module, use: counting.Trace, step: counting.Trace | None
+) -> dict[str, Counter[str] | None]:
+    return {
+        "parameters": counting.count_parameters(model),
+        "macs": use.macs,
+        "bytes_moved_forward": use.moved,
+        "bytes_moved_step": None if step is None else step.moved,
+        "bytes_kept": None if step is None else step.kept,
+    }

@@ -1,0 +1,117 @@
+"""How a model is run to be counted or timed: always a copy of it, on a copy of the input."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from senet.errors import InputError
+from senet.insertion.trace import call_model
+
+__all__ = [
+    "backward",
+    "copied",
+    "copied_input",
+    "differentiable",
+    "first_line",
+    "forward",
+    "on_meta",
+    "tensors",
+    "train_step",
+]
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dicts."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line of bounded length."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    text = text if len(text) <= 160 else f"{text[:157]}..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy: all is counted and timed on copies, so that the model stays as it is.
+
+    Raises:
+        InputError: the model cannot be copied.
+    """
+    return _deepcopied(model, {})
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """Return a copy whose parameters and buffers have shapes and types, but no storage."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return _deepcopied(model, memo)
+
+
+def _deepcopied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    try:
+        made: nn.Module = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise InputError(
+            f"the model must be one that copy.deepcopy copies, but {type(model).__name__} gave "
+            f"{first_line(error)}; cost runs copies, so that the model itself stays untouched"
+        ) from error
+    return made
+
+
+def copied_input(example_input: Any, device: torch.device | str | None = None) -> Any:
+    """Return the example input with copies of its tensors, without values on the meta device."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if device is None:
+            return leaf.detach().clone()
+        return torch.empty_like(leaf, device=device, requires_grad=False)
+
+    return tree_map(one, example_input)
+
+
+def differentiable(output: Any) -> list[Tensor]:
+    """Return the output tensors from which a backward can start.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [leaf for leaf in tensors(output) if leaf.requires_grad]
+    if not found:
+        raise InputError(
+            "a training step needs an output that depends on a parameter with requires_grad, "
+            f"got none in a {type(output).__name__}; unfreeze a parameter"
+        )
+    return found
+
+
+def forward(model: nn.Module, example_input: Any) -> Any:
+    """One forward as in use: no gradients. The model is in evaluation mode already."""
+    with torch.no_grad():
+        return call_model(model, example_input)
+
+
+def backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """One backward from the outputs to every parameter."""
+    torch.autograd.backward(list(outputs), list(gradients))
+
+
+def train_step(model: nn.Module, example_input: Any) -> None:
+    """One forward and backward of the sum of all outputs. The model is in training mode already."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    with torch.enable_grad():
+        outputs = differentiable(call_model(model, example_input))
+        backward(outputs, [torch.ones_like(output) for output in outputs])

@@ -1,0 +1,308 @@
+"""The mathematics of squeeze-and-excitation, once, in plain PyTorch.
+
+This is the reference that every fast op must equal.
+
+A block sees a map U [N, C, *spatial], any number of spatial dimensions, and computes
+
+    z = squeeze(U)                       [N, C]      the channel descriptor (global average pooling)
+    s = gate(W2 relu(W1 z + b1) + b2)    [N, C]      the excitation
+    Y = s * U                            [N, C, *spatial]
+
+Source: J. Hu, L. Shen, S. Albanie, G. Sun, E. Wu, "Squeeze-and-Excitation Networks", sections
+    3 and 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from senet.errors import ConfigError, InputError, unknown_name
+
+__all__ = [
+    "EXCITATIONS",
+    "SQUEEZES",
+    "batch_norm_se",
+    "excite",
+    "gate",
+    "hidden_channels",
+    "scale",
+    "squeeze",
+    "squeeze_excite",
+]
+
+SQUEEZES = ("avg", "max", "none")
+
+# name: (the paper's gate, the centred gate). A centred gate is exactly 1 at z = 0 and has a slope
+# there, so a block whose last layer is zero is the identity to the last bit and still learns. Table
+# 12 of the paper compares sigmoid, tanh, ReLU.
+EXCITATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "sigmoid": (torch.sigmoid, lambda z: 2.0 * torch.sigmoid(z)),
+    "tanh": (torch.tanh, lambda z: 1.0 + torch.tanh(z)),
+    "relu": (torch.relu, lambda z: torch.relu(1.0 + z)),
+    "hard_sigmoid": (F.hardsigmoid, lambda z: 2.0 * F.hardsigmoid(z)),
+}
+
+
+def hidden_channels(channels: int, reduction: float = 16) -> int:
+    """Return the width of the excitation's hidden layer: max(1, floor(channels / reduction)).
+
+    This is the one rule for small C in the whole library: no rounding to multiples of 8, never
+    zero. An exact width is given as `hidden` wherever `reduction` is taken.
+
+    Args:
+        channels: C, at least 1.
+        reduction: the paper's r, at least 1 if hidden must not exceed C; any positive number is
+            accepted.
+
+    Example:
+        >>> hidden_channels(256), hidden_channels(608), hidden_channels(8)
+        (16, 38, 1)
+    """
+    if channels < 1:
+        raise ConfigError(f"channels must be at least 1, got {channels}")
+    if not reduction > 0:
+        raise ConfigError(
+            f"reduction must be positive, got {reduction}; to set the width itself give hidden="
+        )
+    return max(1, int(channels // reduction))
+
+
+def _check_map(x: Tensor) -> None:
+    if x.dim() < 2:
+        raise InputError(
+            f"a feature map must be [N, C, *spatial], got shape {list(x.shape)}; "
+            "add the batch dimension with x[None]"
+        )
+    if not x.is_floating_point():
+        raise InputError(
+            f"a feature map must be of a floating-point type, got {x.dtype}; "
+            "convert it with x.float()"
+        )
+
+
+def _spatial_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """Return the mask as bool [N, 1, *spatial]."""
+    if mask.dim() == x.dim() - 1:
+        mask = mask.unsqueeze(1)
+    fits = mask.dim() == x.dim() and mask.shape[1] == 1
+    if not fits or any(
+        m not in (1, n) for m, n in zip(mask.shape, x.shape, strict=True) if n != x.shape[1]
+    ):
+        raise InputError(
+            f"mask must be [N, *spatial] or [N, 1, *spatial] for a map of shape {list(x.shape)}, "
+            f"got {list(mask.shape)}; True (or 1) marks the positions that count"
+        )
+    return mask.to(dtype=torch.bool, device=x.device)
+
+
+def squeeze(x: Tensor, mode: str = "avg", *, mask: Tensor | None = None) -> Tensor:
+    """Squeeze a feature map to one number per channel.
+
+    avg: z_c = mean over the spatial positions of x_c (equation 2 of the paper); max: the maximum
+        (table 11);
+    none: z = x, nothing is pooled (the NoSqueeze control of table 16).
+    Sums are taken in float32 for half-precision maps (a 512x512 map of 1000s overflows float16), in
+    float64 for float64.
+
+    Args:
+        x: [N, C, *spatial], any number of spatial dimensions, also none at all.
+        mode: "avg", "max" or "none".
+        mask: [N, *spatial] or [N, 1, *spatial], True where a position counts. A sample without any
+            position gives 0.
+
+    Returns:
+        [N, C] in float32 (float64 for float64 input); for "none" [N, C, *spatial] in that type.
+
+    Raises:
+        InputError: the map or the mask has the wrong shape or type.
+        UnknownNameError: no such mode.
+
+    Example:
+        >>> x = torch.tensor([[[1.0, 2.0, 9.0]]])  # [N=1, C=1, L=3]
+        >>> squeeze(x).item(), squeeze(x, mask=torch.tensor([[1, 1, 0]])).item()
+        (4.0, 1.5)
+    """
+    _check_map(x)
+    if mode not in SQUEEZES:
+        raise unknown_name("squeeze", mode, SQUEEZES)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if mode == "none":
+        return x.to(wide)
+    if x.dim() == 2:
+        return (
+            x.to(wide)
+            if mask is None
+            else x.to(wide) * _spatial_mask(mask[:, None], x[..., None])[..., 0]
+        )
+    spatial = tuple(range(2, x.dim()))
+    if mask is None:
+        return x.mean(spatial, dtype=wide) if mode == "avg" else x.amax(spatial).to(wide)
+    keep = _spatial_mask(mask, x)
+    if mode == "max":
+        largest = x.masked_fill(~keep, -torch.inf).amax(spatial).to(wide)
+        return largest.masked_fill(~keep.expand(x.shape[0], 1, *x.shape[2:]).flatten(2).any(2), 0.0)
+    count = keep.expand(x.shape[0], 1, *x.shape[2:]).sum(spatial).clamp_min(1)  # [N, 1]
+    # masked_fill, not a product: padding may hold NaN or infinity
+    return x.masked_fill(~keep, 0.0).sum(spatial, dtype=wide) / count
+
+
+def gate(z: Tensor, excitation: str = "sigmoid", *, centered: bool = False) -> Tensor:
+    """Turn the excitation's last pre-activation into the gate s.
+
+    The paper's gates: sigmoid(z), tanh(z), relu(z), and hard_sigmoid(z) = relu6(z + 3) / 6. With
+    `centered` they are moved so that s = 1 exactly at z = 0, with a non-zero slope: 2 sigmoid(z), 1
+    + tanh(z), relu(1 + z), 2 hard_sigmoid(z).
+
+    Raises:
+        UnknownNameError: no such excitation.
+
+    Example:
+        >>> gate(torch.zeros(1)).item(), gate(torch.zeros(1), centered=True).item()
+        (0.5, 1.0)
+    """
+    if excitation not in EXCITATIONS:
+        raise unknown_name("excitation", excitation, EXCITATIONS)
+    return EXCITATIONS[excitation][centered](z)
+
+
+def _dense(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear map over the channels of [N, C] or [N, C, *spatial].
+
+    The weight is [out, in], or stored as a 1x1 convolution.
+    """
+    weight = weight.flatten(1).to(z.dtype)
+    bias = None if bias is None else bias.to(z.dtype)
+    if z.dim() == 2:
+        return F.linear(z, weight, bias)
+    return F.linear(z.movedim(1, -1), weight, bias).movedim(-1, 1)
+
+
+def excite(
+    z: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    *,
+    excitation: str = "sigmoid",
+    centered: bool = False,
+) -> Tensor:
+    """Excite: s = gate(W2 relu(W1 z + b1) + b2), equation 3 of the paper, in the type of z.
+
+    Args:
+        z: the squeeze, [N, C] (or [N, C, *spatial] where nothing was squeezed).
+        weight1: [h, C] or, as a 1x1 convolution, [h, C, 1, 1].
+        bias1: [h] or None.
+        weight2: [C, h] or [C, h, 1, 1].
+        bias2: [C] or None.
+        excitation: see `gate`.
+        centered: see `gate`.
+
+    Returns:
+        The gate, of the shape of z.
+
+    Example:
+        >>> w1, w2 = torch.zeros(1, 4), torch.zeros(4, 1)
+        >>> excite(torch.ones(2, 4), w1, None, w2, None).unique().item()
+        0.5
+    """
+    hidden = torch.relu(_dense(z, weight1, bias1))
+    return gate(_dense(hidden, weight2, bias2), excitation, centered=centered)
+
+
+def scale(x: Tensor, s: Tensor) -> Tensor:
+    """Rescale the channels: y = s * x, equation 4 of the paper, in the type and memory format of x.
+
+    Args:
+        x: [N, C, *spatial].
+        s: [N, C], or of the shape of x.
+
+    Raises:
+        InputError: the gate fits neither the channels nor the map.
+
+    Example:
+        >>> scale(torch.ones(1, 2, 1, 1), torch.tensor([[0.25, 2.0]])).flatten().tolist()
+        [0.25, 2.0]
+    """
+    if s.shape != x.shape[: s.dim()] or s.dim() not in (2, x.dim()):
+        raise InputError(
+            f"a gate must be [N, C] = {list(x.shape[:2])} or of the map's shape, "
+            f"got {list(s.shape)}"
+        )
+    return x * s.to(x.dtype).reshape(*s.shape, *(1,) * (x.dim() - s.dim()))
+
+
+def squeeze_excite(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    *,
+    squeeze_mode: str = "avg",
+    excitation: str = "sigmoid",
+    centered: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The whole block: y = s * x with s = excite(squeeze(x)).
+
+    Arguments as in `squeeze` and `excite`. The squeeze and the gate are computed in float32 also
+    under autocast.
+
+    Example:
+        >>> w1, w2 = torch.zeros(1, 4), torch.zeros(4, 1)
+        >>> squeeze_excite(torch.ones(2, 4, 3, 3), w1, None, w2, None).unique().item()
+        0.5
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        z = squeeze(x, squeeze_mode, mask=mask)
+        s = excite(z, weight1, bias1, weight2, bias2, excitation=excitation, centered=centered)
+        return scale(x, s)
+
+
+def batch_norm_se(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    excitation: Callable[[Tensor], Tensor],
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Batch norm with an SE block behind it: y = s * BN(x), s = excitation(squeeze(BN(x))).
+
+    Here in two steps. Since BN(x) = a x + b per channel, y = (s a) x + (s b): a batch norm whose
+    affine looks at the picture.
+
+    Args:
+        x: [N, C, *spatial].
+        running_mean: [C] or None, as in `torch.nn.functional.batch_norm`; updated in place when
+            training.
+        running_var: [C] or None.
+        weight: gamma [C] or None.
+        bias: beta [C] or None.
+        excitation: maps the squeeze [N, C] (float32, or float64) to the gate [N, C].
+        training: use the statistics of the batch.
+        momentum: weight of the new value in the running statistics.
+        eps: added to the variance.
+
+    Returns:
+        [N, C, *spatial] in the type of the batch norm's output.
+
+    Example:
+        >>> x = torch.randn(2, 3, 4, 4)
+        >>> half = lambda z: torch.full_like(z, 0.5)
+        >>> y = batch_norm_se(x, None, None, None, None, half, training=True)
+        >>> torch.equal(y, 0.5 * F.batch_norm(x, None, None, training=True))
+        True
+    """
+    y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    with torch.autocast(x.device.type, enabled=False):
+        return scale(y, excitation(squeeze(y)))

@@ -1,0 +1,29 @@
+"""Insertion into a model that exists: find the sites, change it, change it back, save and load."""
+
+from senet.insertion.config import SEConfig
+from senet.insertion.plan import Site, SitePlan
+from senet.insertion.saving import load, save
+from senet.insertion.sites import find_sites
+from senet.insertion.surgery import (
+    InsertionReport,
+    SEParameters,
+    insert,
+    remove,
+    se_modules,
+    se_parameters,
+)
+
+__all__ = [
+    "InsertionReport",
+    "SEConfig",
+    "SEParameters",
+    "Site",
+    "SitePlan",
+    "find_sites",
+    "insert",
+    "load",
+    "remove",
+    "save",
+    "se_modules",
+    "se_parameters",
+]

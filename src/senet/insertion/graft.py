@@ -1,0 +1,208 @@
+"""How a module gets an SE block without being replaced: by an exchange of its class.
+
+The new class is a subclass of the old one that runs the block as well.
+The module stays the same object, with its parameters, buffers, hooks and every reference to it;
+only its class changes and it gets one more child. So no key of the state dict changes, an optimizer
+made before keeps its parameters, a module used in several places carries one block, and taking the
+block away is exact. A batch norm becomes the SE batch norm of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SqueezeExcitation
+from senet.errors import InsertionError
+from senet.insertion.config import SEConfig
+from senet.insertion.plan import Site
+
+__all__ = ["Graft", "attach", "detach", "grafts"]
+
+# where a block works: the names for the child, the first that is free
+_NAMES = {
+    "output": ("se", "se_out"),
+    "input": ("se_in",),
+    "shortcut": ("se_shortcut",),
+}
+_MARK, _TAPS, _IDENTITY = "_senet_graft", "_senet_taps", "_senet_identity"
+
+
+@final
+@dataclass(frozen=True)
+class Graft:
+    """What a module was before it got a block, and which block it got."""
+
+    base: type[nn.Module]
+    child: str
+    site: Site
+    config: SEConfig
+
+
+class _WithSE(nn.Module):
+    """A module with an SE block on its input, on its output, or on the identity beside its output.
+
+    Or the block of layers whose input such an identity is: it lends it to the module, see `_TAPS`.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        taps = [self.get_submodule(path) for path in getattr(self, _TAPS, ())]
+        for module in taps:
+            setattr(module, _IDENTITY, args[0])
+        blocks = {graft.site.where: getattr(self, graft.child) for graft in _grafts_of(self)}
+        if "input" in blocks:
+            args = (blocks["input"](args[0]), *args[1:])
+        output = super().forward(*args, **kwargs)
+        for module in taps:
+            setattr(module, _IDENTITY, None)
+        if "output" in blocks:
+            output = blocks["output"](output)
+        if "shortcut" in blocks:
+            # the network adds the identity x: s x = x + (s x - x), and the bracket is 0 where s = 1
+            identity = getattr(self, _IDENTITY)
+            output = output + (blocks["shortcut"](identity) - identity)
+        return output
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # the class was made at run time, so a pickle or a copy names the class that it was made
+        # from
+        return _blank, (_base_of(self),), self.__dict__
+
+
+# classes that have an SE form of their own; for others one is made when it is first needed
+_KNOWN: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: SEBatchNorm1d,
+    nn.BatchNorm2d: SEBatchNorm2d,
+    nn.BatchNorm3d: SEBatchNorm3d,
+}
+_made: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _with_se(base: type[nn.Module]) -> type[nn.Module]:
+    if base not in _made:
+        doc = f"`{base.__module__}.{base.__qualname__}` with an SE block."
+        _made[base] = type(
+            f"{base.__name__}WithSE", (_WithSE, base), {"__doc__": doc, "__module__": __name__}
+        )
+    return _made[base]
+
+
+def _blank(base: type[nn.Module]) -> nn.Module:
+    made = _with_se(base)
+    return made.__new__(made)
+
+
+def _grafts_of(module: nn.Module) -> tuple[Graft, ...]:
+    return getattr(module, _MARK, ())
+
+
+def _base_of(module: nn.Module) -> type[nn.Module]:
+    """The class that a module had before any exchange."""
+    for graft in _grafts_of(module):
+        return graft.base
+    return type(module).__mro__[2] if isinstance(module, _WithSE) else type(module)
+
+
+def grafts(model: nn.Module) -> list[Graft]:
+    """Return the inserted blocks of a model, in the order of its modules."""
+    return [graft for module in model.modules() for graft in _grafts_of(module)]
+
+
+def _placement(model: nn.Module, path: str) -> tuple[torch.device | None, torch.dtype | None]:
+    """Device and floating type of a module's parameters, else of those of what surrounds it."""
+    while True:
+        module = model.get_submodule(path)
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                return tensor.device, tensor.dtype
+        if not path:
+            return None, None
+        path = path.rpartition(".")[0]
+
+
+def _check(model: nn.Module, site: Site) -> None:
+    try:
+        module = model.get_submodule(site.path)
+    except AttributeError as error:
+        raise InsertionError(
+            f"the site {site.path!r} must be a module of the model, but there is none in this "
+            f"{type(model).__name__}; use the same base network as the sites were found on"
+        ) from error
+    _child_name(module, site)
+
+
+def _child_name(module: nn.Module, site: Site) -> str:
+    """The name under which a module can take its block."""
+    taken = any(graft.site.where == site.where for graft in _grafts_of(module))
+    for name in _NAMES[site.where]:
+        if not taken and not hasattr(module, name):
+            return name
+    names = " or ".join(_NAMES[site.where])
+    raise InsertionError(
+        f"the module {site.path!r} must have {names} free for its block, but has such an "
+        "attribute already; exclude this site"
+    )
+
+
+def attach(model: nn.Module, sites: Iterable[Site], config: SEConfig) -> None:
+    """Give every site its block.
+
+    All is checked before the first change; on any failure the model is as before.
+    """
+    sites = tuple(sites)
+    for site in sites:
+        _check(model, site)
+    blocks = []
+    for site in sites:
+        device, dtype = _placement(model, site.path)
+        options = config.block_options()
+        blocks.append(
+            SqueezeExcitation(
+                site.channels, hidden=site.hidden, device=device, dtype=dtype, **options
+            )
+        )
+    try:
+        for site, block in zip(sites, blocks, strict=True):
+            module = model.get_submodule(site.path)
+            block.train(module.training)
+            _attach(model, module, site, config, block)
+    except BaseException:
+        detach(model)
+        raise
+
+
+def _attach(
+    model: nn.Module, module: nn.Module, site: Site, config: SEConfig, block: nn.Module
+) -> None:
+    base, child = _base_of(module), _child_name(module, site)
+    alone = not _grafts_of(module) and _TAPS not in vars(module)
+    known = _KNOWN.get(base) if child == "se" and alone else None
+    vars(module)[_MARK] = (*_grafts_of(module), Graft(base, child, site, config))
+    module.__class__ = known or _with_se(base)
+    module.add_module(child, block)
+    if site.where == "shortcut":
+        tapped = model.get_submodule(site.block)
+        tapped.__class__ = _with_se(_base_of(tapped))
+        vars(module)[_IDENTITY] = None
+        vars(tapped)[_TAPS] = (
+            *vars(tapped).get(_TAPS, ()),
+            site.path.removeprefix(site.block + "."),
+        )
+
+
+def detach(model: nn.Module) -> list[Graft]:
+    """Take every inserted block away and return what there was."""
+    found = grafts(model)
+    for module in list(model.modules()):
+        base = _base_of(module)
+        for graft in _grafts_of(module):
+            module._modules.pop(graft.child, None)
+        for name in (_MARK, _IDENTITY, _TAPS):
+            vars(module).pop(name, None)
+        if type(module) is not base:
+            module.__class__ = base
+    return found

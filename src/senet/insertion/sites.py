@@ -1,0 +1,215 @@
+"""Where SE blocks belong in a model: `find_sites` reads, and changes nothing."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from senet.errors import InsertionError
+from senet.insertion.anchors import Anchor, anchors_for, choose, kind_of, stage_of
+from senet.insertion.config import SEConfig, Selector
+from senet.insertion.operators import ADDITIONS
+from senet.insertion.plan import Site, SitePlan
+from senet.insertion.trace import Call, record_flow
+from senet.insertion.units import Unit, Units, find_units
+
+__all__ = ["check_model", "find_sites"]
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what is not a network, or is wrapped so that its modules are no longer run as such."""
+    if not isinstance(model, nn.Module):
+        raise InsertionError(
+            f"an SE block can be inserted into a torch.nn.Module, got {type(model).__name__}"
+        )
+    inner = None
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        inner = "compiled"
+    elif (
+        isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        or "FullyShardedDataParallel" in type(model).__name__
+    ):
+        inner = "wrapped for parallel training"
+    elif isinstance(model, torch.jit.ScriptModule):
+        inner = "traced or scripted"
+    if inner:
+        raise InsertionError(
+            "SE blocks must be inserted before a model is compiled, wrapped or traced, but this "
+            f"{type(model).__name__} is {inner}; insert into the model itself, then do that again"
+        )
+
+
+def _has_gate(units: Units, unit: Unit) -> bool:
+    """Whether the unit's branch, or its joined map, has a gate of its own already."""
+    for gated in units.gated:
+        if gated.map == unit.join:
+            return True
+        inside = units.comes_from(unit.branch, gated.product) and gated.product > unit.fork
+        if unit.kind == "plain":
+            before = units.comes_from(unit.join, gated.product)
+            if before and units.depth(gated.product, unit.join) == 1:
+                return True
+        elif inside and units.comes_from(gated.map, unit.fork):
+            return True
+        behind = unit.kind == "concat" and units.comes_from(gated.map, unit.join)
+        if behind and units.depth(unit.join, gated.map) <= 1:
+            return True
+    return False
+
+
+def _alike(units: Units, found: list[Unit]) -> tuple[list[Unit], list[Call]]:
+    """Blocks of a residual one's class without an identity: their stride or width forbids it."""
+    values = units.values
+    blocks = {values[u.join].scope for u in found if u.branch != u.join}
+    kinds = {
+        type(units.modules[b])
+        for b in blocks
+        if b and not isinstance(units.modules[b], nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    }
+    extra, calls = [], []
+    for path, module in units.modules.items():
+        runs = units.flow.calls_of(path)
+        if type(module) not in kinds or len(runs) != 1:
+            continue
+        call = runs[0]
+        if any(call.start <= u.join < call.end and u.branch != u.join for u in found):
+            continue
+        if call.output is None or call.input is None or not units.flow.is_map(call.output):
+            continue
+        if units.depth(call.input, call.output) >= 2:
+            extra.append(Unit("residual", call.output, call.input, call.output, path))
+            calls.append(call)
+    return extra, calls
+
+
+def _selected(selector: Selector, site: Site) -> bool:
+    if callable(selector):
+        return bool(selector(site))
+    patterns = (selector,) if isinstance(selector, str) else tuple(selector or ())
+    return any(fnmatch.fnmatchcase(site.path, pattern) for pattern in patterns)
+
+
+def _wanted(site: Site, config: SEConfig) -> bool:
+    in_stage = config.stages is None or site.stage in config.stages
+    included = config.include is None or _selected(config.include, site)
+    return (
+        in_stage
+        and included
+        and not (config.exclude is not None and _selected(config.exclude, site))
+    )
+
+
+def _site(
+    units: Units, unit: Unit, anchor: Anchor, config: SEConfig, picture: tuple[int, ...]
+) -> Site:
+    value = units.values[anchor.value]
+    channels, size = value.shape[1], value.shape[2:]
+    hidden = config.hidden_for(channels)
+    positions = math.prod(size) if config.squeeze == "none" else 1
+    return Site(
+        path=anchor.path,
+        where=anchor.where,
+        kind=kind_of(value, unit, units.modules[anchor.path])
+        if anchor.where != "shortcut"
+        else "shortcut",
+        unit=unit.kind,
+        block=unit.block,
+        channels=channels,
+        hidden=hidden,
+        size=size,
+        stage=stage_of(picture, size),
+        parameters=2 * channels * hidden + (hidden + channels if config.bias else 0),
+        macs=2 * channels * hidden * positions,
+    )
+
+
+def _looked_at(units: Units, found: list[Unit]) -> str:
+    values = units.values
+    maps = sum(v.op in ADDITIONS and units.flow.is_map(v.index) for v in values)
+    sums = sum(v.op in ADDITIONS for v in values)
+    cats = sum(v.op == "cat" for v in values)
+    convs = sum(bool(v.weight_shape) for v in values)
+    text = (
+        f"looked at {len(units.flow.calls)} module calls: {convs} convolutions, "
+        f"{sums} additions ({maps} of feature maps), {cats} concatenations, "
+        f"{len(units.gated)} gates; {len(found)} units"
+    )
+    if not found and sums > maps:
+        text += (
+            "; its additions join tokens, not feature maps [N, C, *spatial]: "
+            "SE rescales the channels of convolutional maps"
+        )
+    return text
+
+
+def _picture(units: Units) -> tuple[int, ...]:
+    """The spatial size that the first convolution reads."""
+    for value in units.values:
+        if value.weight_shape and value.parents:
+            return units.values[value.parents[0]].shape[2:]
+    return ()
+
+
+def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = None) -> SitePlan:
+    """Find where SE blocks belong in a model, from the data flow of one forward pass.
+
+    Nothing is changed.
+
+    A site is the end of a residual branch where it meets its identity; a concatenation of branches;
+    or, in a network without either, the activation behind a plain convolution. Other integrations
+    of the paper are chosen in the configuration.
+
+    Args:
+        model: any network; it runs once in evaluation mode, without gradients.
+        example_input: a tensor [N, C, *spatial], a tuple of positional arguments, or a dict of
+            keyword arguments.
+        config: which sites, and how large the blocks would be.
+
+    Returns:
+        The plan: a sequence of `Site`; `print` it to read it. It is empty where nothing was found,
+        and says why.
+
+    Raises:
+        InsertionError: the model is compiled, wrapped, traced or scripted.
+        InputError: the model does not run on the example input.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU())
+        >>> plan = find_sites(net, torch.zeros(1, 3, 16, 16))
+        >>> [(site.path, site.channels, site.hidden) for site in plan]
+        [('1', 32, 2), ('3', 64, 4)]
+    """
+    config = config or SEConfig()
+    check_model(model)
+    units = Units(record_flow(model, example_input), dict(model.named_modules()))
+    found = find_units(units)
+    if config.integration in ("standard", "inner"):
+        extra, calls = _alike(units, found)
+        found = [u for u in found if not any(c.start <= u.join < c.end for c in calls)] + extra
+        found.sort(key=lambda unit: unit.join)
+    skipped: list[tuple[str, str]] = []
+    wanted = []
+    for unit in found:
+        if config.existing == "skip" and _has_gate(units, unit):
+            skipped.append((unit.block, "has an SE block, or a gate of its kind, already"))
+        else:
+            wanted.append(unit)
+    chosen = choose(units, [anchors_for(units, unit, config.integration) for unit in wanted])
+    picture, sites = _picture(units), dict[tuple[str, str], Site]()
+    for unit, anchor in zip(wanted, chosen, strict=True):
+        if anchor is None:
+            skipped.append(
+                (unit.block, f"no module boundary for integration {config.integration!r}")
+            )
+            continue
+        site = _site(units, unit, anchor, config, picture)
+        if _wanted(site, config):
+            sites.setdefault((site.path, site.where), site)
+    existing = tuple(dict.fromkeys(gated.path for gated in units.gated))
+    return SitePlan(
+        tuple(sites.values()), existing, tuple(skipped), _looked_at(units, found), config
+    )

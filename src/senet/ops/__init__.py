@@ -1,0 +1,19 @@
+"""The mathematics of `senet.functional`, fast: closed forms forward and backward, and backends."""
+
+from senet.ops.backends import BACKENDS, Backend, backend, set_backend, use_backend
+from senet.ops.batch_norm import batch_norm_se, batch_norm_se_add_act
+from senet.ops.modes import recomputing
+from senet.ops.recalibration import recalibrate, recalibrate_add_act
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "backend",
+    "batch_norm_se",
+    "batch_norm_se_add_act",
+    "recalibrate",
+    "recalibrate_add_act",
+    "recomputing",
+    "set_backend",
+    "use_backend",
+]

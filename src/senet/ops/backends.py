@@ -1,0 +1,198 @@
+"""Which implementation of the passes runs, who chose it, and how to choose another."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from senet.errors import unknown_name
+from senet.ops.closed_form import plain
+from senet.ops.inductor import INDUCTOR
+from senet.ops.modes import traced, transformed, watched
+from senet.ops.passes import FOLDED
+
+__all__ = ["BACKENDS", "Backend", "Choice", "backend", "choose", "set_backend", "use_backend"]
+
+BACKENDS = {
+    "auto": "by device, size and need of gradients",
+    "reference": "batch norm, then the SE block, as in senet.functional",
+    "eager": "the closed form in ordinary operations: nothing to compile, memory as with inductor",
+    "inductor": "the closed form compiled by torch.compile",
+    "triton": "the closed form in Triton kernels, on CUDA",
+}
+
+# From how many values of a map on `auto` compiles. Below, a map stays in the caches and passes cost
+# little. Without batch statistics it may be one image in evaluation, which should not wait for a
+# compiler: ResNet-50's largest map of a 224 x 224 image has 802,816.
+TRAINING_VALUES = 2**18
+OTHER_VALUES = 2**20
+
+
+def folded(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
+    """Compute a stage with ordinary operations, the fewest where no gradient is needed."""
+    return stage(FOLDED, *tensors, **options)
+
+
+class Choice(NamedTuple):
+    """What runs one call: a name, why, and a function run(stage, *tensors, **options)."""
+
+    name: str
+    reason: str
+    run: Callable[..., Any] | None  # None: the reference
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What `senet.backend()` answers.
+
+    Args:
+        name: what runs on this device.
+        requested: what was asked for; "auto" unless `set_backend` was called.
+        reason: why this one.
+        compiled: how many stages have been compiled in this process.
+        seconds: how long that took in all; less where Inductor's cache on disk had them.
+    """
+
+    name: str
+    requested: str
+    reason: str
+    compiled: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        compiled = f"; {self.compiled} stages compiled in {self.seconds:.1f} s"
+        return f"{self.name} ({self.reason}{compiled if self.compiled else ''})"
+
+
+def _checked(name: str) -> str:
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+    return name
+
+
+_requested = "auto"
+_warned: set[tuple[str, str]] = set()
+
+
+def set_backend(name: str) -> None:
+    """Choose what computes batch norm with SE, and SE, from now on, in all threads.
+
+    Args:
+        name: "auto", "reference", "eager", "inductor" or "triton"; see `senet.ops.BACKENDS`. One
+            that cannot run on the device of a call is replaced there, with one warning.
+
+    Raises:
+        UnknownNameError: no such backend.
+
+    Example:
+        >>> set_backend("eager")
+        >>> backend().name
+        'eager'
+        >>> set_backend("auto")
+    """
+    global _requested
+    _requested = _checked(name)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Choose a backend for a block of code; a backward runs on the backend of its forward.
+
+    Example:
+        >>> with use_backend("reference"):
+        ...     backend().name
+        'reference'
+    """
+    before = _requested
+    set_backend(name)
+    try:
+        yield
+    finally:
+        set_backend(before)
+
+
+def _unavailable(name: str, device: str) -> str | None:
+    if name == "inductor":
+        return INDUCTOR.unavailable(device)
+    if name == "triton":
+        from senet.ops import triton_passes
+
+        return triton_passes.unavailable(device)
+    return None
+
+
+def _runner(name: str) -> Callable[..., Any] | None:
+    if name == "triton":
+        from senet.ops import triton_passes
+
+        return triton_passes.run
+    return {"reference": None, "eager": plain, "inductor": INDUCTOR.run}[name]
+
+
+def _preferred(device: str, values: int, *, training: bool, gradients: bool) -> tuple[str, str]:
+    """Return what "auto" wants, and why."""
+    if device not in ("cpu", "cuda", "xpu"):
+        return "eager", f"torch.compile is not used on {device}"
+    if not gradients:
+        return "eager", "without gradients ordinary operations make few passes as well"
+    if values < (TRAINING_VALUES if training else OTHER_VALUES):
+        return "eager", f"a map of {values:,} values is too small to compile for"
+    return "inductor", f"for maps with gradients on {device}, from {TRAINING_VALUES:,} values on"
+
+
+def _settled(device: str, values: int, *, training: bool, gradients: bool) -> Choice:
+    """Return what runs: what was asked for, or, with one warning, what can run in its place."""
+    name, reason = _requested, "set_backend"
+    if name == "auto":
+        name, reason = _preferred(device, values, training=training, gradients=gradients)
+        reason = f"auto: {reason}"
+    why = _unavailable(name, device)
+    if why is None:
+        return Choice(name, reason, _runner(name))
+    place = "eager"
+    if name == "triton" and INDUCTOR.unavailable(device) is None:
+        place = "inductor"
+    # A failed compilation has warned when it failed.
+    if why != INDUCTOR.broken and (name, why) not in _warned:
+        _warned.add((name, why))
+        warnings.warn(
+            f"senet's backend is {place!r}, not {name!r}: {why}. To choose and see no warning: "
+            f"senet.set_backend({place!r})",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return Choice(place, f"in place of {name}: {why}", _runner(place))
+
+
+def choose(x: Tensor, *, training: bool) -> Choice:
+    """Return what computes a call on the map x."""
+    if traced():  # first: the other questions are not for a compiler's ears
+        return Choice("eager", "the compiler that traces this fuses it", plain)
+    if _requested == "reference" or transformed():
+        return Choice("reference", "set_backend, or a transform of torch.func", None)
+    if watched(x):
+        return Choice("eager", "every operation is visible to who counts them", plain)
+    gradients = torch.is_grad_enabled()
+    choice = _settled(x.device.type, x.numel(), training=training, gradients=gradients)
+    if choice.run is plain and not gradients:
+        return choice._replace(run=folded)
+    return choice
+
+
+def backend(device: torch.device | str = "cpu") -> Backend:
+    """Say which backend runs a training step on this device, and why.
+
+    Example:
+        >>> with use_backend("eager"):
+        ...     print(backend())
+        eager (set_backend)
+    """
+    kind = torch.device(device).type
+    choice = _settled(kind, TRAINING_VALUES, training=True, gradients=True)
+    return Backend(choice.name, _requested, choice.reason, INDUCTOR.count, INDUCTOR.seconds)

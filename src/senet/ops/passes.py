@@ -1,0 +1,215 @@
+"""The passes over a feature map that the closed form is made of, in plain PyTorch.
+
+Everything that touches a whole map is one of five passes: `moments`, `mean`, `affine`, `correlate`,
+`combine`. What lies between them is [N, C] or [C] and lives in `stages`. All five are pure and
+differentiable any number of times; a backend replaces them, or compiles them together with the
+arithmetic around them. docs/free-se.md derives them.
+
+A map comes in one of two orders, both views of the user's memory:
+
+    "channels_first"    [N, C, *spatial]
+    "channels_last"     [N, rows, columns, C], the memory of a channels_last tensor
+
+Sums, statistics and gates are wide: float64 for float64 maps, else float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "CHANNELS_FIRST",
+    "CHANNELS_LAST",
+    "FOLDED",
+    "PLAIN",
+    "Passes",
+    "affine",
+    "combine",
+    "correlate",
+    "folded_affine",
+    "mean",
+    "moments",
+    "positions",
+    "wide_type",
+]
+
+CHANNELS_FIRST = "channels_first"
+CHANNELS_LAST = "channels_last"
+
+
+def wide_type(dtype: torch.dtype) -> torch.dtype:
+    """Return the type of sums, statistics and gates for maps of this type."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def positions(u: Tensor, order: str) -> int:
+    """Return H W, the number of positions of each channel of each sample."""
+    size = u.shape[1:-1] if order == CHANNELS_LAST else u.shape[2:]
+    return size.numel()
+
+
+def _wide(u: Tensor) -> Tensor:
+    return u.to(wide_type(u.dtype))
+
+
+def _lift(v: Tensor, u: Tensor, order: str) -> Tensor:
+    """Shape a vector [C] or [N, C] so that it broadcasts over the map."""
+    if order == CHANNELS_LAST:
+        return v[..., None, None, :]
+    return v.reshape(*v.shape, *(1,) * (u.dim() - 2))
+
+
+def _total(x: Tensor, order: str) -> Tensor:
+    """Sum over space: [N, C]."""
+    if order == CHANNELS_LAST:
+        # Rows first: a row is contiguous memory, and compiled code walks over one channel block of
+        # what it reduces at a time. With all positions at once that is a stride of C each step.
+        return x.sum(2).sum(1)
+    return x.sum(tuple(range(2, x.dim()))) if x.dim() > 2 else x
+
+
+def moments(u: Tensor, *, order: str) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance over space of each channel of each sample, [N, C], in a pass.
+
+    The sums are of U - p and (U - p)^2, where p is the channel's first position. Since p is one of
+    the L values, (p - mean)^2 <= L var: however large the mean is, its square never enters, unlike
+    in mean(U^2) - mean(U)^2.
+    """
+    x = _wide(u)
+    pivot = (
+        x[:, 0, 0] if order == CHANNELS_LAST else x.flatten(2)[..., 0] if x.dim() > 2 else x
+    ).detach()
+    x = x - _lift(pivot, u, order)
+    size = positions(u, order)
+    first, second = _total(x, order) / size, _total(x * x, order) / size
+    return pivot + first, (second - first * first).clamp_min(0)
+
+
+def mean(u: Tensor, mu: Tensor | None, *, order: str) -> Tensor:
+    """Return the mean over space of U - mu, [N, C], or of U."""
+    x = _wide(u)
+    if mu is not None:
+        x = x - _lift(mu, u, order)
+    return _total(x, order) / positions(u, order)
+
+
+def affine(
+    u: Tensor,
+    k: Tensor,
+    mu: Tensor | None,
+    shift: Tensor | None,
+    identity: Tensor | None,
+    *,
+    order: str,
+    relu: bool,
+) -> Tensor:
+    """Return k (U - mu) + shift + identity, behind a ReLU or not, in the type of U.
+
+    Args:
+        u: the map.
+        k: [N, C].
+        mu: [C] or None for 0.
+        shift: [N, C] or None for 0.
+        identity: a map like u, or None.
+        order: of the maps.
+        relu: apply a ReLU.
+    """
+    y = _wide(u)
+    if mu is not None:
+        y = y - _lift(mu, u, order)
+    y = y * _lift(k, u, order)
+    if shift is not None:
+        y = y + _lift(shift, u, order)
+    if identity is not None:
+        y = y + identity
+    return (torch.relu(y) if relu else y).to(u.dtype)
+
+
+def folded_affine(
+    u: Tensor,
+    k: Tensor,
+    mu: Tensor | None,
+    shift: Tensor | None,
+    identity: Tensor | None,
+    *,
+    order: str,
+    relu: bool,
+) -> Tensor:
+    """Return what `affine` returns, as k U + (shift - k mu): for eager inference, one ATen kernel.
+
+    Its rounding error is that of torch's own batch norm on the CPU, which folds mu the same way.
+    """
+    if mu is not None:
+        shift = -k * mu if shift is None else torch.addcmul(shift, k, mu, value=-1)
+    if shift is None:
+        y = _wide(u) * _lift(k, u, order)
+    else:
+        y = torch.addcmul(_lift(shift, u, order), _wide(u), _lift(k, u, order))
+    if identity is not None:
+        y += identity
+    return (torch.relu_(y) if relu else y).to(u.dtype)
+
+
+def correlate(
+    grad: Tensor, out: Tensor | None, u: Tensor, mu: Tensor | None, *, order: str
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return g and, from the same pass, A = sum g, B = sum g (U - mu): sums over space, [N, C].
+
+    Args:
+        grad: the gradient of the output.
+        out: the output, if it went through a ReLU: g, a new map, is grad where out > 0. Else None:
+            g is grad, and None is returned for it.
+        u: the map.
+        mu: [C] or None for 0.
+        order: of the maps.
+    """
+    g = None if out is None else torch.where(out <= 0, 0, grad)
+    x, wide = _wide(u), _wide(grad if g is None else g)
+    if mu is not None:
+        x = x - _lift(mu, u, order)
+    return g, _total(wide, order), _total(wide * x, order)
+
+
+def combine(
+    g: Tensor,
+    u: Tensor | None,
+    k: Tensor,
+    mu: Tensor | None,
+    e: Tensor | None,
+    f: Tensor,
+    *,
+    order: str,
+) -> Tensor:
+    """Return the gradient of the map, k g + e (U - mu) + f, in the type of g.
+
+    Args:
+        g: the gradient of the affine map's output.
+        u: the map; not read, and may be None, if e is None.
+        k: [N, C].
+        mu: [C].
+        e: [C], or None for 0.
+        f: [N, C].
+        order: of the maps.
+    """
+    d = _wide(g) * _lift(k, g, order)
+    if u is not None and mu is not None and e is not None:
+        d = d + (_wide(u) - _lift(mu, g, order)) * _lift(e, g, order)
+    return (d + _lift(f, g, order)).to(g.dtype)
+
+
+class Passes(NamedTuple):
+    """One implementation of the five."""
+
+    moments: Callable[..., tuple[Tensor, Tensor]]
+    mean: Callable[..., Tensor]
+    affine: Callable[..., Tensor]
+    correlate: Callable[..., tuple[Tensor | None, Tensor, Tensor]]
+    combine: Callable[..., Tensor]
+
+
+PLAIN = Passes(moments, mean, affine, correlate, combine)
+FOLDED = PLAIN._replace(affine=folded_affine)

@@ -1,0 +1,322 @@
+"""Opening data by name: the embedded digits, and everything that `timm.data.create_dataset` opens.
+
+What comes out is two splits that are alike whatever is behind them. timm's own datasets step over
+images that they cannot read; here such an image is an error with its name.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from PIL import Image
+
+from senet.errors import DataError, unknown_name
+from senet.training.config import DataConfig
+
+__all__ = ["IndexedSplit", "Split", "StreamSplit", "first_line", "open_splits"]
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "val", "valid", "validation", "eval", "evaluation")
+
+# Names of torchvision's datasets that timm opens, without and with the prefix.
+_TORCHVISION = (
+    *("cifar10", "cifar100", "fashion_mnist", "imagenet", "inaturalist", "kmnist", "mnist"),
+    *("places365", "qmnist"),
+)
+_STREAMS = ("wds", "tfds", "hfids")
+KNOWN = ("digits", "folder", *(f"torch/{name}" for name in _TORCHVISION), "hfds/", "hfids/", "wds/")
+
+
+class Split(ABC):
+    """The images of one split.
+
+    Attributes:
+        name: of the split.
+        classes: names of the classes, label k is classes[k]; empty where the data do not say.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[Image.Image, Any]]:
+        """Yield image and label, in a fixed order."""
+
+
+@final
+class IndexedSplit(Split):
+    """Images that can be read one by one, with labels that are known before.
+
+    Args:
+        name: of the split.
+        classes: see `Split`.
+        labels: one for each image.
+        read: opens the image at an index (anything that PIL opens, or a PIL image).
+    """
+
+    def __init__(
+        self, name: str, classes: Sequence[str], labels: Sequence[Any], read: Callable[[int], Any]
+    ) -> None:
+        self.name, self.classes, self.labels = name, tuple(classes), list(labels)
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, Any]]:
+        return ((self.image(index), label) for index, label in enumerate(self.labels))
+
+    def image(self, index: int) -> Image.Image:
+        """Return the image, in RGB or grey."""
+        try:
+            opened = self._read(index)
+            if isinstance(opened, Image.Image):
+                return opened if opened.mode in ("L", "RGB") else opened.convert("RGB")
+            with opened, Image.open(opened) as image:
+                return image.convert("RGB")
+        except Exception as error:  # readers and decoders raise anything
+            raise DataError(
+                f"image {index} of the {self.name} split cannot be read: {first_line(error)}"
+            ) from error
+
+
+@final
+class StreamSplit(Split):
+    """Images that come as a stream, in shards.
+
+    Args:
+        name: of the split.
+        open_stream: opens timm's dataset, for training in an order that depends on the seed, or
+            (None) in the fixed order.
+    """
+
+    def __init__(self, name: str, open_stream: Callable[[int | None], Any]) -> None:
+        self.name, self._open = name, open_stream
+        dataset = open_stream(None)
+        self.classes = _class_names(getattr(dataset.reader, "class_to_idx", None))
+        self._count = len(dataset)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, Any]]:
+        return iter(self._open(None))
+
+    def shuffled(self, seed: int) -> Any:
+        """Return the stream of a training epoch, a timm dataset."""
+        return self._open(seed)
+
+
+@final
+@dataclass(frozen=True)
+class _First:
+    """Reads the first part of a sample; no lambda, since it travels to the reading processes."""
+
+    samples: Any
+
+    def __call__(self, index: int) -> Any:
+        return self.samples[index][0]
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line with its type."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
+
+
+def open_splits(config: DataConfig) -> tuple[Split, Split]:
+    """Open the training and the test split.
+
+    Raises:
+        DataError: a folder is missing, or something cannot be opened.
+        UnknownNameError: the name is neither a folder nor a known kind of data.
+    """
+    if config.name == "digits":
+        return _digits()
+    name = _full_name(config)
+    if not name:
+        return _folder_splits(config)
+    with _quiet():
+        train = _open_first(config, name, _candidates(name, config.train_split, TRAIN_NAMES))
+        test = _open_first(config, name, _candidates(name, config.test_split, TEST_NAMES))
+    return train, test
+
+
+def _full_name(config: DataConfig) -> str:
+    """Return the name for `create_dataset`; empty for an image folder."""
+    prefix, slash, rest = config.name.partition("/")
+    if config.name == "folder" or Path(config.name).expanduser().is_dir():
+        return ""
+    if not slash and config.name in _TORCHVISION:
+        return f"torch/{config.name}"
+    if slash and prefix == "torch":
+        if rest not in _TORCHVISION:
+            raise unknown_name("torchvision data", rest, _TORCHVISION)
+        return config.name
+    if slash and prefix in ("hfds", *_STREAMS):
+        path = Path(rest).expanduser()
+        if rest.startswith(("/", "./", "../", "~")) and not path.exists():
+            raise DataError(f"the folder of {config.name} does not exist: {path}")
+        return f"{prefix}/{path}" if path.exists() and rest else config.name
+    if slash or config.name.startswith((".", "~")):
+        raise DataError(
+            f"the image folder {config.name} does not exist; other data are named like "
+            "digits, hfds/PATH_OR_NAME, wds/ or torch/cifar10"
+        )
+    raise unknown_name("data", config.name, KNOWN)
+
+
+def _candidates(name: str, given: str | None, usual: Sequence[str]) -> Sequence[str]:
+    if given is not None:
+        return (given,)
+    if name.startswith("torch/"):  # timm's own names for the two
+        return ("train",) if usual is TRAIN_NAMES else ("val",)
+    return usual
+
+
+def _open_first(config: DataConfig, name: str, splits: Sequence[str]) -> Split:
+    """Open the first split that is there."""
+    first: Exception | None = None
+    for split in splits:
+        try:
+            return _open(config, name, split)
+        except Exception as error:  # noqa: BLE001 - every library behind timm raises its own
+            first = first or error
+    tried = " or ".join(repr(split) for split in splits)
+    hint = "; or name the split" if len(splits) > 1 else ""
+    if name.startswith("torch/") and not config.download:
+        hint = "; give its folder as the data's root, or let it be downloaded"
+    reason = first_line(first) if first else ""
+    raise DataError(f"{config.name} has no readable split {tried}: {reason}{hint}") from first
+
+
+def _open(config: DataConfig, name: str, split: str) -> Split:
+    from timm.data.dataset_factory import create_dataset
+
+    prefix = name.partition("/")[0]
+    options: dict[str, Any] = {"root": config.root, "split": split}
+    if prefix == "torch":
+        dataset = create_dataset(name, download=config.download, **options)
+        classes, labels = _torchvision_classes(dataset), _torchvision_labels(dataset)
+        return IndexedSplit(split, classes, labels, _First(dataset))
+    options |= {"input_key": config.image_key, "target_key": config.label_key}
+    if prefix in _STREAMS:
+
+        def open_stream(seed: int | None) -> Any:
+            return create_dataset(name, is_training=seed is not None, seed=seed or 0, **options)
+
+        return StreamSplit(split, open_stream)
+    return _indexed(split, create_dataset(name, **options).reader)
+
+
+def _indexed(split: str, reader: Any) -> IndexedSplit:
+    """Return the split behind one of timm's readers: an image folder, or Hugging Face datasets."""
+    if hasattr(reader, "samples"):
+        labels = [label for _, label in reader.samples]
+    else:
+        labels = list(reader.dataset[reader.label_key])
+    return IndexedSplit(split, _class_names(reader.class_to_idx), labels, _First(reader))
+
+
+def _class_names(class_to_index: dict[Any, int] | None) -> tuple[str, ...]:
+    return tuple(str(name) for name in sorted(class_to_index or {}, key=(class_to_index or {}).get))  # type: ignore[arg-type]
+
+
+def _torchvision_classes(dataset: Any) -> Sequence[str]:
+    return [name if isinstance(name, str) else name[0] for name in getattr(dataset, "classes", ())]
+
+
+def _torchvision_labels(dataset: Any) -> list[int]:
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        targets = [dataset[index][1] for index in range(len(dataset))]
+    return [int(label) for label in targets]
+
+
+def _folder_splits(config: DataConfig) -> tuple[Split, Split]:
+    """Open an image folder: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg."""
+    from timm.data.dataset_factory import create_dataset
+
+    given = config.root if config.name == "folder" else config.name
+    if given is None:
+        raise DataError("the data 'folder' need the path of the image folder as their root")
+    root = Path(given).expanduser()
+    if not root.is_dir():
+        raise DataError(f"the image folder {root} does not exist")
+    folders = [
+        _subfolder(root, config.train_split, TRAIN_NAMES),
+        _subfolder(root, config.test_split, TEST_NAMES),
+    ]
+    splits = []
+    for folder in folders:
+        try:
+            dataset = create_dataset("", root=str(folder), search_split=False)
+        except RuntimeError as error:
+            raise DataError(
+                f"{folder} holds no images; it needs one folder of images for each class"
+            ) from error
+        splits.append(_indexed(folder.name, dataset.reader))
+    return splits[0], splits[1]
+
+
+def _subfolder(root: Path, given: str | None, usual: Sequence[str]) -> Path:
+    names = usual if given is None else (given,)
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    found = sorted(path.name for path in root.iterdir())
+    listed = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "") if found else "nothing"
+    raise DataError(
+        f"the image folder {root} needs a folder {' or '.join(names[:2])}, with one folder of "
+        f"images for each class inside; it holds {listed}"
+    )
+
+
+def _digits() -> tuple[Split, Split]:
+    """The embedded data: 1,797 digits of 8x8 grey pixels; two thirds train, one third tests."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    parts = train_test_split(images, labels, test_size=1 / 3, stratify=labels, random_state=0)
+    classes = [str(digit) for digit in range(10)]
+
+    def split(name: str, images: Any, labels: Any) -> IndexedSplit:
+        opened = [(Image.fromarray(image),) for image in images]
+        return IndexedSplit(name, classes, labels.tolist(), _First(opened))
+
+    return split("train", parts[0], parts[2]), split("test", parts[1], parts[3])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Hugging Face's progress bars and timm's log lines off the terminal inside."""
+    log = logging.getLogger("timm")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        from datasets import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
+    except ImportError:  # only needed for hfds/
+        bars = False
+    else:
+        bars = is_progress_bar_enabled()
+        if bars:
+            disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if bars:
+            enable_progress_bars()

@@ -1,0 +1,227 @@
+"""The recorder sees the gates that the blocks give, and leaves no trace on the model."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from senet import SEBatchNorm2d, SqueezeExcitation
+from senet.analysis import ExcitationRecorder, record_excitations
+from senet.errors import InputError
+from tolerances import assert_close
+
+CLASSES = ["zero", "one", "two"]
+
+
+class Net(nn.Module):
+    """SE blocks of both kinds, one that never runs, and maps of 16, 8 and 4 pixels."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.spare = SqueezeExcitation(8)
+        self.late = SEBatchNorm2d(8, se={"reduction": 4})
+        self.early = SqueezeExcitation(4, reduction=2, **options)
+        self.first = nn.Conv2d(3, 4, 3, padding=1, stride=2)
+        self.second = nn.Conv2d(4, 8, 3, padding=1, stride=2)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.late(self.second(self.drop(self.early(self.first(x))))).mean((2, 3))
+
+
+def _batches(count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(torch.randn(5, 3, 16, 16), torch.randint(0, 3, (5,))) for _ in range(count)]
+
+
+def _hooks(model: nn.Module) -> list[OrderedDict[int, Any]]:
+    return [
+        hooks
+        for module in model.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+    ]
+
+
+@pytest.mark.parametrize("squeeze", ["avg", "max", "none"])
+def test_means_are_those_of_the_gates(squeeze: str) -> None:
+    model, batches = Net(squeeze=squeeze), _batches()
+    found = record_excitations(model, batches, classes=CLASSES)
+
+    x, labels = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
+    with torch.no_grad():
+        u = model.first(x)
+        z = {"avg": u.mean((2, 3)), "max": u.amax((2, 3)), "none": u}[squeeze]
+        s = model.early.excite(z)
+    s = s.flatten(2).mean(2) if squeeze == "none" else s
+    expected = torch.stack([s[labels == k].mean(0) for k in range(3)])
+    assert_close(found.blocks[0].mean, expected, dtype=torch.float32)
+    assert found.images == tuple(torch.bincount(labels, minlength=3).tolist())
+
+
+def test_blocks_come_in_the_order_in_which_they_run() -> None:
+    found = record_excitations(Net(), _batches(1), classes=CLASSES)
+
+    assert [(b.path, b.stage, b.channels) for b in found.blocks] == [
+        ("early", 1, 4),
+        ("late.se", 2, 8),
+    ]
+    assert found.never_ran == ("spare",)
+
+
+def test_stage_is_known_where_the_norm_asks_for_the_gate_itself() -> None:
+    class Fused(nn.BatchNorm2d):
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.se = SqueezeExcitation(3, hidden=2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.se.excite(x.mean((2, 3)))[..., None, None]
+
+    model = nn.Sequential(nn.MaxPool2d(4), Fused())
+
+    assert record_excitations(model, _batches(1), classes=CLASSES).blocks[0].stage == 2
+
+
+def test_a_block_that_runs_twice_counts_twice() -> None:
+    se = SqueezeExcitation(3, hidden=2)
+    found = record_excitations(nn.Sequential(se, nn.ReLU(), se), _batches(1), classes=CLASSES)
+
+    assert [block.path for block in found.blocks] == ["0"]
+    assert sum(found.images) == 5
+
+
+def test_modes_parameters_and_outputs_stay() -> None:
+    model = Net().train()
+    model.late.eval()
+    before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+
+    record_excitations(model, _batches(), classes=CLASSES)
+
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert not any(_hooks(model))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_hooks_and_modes_go_back_when_the_loader_fails() -> None:
+    def broken() -> Any:
+        yield from _batches(1)
+        raise OSError("unreadable image")
+
+    model = Net().train()
+    with pytest.raises(OSError, match="unreadable image"):
+        record_excitations(model, broken(), classes=CLASSES)
+
+    assert not any(_hooks(model))
+    assert all(m.training for m in model.modules())
+
+
+def test_hooks_go_when_the_model_fails() -> None:
+    model = Net()
+    recorder = ExcitationRecorder(model)
+    with pytest.raises(RuntimeError), recorder:
+        model(torch.randn(1, 5, 16, 16))
+
+    assert not any(_hooks(model))
+
+
+def test_hooks_go_when_attaching_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Net()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(model.early.gate, "register_forward_hook", refuse)
+    with pytest.raises(MemoryError), ExcitationRecorder(model):
+        pass
+
+    assert not any(_hooks(model))
+
+
+def test_other_hooks_stay() -> None:
+    model = Net()
+    model.early.gate.register_forward_hook(lambda *_: None)
+    record_excitations(model, _batches(1), classes=CLASSES)
+
+    assert len(model.early.gate._forward_hooks) == 1
+
+
+def test_recorder_goes_on_where_it_stopped_and_needs_no_labels_for_one_class() -> None:
+    model = Net()
+    recorder = ExcitationRecorder(model)
+    for _ in range(2):
+        with recorder:
+            model(torch.randn(4, 3, 16, 16))
+    model(torch.randn(4, 3, 16, 16))
+
+    found = recorder.excitations()
+    assert (found.classes, found.images) == (("all",), (8,))
+
+
+def test_max_batches_takes_no_more_from_the_loader() -> None:
+    loader = iter(_batches(3))
+    found = record_excitations(Net(), loader, classes=CLASSES, max_batches=2)
+
+    assert sum(found.images) == 10
+    assert len(list(loader)) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_half_and_double_models(dtype: torch.dtype) -> None:
+    model = nn.Sequential(SqueezeExcitation(3, hidden=2)).to(dtype)
+    batches = [(x.to(dtype), labels) for x, labels in _batches(1)]
+    found = record_excitations(model, batches, classes=CLASSES)
+
+    assert found.blocks[0].mean.dtype == torch.float64
+    assert 0 < found.blocks[0].overall_mean < 1
+
+
+def test_batches_of_a_data_loader() -> None:
+    images, labels = torch.randn(10, 3, 8, 8), torch.arange(10) % 3
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), 4)
+
+    assert record_excitations(Net(), loader, classes=CLASSES).images == (4, 3, 3)
+
+
+IMAGES = torch.randn(2, 3, 16, 16)
+REFUSED: list[tuple[Any, str]] = [
+    ([], "no batch came"),
+    ([IMAGES], r"a batch must be \(images, labels\), got Tensor"),
+    ([(IMAGES, torch.tensor([0, 3]))], r"labels must lie in 0\.\.2, .* got 0\.\.3"),
+    ([(IMAGES, torch.tensor([-1, 0]))], r"got -1\.\.0"),
+    ([(IMAGES, torch.eye(3)[:2])], r"labels must be integers \[N\], got torch.float32 of shape"),
+    ([(IMAGES, torch.tensor([0, 1, 2]))], "'early' saw a batch of 2 with 3 labels"),
+]
+
+
+@pytest.mark.parametrize(("batches", "message"), REFUSED)
+def test_what_does_not_fit_is_refused(batches: Any, message: str) -> None:
+    model = Net()
+    with pytest.raises(InputError, match=message):
+        record_excitations(model, batches, classes=CLASSES)
+
+    assert not any(_hooks(model))
+
+
+def test_a_model_without_blocks_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Conv2d has no senet\.SqueezeExcitation"):
+        ExcitationRecorder(nn.Conv2d(3, 3, 1))
+
+
+def test_no_class_no_labels_nothing_recorded_twice_entered() -> None:
+    model = Net()
+    with pytest.raises(InputError, match="at least one class"):
+        ExcitationRecorder(model, classes=[])
+    recorder = ExcitationRecorder(model, classes=CLASSES)
+    with pytest.raises(InputError, match="nothing was recorded"):
+        recorder.excitations()
+    with recorder, pytest.raises(InputError, match="running already"):
+        recorder.__enter__()
+    with recorder, pytest.raises(InputError, match="with no labels"):
+        model(IMAGES)
+
+    assert not any(_hooks(model))

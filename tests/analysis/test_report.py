@@ -1,0 +1,235 @@
+"""The page says what is in the result, survives what is not, and loads nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from senet.analysis import render_report
+from senet.errors import InputError
+
+FEW = [("layer1.0.se", 1, 3), ("layer2.0.se", 2, 4)]
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class _Checker(HTMLParser):
+    """Collects text and ids, and finds tags that do not close."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        found = dict(attrs)
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def _read(page: str) -> _Checker:
+    found = _Checker(page)
+    assert found.open == []
+    return found
+
+
+@pytest.fixture
+def result(make_result: Any) -> dict[str, Any]:
+    found: dict[str, Any] = make_result(epochs=3, classes=["cat", "dog"], blocks=FEW)
+    return found
+
+
+def test_the_whole_page(result: dict[str, Any]) -> None:
+    page = render_report(result)
+    found = _read(page)
+
+    for text in (
+        "No significant difference on 3 seeds",
+        "resnet20 on cifar10",
+        "50,000 training images",
+        "272,095",
+        "+2,373",
+        "1.26 (1.21 to 1.31)",
+        "For one batch of 64 \u00d7 3 \u00d7 32 \u00d7 32, float32.",
+        "What SE adds, stage by stage",
+        "Test accuracy",
+        "Training loss",
+        "layer2.0",
+        "100 of each",
+        "--epochs 30 --seeds 3",
+        "weight_decay",
+        "3.12.3",
+        "cpu, 2 cores",
+        "2030-01-02T03:04:05+00:00",
+    ):
+        assert text in found.text
+    assert page.index("<h1>") < page.index("<table")
+    assert len(re.findall("<svg ", page)) == 2 + 2 + 2 + 2 + len(FEW)
+    assert "Unfinished" not in found.text
+    assert len(found.ids) == len(set(found.ids))
+
+
+def test_accuracies_by_hand(make_result: Any) -> None:
+    runs = [
+        {"arch": arch, "seed": seed, "test_accuracy": value, "state": "done"}
+        for arch, values in (("plain", (0.90, 0.91, 0.92)), ("se", (0.91, 0.93, 0.95)))
+        for seed, value in enumerate(values)
+    ]
+    text = _read(render_report({"runs": runs, "config": {"seeds": [0, 1, 2]}})).text
+
+    assert "91.00 \u00b1 1.00 %" in text
+    assert "93.00 \u00b1 2.00 %" in text
+    assert "+2.00 points" in text
+    assert "95 % interval \u22120.48 to +4.48" in text
+
+
+def test_the_summary_of_the_result_counts(result: dict[str, Any]) -> None:
+    difference = {"mean": 0.01, "low": 0.004, "high": 0.016, "confidence": 0.9, "n": 3}
+    summary = {"difference": difference, "verdict": "SE is better by 1.0 point"}
+    text = _read(render_report(result | {"summary": summary})).text
+
+    assert "SE is better by 1.0 point" in text
+    assert "90 % interval +0.40 to +1.60" in text
+
+
+def test_page_loads_nothing(result: dict[str, Any]) -> None:
+    page = render_report(result)
+    found = _read(page)
+
+    assert not found.tags & {"script", "img", "image", "link", "iframe", "object", "form"}
+    assert all(link.startswith("#") for link in found.links)
+    assert not re.search(r"""(?:src|href|action)\s*=\s*["']?\s*(?:[a-z]+:)?//""", page)
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_the_same_result_gives_the_same_page(result: dict[str, Any]) -> None:
+    again = json.loads(json.dumps(result))
+
+    assert render_report(result) == render_report(again)
+
+
+def test_everything_of_the_user_is_escaped() -> None:
+    bad = "<script>alert('x')</script>\"&"
+    block = {"path": bad, "mean": [[0.5], [0.6]], "overall_mean": 0.5, "overall_std": 0.1}
+    page = render_report(
+        {
+            "command": bad,
+            "device": bad,
+            "date": bad,
+            "versions": {bad: bad},
+            "config": {"model": bad, "data": bad, "epochs": bad, bad: [bad], "se": {bad: bad}},
+            "data": {"name": bad, "classes": [bad, bad], "image_size": [bad]},
+            "runs": [{"arch": bad, "seed": bad, "state": bad, "test_accuracy": 0.5}],
+            "summary": {"verdict": bad},
+            "cost": {
+                "input": [[bad]],
+                "dtype": bad,
+                "total": {"plain": {bad: 1}, "se": {bad: 2}},
+                "stages": [{"name": bad, "plain": {"macs": 1}, "se": {"macs": 2}}],
+                "timing": {"repeats": bad, "device": bad},
+                "unavailable": {bad: bad},
+            },
+            "excitations": {"classes": [bad, bad], "blocks": [block], "never_ran": [bad]},
+        }
+    )
+
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    _read(page)
+
+
+@pytest.mark.parametrize(("finished", "done"), [(0, 0), (1, 1), (3, 3), (5, 5)])
+def test_interrupted(make_result: Any, finished: int, done: int) -> None:
+    page = render_report(make_result(epochs=3, finished=finished, excitations=None, cost=None))
+    text = _read(page).text
+
+    assert f"Unfinished: {done} of 6 runs are done." in text
+    verdict = {0: "No seed has both runs", 1: "No seed has both runs", 3: "One seed: no interval"}
+    assert verdict.get(finished, "No significant difference on 2 seeds") in text
+
+
+def test_one_seed(make_result: Any) -> None:
+    result = make_result(seeds=1, epochs=1, classes=["cat"], blocks=FEW[:1])
+    text = _read(render_report(result)).text
+
+    assert "One seed: no interval, no verdict" in text
+    assert "95 % interval" in text  # of each run, by its test images
+    assert "1 epoch\n" in text
+
+
+GAPS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "all none": dict.fromkeys(
+        ("command", "versions", "device", "date", "config", "data", "runs", "summary", "cost")
+    ),
+    "runs without numbers": {"runs": [{"arch": "plain"}, {"seed": 1}, {}]},
+    "run without epochs": {"runs": [{"arch": "se", "seed": 0, "test_accuracy": 0.5}]},
+    "run that diverged": {
+        "runs": [
+            {"arch": a, "seed": 0, "test_accuracy": math.nan, "test_loss": math.nan}
+            | {"epochs": [{"epoch": 1, "train_loss": math.nan, "test_accuracy": None}]}
+            for a in ("plain", "se")
+        ]
+    },
+    "cost of one model": {"cost": {"total": {"model": {"macs": 3}}, "stages": [], "timing": None}},
+    "cost without times": {
+        "cost": {
+            "total": {
+                "plain": {"macs": 3, "step_ms": None, "bytes_kept": 0},
+                "se": {"macs": 4, "step_ms": None, "bytes_kept": 0},
+            },
+            "unavailable": {"step_ms": "it was not asked for"},
+        }
+    },
+    "no block": {"excitations": {"classes": ["a"], "blocks": []}},
+    "classes without images": {
+        "excitations": {
+            "classes": ["a", "b"],
+            "blocks": [{"path": "se", "mean": [[0.5, None], None], "overall_mean": None}],
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_gaps_do_not_break_the_page(gap: str) -> None:
+    text = _read(render_report({"schema": "senet.compare/1"} | GAPS[gap])).text
+
+    assert "no verdict" in text
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
+
+
+def test_what_is_unavailable_is_said() -> None:
+    text = _read(render_report(GAPS["cost without times"])).text
+
+    assert "Not available: Training step (it was not asked for)." in text
+    assert "Multiply-adds34+11.3333" in text
+
+
+def test_another_schema_is_refused() -> None:
+    with pytest.raises(InputError, match=r"of schema senet\.compare/1, got 'senet\.cost/1'"):
+        render_report({"schema": "senet.cost/1"})

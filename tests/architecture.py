@@ -1,0 +1,182 @@
+"""The rules of the house, as functions from a source tree to a list of readable violations.
+
+`test_architecture.py` runs each on this repository, where the list must be empty, and on a small
+tree that breaks the rule, where it must not be.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+# From the ground up. A room imports from lower floors only; rooms on one floor do not meet.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("functional",),
+    ("ops",),
+    ("blocks",),
+    ("insertion",),
+    ("models",),
+    ("cost",),
+    ("analysis", "detection"),
+    ("training",),
+    ("compare",),
+    ("cli",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+# Where a third-party package may be imported: a room, or one file of it. torch: everywhere.
+THIRD_PARTY: dict[str, tuple[str, ...]] = {
+    "datasets": ("training",),
+    "lightning": ("training",),
+    "matplotlib": ("analysis.figures",),
+    "numpy": ("training",),
+    "PIL": ("training",),
+    "pyarrow": ("training",),
+    "rich": ("cli",),
+    "safetensors": ("insertion", "models"),
+    "scipy": ("analysis",),
+    "sklearn": ("training",),
+    "timm": ("models", "detection", "training"),
+    "torchmetrics": ("training",),
+    "torchvision": ("models", "detection", "training"),
+    "triton": ("ops",),
+    "typer": ("cli",),
+}
+EVERYWHERE = {"senet", "torch", *sys.stdlib_module_names}
+
+FILE_LINES = 350
+FUNCTION_LINES = 50
+KERNEL_LINES = 90
+
+
+class Import(NamedTuple):
+    """One import statement: the file and line it stands in, and the dotted name it asks for."""
+
+    file: Path
+    line: int
+    importer: tuple[str, ...]
+    target: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def python_files(tree: Path) -> list[Path]:
+    return sorted(tree.rglob("*.py"))
+
+
+def module_parts(file: Path) -> tuple[str, ...]:
+    """Return the path inside the package: ("blocks", "batchnorm"), () for the package itself."""
+    parts = file.with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(package: Path) -> Iterator[Import]:
+    """Yield every import of a package, those inside functions and `if TYPE_CHECKING` too."""
+    for path in python_files(package):
+        file = path.relative_to(package)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "senet":
+                names = [f"senet.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = ["." * node.level + (node.module or "")]
+            else:
+                continue
+            for name in names:
+                yield Import(file, node.lineno, module_parts(file), name)
+
+
+def steps_up(package: Path) -> list[str]:
+    """A room imports from lower floors only, and never through the package's front door."""
+    found = []
+    for each in imports(package):
+        head, _, rest = each.target.partition(".")
+        if head == "":
+            found.append(f"{each.where}: relative import; write the full name, senet.<room>")
+        if head != "senet" or not each.importer:  # the front door may show every room
+            continue
+        room, target = each.importer[0], rest.split(".")[0]
+        if target not in FLOOR_OF:
+            if target != "__version__":
+                found.append(
+                    f"{each.where}: {room} imports {each.target}, which is no room; "
+                    "import from the room that defines it"
+                )
+        elif room in FLOOR_OF and target != room and FLOOR_OF[target] >= FLOOR_OF[room]:
+            way = "sideways" if FLOOR_OF[target] == FLOOR_OF[room] else "up"
+            found.append(
+                f"{each.where}: {room} imports {way} from {target}; "
+                "move what both need to a lower room, or pass it in"
+            )
+    return found
+
+
+def strangers(package: Path) -> list[str]:
+    """A third-party package is imported in its own rooms only, and has a line in the table."""
+    found = []
+    for each in imports(package):
+        library = each.target.split(".")[0]
+        if library in EVERYWHERE or library == "":
+            continue
+        rooms = THIRD_PARTY.get(library, ())
+        here = ".".join(each.importer) or "senet"
+        if not any(here == room or here.startswith(f"{room}.") for room in rooms):
+            allowed = " and ".join(rooms) or "no room: add it to docs/dependencies.md and the table"
+            found.append(f"{each.where}: {here} imports {library}, which belongs to {allowed}")
+    return found
+
+
+def homeless(package: Path) -> list[str]:
+    """Every file stands in a room, and no room is called utils."""
+    found = []
+    for path in python_files(package):
+        file = path.relative_to(package)
+        parts = module_parts(file)
+        words = {word.strip("_") for word in parts}
+        if words & {"util", "utils", "helper", "helpers", "misc", "common"}:
+            found.append(f"{file}: says nothing about what is inside; name it after its one idea")
+        elif parts and parts[0] not in FLOOR_OF and parts != ("__main__",):
+            found.append(f"{file}: {parts[0]} is no room; add it to FLOORS or move the file")
+    return found
+
+
+def long_files(tree: Path) -> list[str]:
+    """No file is longer than FILE_LINES."""
+    lengths = ((path, len(path.read_text().splitlines())) for path in python_files(tree))
+    return [
+        f"{path.relative_to(tree)}: {lines} lines, at most {FILE_LINES}; one idea per file"
+        for path, lines in lengths
+        if lines > FILE_LINES
+    ]
+
+
+def long_functions(tree: Path) -> list[str]:
+    """No function is longer than FUNCTION_LINES without its docstring (a kernel: KERNEL_LINES)."""
+    found = []
+    for path in python_files(tree):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            kernel = any("triton" in ast.unparse(decorator) for decorator in node.decorator_list)
+            limit = KERNEL_LINES if kernel else FUNCTION_LINES
+            lines = span(node)
+            if ast.get_docstring(node, clean=False) is not None:
+                lines -= span(node.body[0])  # what a call promises may take the room it needs
+            if lines > limit:
+                found.append(
+                    f"{path.relative_to(tree)}:{node.lineno}: {node.name} has {lines} lines, "
+                    f"at most {limit}; split it by what its parts do"
+                )
+    return found
+
+
+def span(node: ast.stmt) -> int:
+    """Return the number of lines that a statement takes."""
+    return (node.end_lineno or node.lineno) - node.lineno + 1

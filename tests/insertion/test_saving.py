@@ -1,0 +1,120 @@
+"""A changed model on disk and back, and files that cannot be what they should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import families
+import properties
+import pytest
+import torch
+from torch import nn
+
+import senet
+from senet.errors import DataError, InsertionError
+
+EXAMPLE = torch.randn(1, 3, 32, 32)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model = families.build("torchvision/resnet18")
+    senet.insert(model, EXAMPLE)
+    senet.save(model, tmp_path / "net")
+    return tmp_path / "net"
+
+
+def fresh() -> nn.Module:
+    return families.build("torchvision/resnet18")
+
+
+def refused(folder: Path, model: nn.Module, message: str) -> None:
+    before = properties.anatomy(model)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(DataError, match=message):
+        senet.load(model, folder)
+    assert properties.anatomy(model) == before
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, weights[key])
+
+
+def test_the_files(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == ["model.safetensors", "senet.json"]
+    plan = json.loads((saved / "senet.json").read_text())
+    assert plan["format"] == "senet.insertion/1"
+    assert len(plan["sites"]) == 8
+    assert plan["sites"][0]["path"] == "layer1.0.bn2"
+
+
+def test_a_filter_by_function_is_kept_as_the_sites_it_chose(tmp_path: Path) -> None:
+    model = fresh()
+    senet.insert(
+        model, EXAMPLE, senet.SEConfig(include=lambda site: site.channels == 512, hidden=5)
+    )
+    senet.save(model, tmp_path)
+    other = fresh()
+    assert [site.hidden for site in senet.load(other, tmp_path)] == [5, 5]
+    properties.assert_same(
+        properties.outputs(model.eval(), EXAMPLE), properties.outputs(other.eval(), EXAMPLE), ""
+    )
+
+
+def test_tied_weights(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+            self.b.weight = self.a.weight
+            self.act = nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.b(self.a(x)))  # type: ignore[no-any-return]
+
+    model = Tied()
+    senet.insert(model, EXAMPLE)
+    senet.save(model, tmp_path)
+    other = Tied()
+    senet.load(other, tmp_path)
+    assert other.a.weight is other.b.weight
+    properties.assert_same(
+        properties.outputs(model, EXAMPLE), properties.outputs(other, EXAMPLE), "tied"
+    )
+
+
+def test_without_blocks_there_is_nothing_to_save(tmp_path: Path) -> None:
+    with pytest.raises(InsertionError, match=r"call senet\.insert first"):
+        senet.save(fresh(), tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", fresh(), r"must hold senet\.json and model\.safetensors")
+
+
+def test_a_cut_off_file(saved: Path) -> None:
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    refused(saved, fresh(), "must be a whole safetensors file")
+
+
+def test_broken_json_and_another_format(saved: Path) -> None:
+    (saved / "senet.json").write_text("{")
+    refused(saved, fresh(), "must be JSON")
+    (saved / "senet.json").write_text('{"format": "senet.insertion/9"}')
+    refused(saved, fresh(), r"must have the format 'senet\.insertion/1', got 'senet\.insertion/9'")
+
+
+def test_another_base_network(saved: Path) -> None:
+    with pytest.raises(InsertionError, match=r"'layer1\.0\.bn2' must be a module of the model"):
+        senet.load(families.build("torchvision/vgg11"), saved)
+    refused(
+        saved, families.build("torchvision/resnet34"), "must fit this ResNet, but .* is missing"
+    )
+
+
+def test_a_model_with_blocks_is_refused(saved: Path) -> None:
+    model = fresh()
+    senet.insert(model, EXAMPLE)
+    with pytest.raises(InsertionError, match="must be the plain base network"):
+        senet.load(model, saved)
