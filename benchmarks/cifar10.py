@@ -28,7 +28,9 @@ import senet
 from senet.compare import compare
 from senet.compare.results import device_name
 from senet.models import create_model
-from senet.training import DataConfig, TrainConfig, find_device, load_data
+from senet.training import DataConfig, TrainConfig
+from senet.training.data import load_data
+from senet.training.runner import find_device
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -36,7 +38,7 @@ PAGE = ROOT / "docs" / "results" / "cifar10.md"
 NAME = "CIFAR-10 (JPEG)"
 
 # The same step size for both networks of a part, and everything else alike too.
-SCRATCH = TrainConfig(epochs=4, batch_size=64, lr=0.1, weight_decay=5e-4)
+SCRATCH = TrainConfig(epochs=5, batch_size=64, lr=0.1, weight_decay=5e-4)
 FINETUNE = TrainConfig(epochs=1, batch_size=64, lr=0.01, weight_decay=5e-4, warmup_epochs=0.2)
 
 
@@ -45,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder with train.parquet and test.parquet")
     parser.add_argument("--weights", required=True, help="state dict of the pretrained ResNet-20")
-    parser.add_argument("--train-images", type=int, default=20_000, help="size of the subset")
+    parser.add_argument("--train-images", type=int, default=10_000, help="size of the subset")
     parser.add_argument("--epochs", type=int, default=SCRATCH.epochs, help="from scratch")
     parser.add_argument("--finetune-epochs", type=int, default=FINETUNE.epochs)
     parser.add_argument("--seeds", type=int, default=3)

@@ -15,6 +15,7 @@ Source: J. Hu, L. Shen, S. Albanie, G. Sun, E. Wu, "Squeeze-and-Excitation Netwo
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,14 @@ def hidden_channels(channels: int, reduction: float = 16) -> int:
     return max(1, int(channels // reduction))
 
 
+def no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context without autocast on the device of x, as squeeze and gate need it."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
 def _check_map(x: Tensor) -> None:
     if x.dim() < 2:
         raise InputError(
@@ -86,17 +95,27 @@ def _check_map(x: Tensor) -> None:
 
 def _spatial_mask(mask: Tensor, x: Tensor) -> Tensor:
     """Return the mask as bool [N, 1, *spatial]."""
-    if mask.dim() == x.dim() - 1:
-        mask = mask.unsqueeze(1)
-    fits = mask.dim() == x.dim() and mask.shape[1] == 1
-    if not fits or any(
-        m not in (1, n) for m, n in zip(mask.shape, x.shape, strict=True) if n != x.shape[1]
-    ):
+    wide = mask.unsqueeze(1) if mask.dim() == x.dim() - 1 else mask
+    full = (x.shape[0], 1, *x.shape[2:])
+    if wide.dim() != x.dim() or any(m not in (1, n) for m, n in zip(wide.shape, full, strict=True)):
         raise InputError(
             f"mask must be [N, *spatial] or [N, 1, *spatial] for a map of shape {list(x.shape)}, "
             f"got {list(mask.shape)}; True (or 1) marks the positions that count"
         )
-    return mask.to(dtype=torch.bool, device=x.device)
+    return wide.to(dtype=torch.bool, device=x.device).expand(full)
+
+
+def _masked_squeeze(x: Tensor, mode: str, mask: Tensor, wide: torch.dtype) -> Tensor:
+    keep = _spatial_mask(mask, x)
+    if x.dim() == 2:  # no spatial dimension: one position
+        x, keep = x[..., None], keep[..., None]
+    spatial = tuple(range(2, x.dim()))
+    # masked_fill, not a product: padding may hold NaN or infinity
+    if mode == "max":
+        largest = x.masked_fill(~keep, -torch.inf).amax(spatial).to(wide)
+        return largest.masked_fill(~keep.flatten(2).any(2), 0.0)
+    count = keep.sum(spatial).clamp_min(1)  # [N, 1]
+    return x.masked_fill(~keep, 0.0).sum(spatial, dtype=wide) / count
 
 
 def squeeze(x: Tensor, mode: str = "avg", *, mask: Tensor | None = None) -> Tensor:
@@ -112,7 +131,7 @@ def squeeze(x: Tensor, mode: str = "avg", *, mask: Tensor | None = None) -> Tens
         x: [N, C, *spatial], any number of spatial dimensions, also none at all.
         mode: "avg", "max" or "none".
         mask: [N, *spatial] or [N, 1, *spatial], True where a position counts. A sample without any
-            position gives 0.
+            position gives 0. Without effect for "none", where every position stands for itself.
 
     Returns:
         [N, C] in float32 (float64 for float64 input); for "none" [N, C, *spatial] in that type.
@@ -132,22 +151,12 @@ def squeeze(x: Tensor, mode: str = "avg", *, mask: Tensor | None = None) -> Tens
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     if mode == "none":
         return x.to(wide)
+    if mask is not None:
+        return _masked_squeeze(x, mode, mask, wide)
     if x.dim() == 2:
-        return (
-            x.to(wide)
-            if mask is None
-            else x.to(wide) * _spatial_mask(mask[:, None], x[..., None])[..., 0]
-        )
+        return x.to(wide)
     spatial = tuple(range(2, x.dim()))
-    if mask is None:
-        return x.mean(spatial, dtype=wide) if mode == "avg" else x.amax(spatial).to(wide)
-    keep = _spatial_mask(mask, x)
-    if mode == "max":
-        largest = x.masked_fill(~keep, -torch.inf).amax(spatial).to(wide)
-        return largest.masked_fill(~keep.expand(x.shape[0], 1, *x.shape[2:]).flatten(2).any(2), 0.0)
-    count = keep.expand(x.shape[0], 1, *x.shape[2:]).sum(spatial).clamp_min(1)  # [N, 1]
-    # masked_fill, not a product: padding may hold NaN or infinity
-    return x.masked_fill(~keep, 0.0).sum(spatial, dtype=wide) / count
+    return x.mean(spatial, dtype=wide) if mode == "avg" else x.amax(spatial).to(wide)
 
 
 def gate(z: Tensor, excitation: str = "sigmoid", *, centered: bool = False) -> Tensor:
@@ -258,7 +267,7 @@ def squeeze_excite(
         >>> squeeze_excite(torch.ones(2, 4, 3, 3), w1, None, w2, None).unique().item()
         0.5
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         z = squeeze(x, squeeze_mode, mask=mask)
         s = excite(z, weight1, bias1, weight2, bias2, excitation=excitation, centered=centered)
         return scale(x, s)
@@ -304,5 +313,5 @@ def batch_norm_se(
         True
     """
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         return scale(y, excitation(squeeze(y)))

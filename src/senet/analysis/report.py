@@ -196,6 +196,8 @@ def _stages(result: Mapping[str, Any]) -> str:
     """What SE adds in each stage: early blocks cost time and memory, late ones parameters."""
     rows = []
     for name, counts in stages(result.get("cost")):
+        if not any(q.difference for q in counts.values()):
+            continue
         cells = [escape(name)]
         for key in _BY_STAGE:
             q = counts.get(key)

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.errors import ConfigError, InputError, unknown_name
-from senet.functional import EXCITATIONS, SQUEEZES, gate, hidden_channels, scale, squeeze
+from senet.functional import (
+    EXCITATIONS,
+    SQUEEZES,
+    gate,
+    hidden_channels,
+    no_autocast,
+    scale,
+    squeeze,
+)
 
 __all__ = ["Dense", "Gate", "SqueezeExcitation"]
 
@@ -126,7 +134,8 @@ class SqueezeExcitation(nn.Module):
         super().__init__()
         if squeeze not in SQUEEZES:
             raise unknown_name("squeeze", squeeze, SQUEEZES)
-        width = hidden_channels(channels, reduction) if hidden is None else hidden
+        width = hidden_channels(channels, reduction)  # checks both
+        width = width if hidden is None else hidden
         if width < 1:
             raise ConfigError(
                 f"hidden must be at least 1, got {hidden}; "
@@ -182,7 +191,7 @@ class SqueezeExcitation(nn.Module):
             raise InputError(
                 f"this SE block needs [N, {self.channels}, *spatial], got shape {list(x.shape)}"
             )
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             return scale(x, self.excite(squeeze(x, self.squeeze, mask=mask)))
 
     def extra_repr(self) -> str:

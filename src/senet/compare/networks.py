@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from senet.compare.settings import Settings
 from senet.errors import DataError
 from senet.insertion import insert
-from senet.training import ImageData
 from senet.training.batches import NETWORK, mix_seeds
+from senet.training.data import ImageData
 from senet.training.module import logits_of
 from senet.training.sources import first_line
 

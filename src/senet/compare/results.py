@@ -16,7 +16,8 @@ from senet import __version__
 from senet.analysis import mean_std, paired_difference, verdict
 from senet.compare.folder import SCHEMA
 from senet.compare.settings import Settings
-from senet.training import ImageData, Run
+from senet.training.data import ImageData
+from senet.training.runner import Run
 
 __all__ = ["ARCHS", "device_name", "new_result", "run_entry", "summarise"]
 

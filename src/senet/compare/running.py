@@ -18,16 +18,10 @@ from senet.compare.results import ARCHS, device_name, new_result, run_entry, sum
 from senet.compare.settings import Model, Settings
 from senet.cost import cost
 from senet.insertion import SEConfig
-from senet.training import (
-    DataConfig,
-    ImageData,
-    TrainConfig,
-    find_device,
-    load_data,
-    load_weights,
-    train_run,
-)
+from senet.training import DataConfig, TrainConfig
 from senet.training.callbacks import Progress, Stop, Stopped, stop_on_interrupt
+from senet.training.data import ImageData, load_data
+from senet.training.runner import find_device, load_weights, train_run
 
 __all__ = ["compare"]
 

@@ -43,13 +43,13 @@ class Trace:
         macs: multiply-adds.
         moved: bytes that the operators read and write.
         kept: bytes kept for the backward.
-        unknown: calls of each operator that has no multiply-add formula, and counts as none.
+        without_formula: calls of each operator without a multiply-add formula: it counts as none.
     """
 
     macs: Counter[str] = field(default_factory=Counter)
     moved: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
-    unknown: Counter[str] = field(default_factory=Counter)
+    without_formula: Counter[str] = field(default_factory=Counter)
 
 
 def count_parameters(model: nn.Module) -> Counter[str]:
@@ -157,7 +157,7 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if formula is not None:
                 self.trace.macs[path] += formula(*args, **kwargs, out_val=out) // 2
             elif moved:
-                self.trace.unknown[func.overloadpacket._qualified_op_name] += 1
+                self.trace.without_formula[func.overloadpacket._qualified_op_name] += 1
         return out
 
 

@@ -48,34 +48,27 @@ def cost(
 ) -> CostReport:
     """Report what SE blocks cost in a network: counted exactly, and measured.
 
-    Which two models are compared:
+    A plain model is compared with a copy that has SE blocks, a model with blocks from
+    `senet.insert` with a copy without, and any model with the one given as `against`. A plain
+    model without a place for a block (it has its own, or no convolutions) is reported alone.
 
-    - `against` is given: it is the plain one, and `model` the one with SE blocks.
-    - `model` has blocks from `senet.insert`: the plain one is a copy without them.
-    - else `model` is the plain one, and the other a copy with blocks as `config` says.
-    - and where no `config` is given and there is no place for a block (a network that has SE
-      blocks of its own, or none of convolutions): `model` is reported alone.
-
-    Everything runs on copies: the model, the input and the state of the random numbers stay as
-    they are. docs/cost.md says how each number is defined.
+    Everything runs on copies: the model, the input and the random numbers stay as they are.
+    docs/cost.md says how each number is defined.
 
     Args:
         model: any network, before it is compiled, wrapped for parallel training, or traced.
-        example_input: a tensor [N, C, *spatial], a tuple of positional arguments, or a dict of
-            keyword arguments, on the model's device. Counts and times are those of this input.
-        config: which blocks a plain model would get; `SEConfig()` if not given.
+        example_input: a tensor, a tuple of arguments, or a dict of keyword arguments, on the
+            model's device. Counts and times are those of this input, batch and all.
+        config: which blocks a plain model gets; `SEConfig()` if not given.
         against: the plain model, where it cannot be made from `model`.
-        timing: measure times too; counts alone need no real run.
+        timing: measure times too; the counts alone take a second or two.
         repeats: timed runs of each model.
         warmup: runs of each model before.
 
-    Returns:
-        The report: `print` it, or `to_dict()`, `to_json()`, `to_markdown()`.
-
     Raises:
-        ConfigError: a number of runs that cannot be, or `config` for a model that has its blocks.
-        InputError: the model does not run on the example input, or cannot be copied.
-        NoSitesError: a `config` is given and finds no place for a block.
+        ConfigError: a number of runs that cannot be, or a `config` where it changes nothing.
+        InputError: the model cannot be copied, or does not run on the example input.
+        NoSitesError: a `config` is given, and no place for a block is found.
         InsertionError: the model is compiled, wrapped, traced or scripted.
 
     Example:
@@ -84,11 +77,7 @@ def cost(
         >>> report.total.counts["plain"].macs, report.total.difference("macs")
         (62208, 256)
     """
-    if repeats < 1 or warmup < 0:
-        raise ConfigError(
-            f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}; "
-            "to count without timing give timing=False"
-        )
+    _check(model, against, config, repeats=repeats, warmup=warmup)
     device, dtype = _placement(model)
     with _undisturbed(device):
         subject = _subject(model, example_input, config, against)
@@ -103,6 +92,33 @@ def cost(
             warmup=warmup,
         )
         return _report(subject, example_input, conditions, device if timing else None)
+
+
+def _check(
+    model: nn.Module,
+    against: nn.Module | None,
+    config: SEConfig | None,
+    *,
+    repeats: int,
+    warmup: int,
+) -> None:
+    for each in (model, against):
+        if not (isinstance(each, nn.Module) or (each is None and each is not model)):
+            raise InputError(
+                f"cost needs models of type torch.nn.Module, got {type(each).__name__}; "
+                "a network by name comes from senet.create_model(name)"
+            )
+    if repeats < 1 or warmup < 0:
+        raise ConfigError(
+            f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}; "
+            "to count without timing give timing=False"
+        )
+    if config is not None and (against is not None or grafts(model)):
+        reason = "against is given" if against is not None else "it has inserted SE blocks"
+        raise ConfigError(
+            f"config must be left out unless the model is the plain one, but {reason}; "
+            "call senet.remove(model) first to choose other blocks"
+        )
 
 
 def _placement(model: nn.Module) -> tuple[torch.device, str]:
@@ -134,17 +150,10 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 def _subject(
     model: nn.Module, example_input: Any, config: SEConfig | None, against: nn.Module | None
 ) -> _Subject:
-    inserted = isinstance(model, nn.Module) and bool(grafts(model))
-    if config is not None and (against is not None or inserted):
-        reason = "against is given" if against is not None else "it has inserted SE blocks"
-        raise ConfigError(
-            f"config must be left out unless the model is the plain one, but {reason}; "
-            "call senet.remove(model) first to choose other blocks"
-        )
-    if inserted:
+    if grafts(model):
         plain = copied(model)
         sites = remove(plain)
-        return _Subject({"plain": against or plain, "se": model}, sites)
+        return _Subject({"plain": plain if against is None else against, "se": model}, sites)
     if against is not None:
         return _Subject({"plain": against, "se": model}, ())
     se = copied(model)
@@ -165,7 +174,9 @@ def _report(
     unavailable: dict[str, str] = {}
     try:
         forwards = _count(counting.count_forward, models, example_input, "the forward", notes)
-    except Exception as error:  # whatever the model raises
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(
             "the model must run on the example input in evaluation mode, but gave "
             f"{first_line(error)}; give an input as in use, on the model's device"
@@ -189,7 +200,7 @@ def _report(
         latency=latency,
         step=step,
         unavailable=unavailable,
-        unknown={label: trace.unknown for label, trace in forwards.items()},
+        without_formula={label: trace.without_formula for label, trace in forwards.items()},
         notes=tuple(notes),
         conditions=conditions,
     )
@@ -223,6 +234,9 @@ def _timed(
     conditions: Conditions,
     unavailable: dict[str, str],
 ) -> tuple[timing.Timing | None, timing.Timing | None]:
+    if device.type == "meta":
+        unavailable |= dict.fromkeys(("latency_ms", "step_ms"), "the model is on the meta device")
+        return None, None
     example = copied_input(example_input)
     copies = {label: copied(model) for label, model in models.items()}
     runs = {"latency_ms": (forward, False), "step_ms": (train_step, True)}

@@ -58,7 +58,8 @@ class CostReport:
         latency: milliseconds of one forward, or None.
         step: milliseconds of one training step, or None.
         unavailable: quantity -> why it is not there.
-        unknown: model -> operator without a multiply-add formula -> calls of it in one forward.
+        without_formula: model -> operator without a multiply-add formula -> calls in one
+            forward.
         notes: what a reader should know.
         conditions: under what this was measured.
     """
@@ -69,7 +70,7 @@ class CostReport:
     latency: Timing | None
     step: Timing | None
     unavailable: Mapping[str, str]
-    unknown: Mapping[str, Mapping[str, int]]
+    without_formula: Mapping[str, Mapping[str, int]]
     notes: tuple[str, ...]
     conditions: Conditions
 
@@ -124,8 +125,8 @@ class CostReport:
             "blocks": [_part(row) for row in self.blocks],
             "timing": self._timing(),
             "unavailable": dict(self.unavailable),
-            "without_macs_formula": {
-                label: dict(sorted(calls.items())) for label, calls in self.unknown.items()
+            "without_formula": {
+                label: dict(sorted(calls.items())) for label, calls in self.without_formula.items()
             },
             "notes": list(self.notes),
         }

@@ -109,9 +109,8 @@ def parts(report: CostReport, shown: Sequence[Row], kind: str) -> Table:
                 text = f"{plus}{text} {_short_ratio(row.ratio(quantity)):>7}"
             cells.append(text)
         rows.append(tuple(cells))
-    what = "the model" if report.alone else "what SE adds"
-    unit = "" if report.alone else ", and SE / plain"
-    return Table(f"{what}, by {kind} (bytes moved, bytes kept){unit}", (kind, *short), tuple(rows))
+    what = f"the model by {kind}" if report.alone else f"what SE adds by {kind}, and SE / plain"
+    return Table(f"{what}; moved and kept in bytes", (kind, *short), tuple(rows))
 
 
 def _short_ratio(value: float | None) -> str:
@@ -152,8 +151,10 @@ def footnotes(report: CostReport) -> list[str]:
     for reason in dict.fromkeys(report.unavailable.values()):
         names = [called[key] for key, why in report.unavailable.items() if why == reason]
         lines.append(f"not available: {'; '.join(names)}: {reason}")
-    last = list(report.unknown)[-1]
-    calls = ", ".join(f"{name} {count}" for name, count in sorted(report.unknown[last].items()))
+    last = list(report.without_formula)[-1]
+    calls = ", ".join(
+        f"{name} {count}" for name, count in sorted(report.without_formula[last].items())
+    )
     if calls:
         lines.append(f"counted without multiply-adds (calls, {_LABELS[last]}): {calls}")
     return [*lines, *report.notes]

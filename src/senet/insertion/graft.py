@@ -10,7 +10,7 @@ block away is exact. A batch norm becomes the SE batch norm of its kind.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -109,7 +109,21 @@ def _base_of(module: nn.Module) -> type[nn.Module]:
 
 def grafts(model: nn.Module) -> list[Graft]:
     """Return the inserted blocks of a model, in the order of its modules."""
-    return [graft for module in model.modules() for graft in _grafts_of(module)]
+    return [
+        replace(graft, site=_seen_from(graft.site, path))
+        for path, module in model.named_modules()
+        for graft in _grafts_of(module)
+    ]
+
+
+def _seen_from(site: Site, path: str) -> Site:
+    """A site whose module is at `path` now, as a network may become a part of a larger one."""
+    block = site.block
+    if path.endswith("." + site.path):
+        block = (path.removesuffix(site.path) + block).rstrip(".")
+    elif site.path.endswith("." + path):
+        block = block.removeprefix(site.path.removesuffix(path))
+    return replace(site, path=path, block=block)
 
 
 def _placement(model: nn.Module, path: str) -> tuple[torch.device | None, torch.dtype | None]:

@@ -150,14 +150,19 @@ class Units:
         )
         if short > 2 or long <= short or branch == fork:
             return None
-        if short == 0 and self.values[shortcut].shape != self.values[fork].shape:
-            return None  # a slice of the fork: an exchange between splits inside a block (Res2Net)
+        if short == 0 and self._is_slice(shortcut, fork):
+            return None  # an exchange between splits inside a block (Res2Net)
         path = self.between(fork, branch)
         if long < 2 and not any(v.op in ACTIVATIONS for v in path):
             return None  # parallel linear layers that make one layer together (RepVGG)
         if any(_upsamples(v, self.values) for v in path):
             return None  # levels of a pyramid that meet, not a branch and its identity
         return Unit("residual", join.index, fork, branch, join.scope, shortcut)
+
+    def _is_slice(self, value: int, source: int) -> bool:
+        """Whether a map has only some of the channels of another, at the same resolution."""
+        a, b = self.values[value].shape, self.values[source].shape
+        return a[2:] == b[2:] and a[1] < b[1]
 
     def concatenations(self) -> list[Unit]:
         """The concatenations of branches over the channels.

@@ -129,9 +129,9 @@ def _unavailable(name: str, device: str) -> str | None:
 
 def _runner(name: str) -> Callable[..., Any] | None:
     if name == "triton":
-        from senet.ops import triton_passes
+        from senet.ops import triton_ops
 
-        return triton_passes.run
+        return triton_ops.run
     return {"reference": None, "eager": plain, "inductor": INDUCTOR.run}[name]
 
 

@@ -42,7 +42,6 @@ __all__ = ["BATCH", "FROZEN", "NONE", "Norm", "Plan", "closed_form", "plain"]
 BATCH = "batch"  # batch norm with the statistics of the batch
 FROZEN = "frozen"  # batch norm with given statistics
 NONE = "none"  # no batch norm
-FORCE_A = False
 
 
 def plain(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
@@ -219,6 +218,8 @@ class _Scale(Function):
         plan: Plan,
     ) -> Tensor:
         y = _scale(plan, u, s, Norm(weight, bias, mu), rstd, identity)
+        if not traced():
+            y = y.data  # no view, or autograd would forbid what users do: out += identity
         ctx.plan = plan
         ctx.save_for_backward(u, s, weight, bias, mu, rstd, y if plan.relu else None)
         return y
@@ -293,7 +294,7 @@ def closed_form(
         identity: a map of the shape, type and memory order of u, added before the ReLU.
     """
     weight, bias, mean, var = norm
-    if FORCE_A or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_exporting():
         found = _find(plan.run, plan, split(u, plan.order), norm)
         s = _excite(excitation, found.z)
         used = Norm(weight, bias, found.mu, found.var)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -46,6 +47,21 @@ def _own_code(stage: Callable[..., Any], options: dict[str, Any], name: str) -> 
     return types.FunctionType(code, call.__globals__, name, None, call.__closure__)
 
 
+@functools.cache
+def _missing(device: str) -> str | None:
+    """Return what torch.compile lacks for this type of device, or None."""
+    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        return "TORCHDYNAMO_DISABLE=1 is set"
+    if device == "cpu":
+        default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        compiler = os.environ.get("CXX", default)
+        return None if shutil.which(compiler) else f"there is no C++ compiler {compiler!r}"
+    if device in ("cuda", "xpu"):
+        found = importlib.util.find_spec("triton") is not None
+        return None if found else "the package triton is not installed"
+    return f"torch.compile is not used on {device!r}"
+
+
 @final
 class Inductor:
     """Compiles a stage when it is first called with a new kind of arguments.
@@ -71,18 +87,7 @@ class Inductor:
 
     def unavailable(self, device: str) -> str | None:
         """Return why stages cannot be compiled for this type of device, or None if they can."""
-        if self.broken is not None:
-            return self.broken
-        if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
-            return "TORCHDYNAMO_DISABLE=1 is set"
-        if device == "cpu":
-            default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-            compiler = os.environ.get("CXX", default)
-            return None if shutil.which(compiler) else f"there is no C++ compiler {compiler!r}"
-        if device in ("cuda", "xpu"):
-            found = importlib.util.find_spec("triton") is not None
-            return None if found else "the package triton is not installed"
-        return f"torch.compile is not used on {device!r}"
+        return self.broken or _missing(device)
 
     def run(self, stage: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
         """Compute a stage of `senet.ops.stages`; if it cannot be compiled, warn and compute it."""

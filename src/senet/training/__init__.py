@@ -1,19 +1,8 @@
-"""Training: recipes, data, and the loop, which is Lightning's."""
+"""Training: what on and how (`config`), the images (`data`), the loop, which is Lightning's (`runner`).
+
+Only the configurations are imported here: they load nothing heavy, and the others do.
+"""
 
 from senet.training.config import AUGMENTATIONS, NORMALIZATIONS, PRECISIONS, DataConfig, TrainConfig
-from senet.training.data import ImageData, load_data
-from senet.training.runner import Run, find_device, load_weights, train_run
 
-__all__ = [
-    "AUGMENTATIONS",
-    "NORMALIZATIONS",
-    "PRECISIONS",
-    "DataConfig",
-    "ImageData",
-    "Run",
-    "TrainConfig",
-    "find_device",
-    "load_data",
-    "load_weights",
-    "train_run",
-]
+__all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "PRECISIONS", "DataConfig", "TrainConfig"]

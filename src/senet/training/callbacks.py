@@ -42,7 +42,7 @@ class Stop:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Stop]:
-    """Inside, the first Ctrl-C asks for a stop at the next step, the second one is abrupt.
+    """Inside, the first Ctrl-C asks for a stop at the next step, the second one ends the process.
 
     Outside of the main thread, where Python takes no signals, it changes nothing.
     """
@@ -50,7 +50,8 @@ def stop_on_interrupt() -> Iterator[Stop]:
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
         if stop.requested:
-            raise KeyboardInterrupt
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
         stop.requested = True
 
     try:

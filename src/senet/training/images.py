@@ -270,8 +270,10 @@ def train_transform(view: View, augmentation: str) -> Callable[[Any], Tensor]:
     if augmentation == "crop-flip":
         steps.append(transforms.RandomHorizontalFlip())
     whole = _timm_transform(view, is_training=True, no_aug=True)  # scale, crop, then to a tensor
-    made = transforms.Compose([*whole.transforms[:2], *steps, *whole.transforms[2:]])
-    return made
+    chain: Callable[[Any], Tensor] = transforms.Compose(
+        [*whole.transforms[:2], *steps, *whole.transforms[2:]]
+    )
+    return chain
 
 
 def _timm_transform(view: View, **options: Any) -> Any:

@@ -59,6 +59,10 @@ def decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 @final
 class Classifier(LightningModule):
     """Trains a network to classify images, and tests it after each epoch.
@@ -71,7 +75,9 @@ class Classifier(LightningModule):
 
     def __init__(self, net: nn.Module, data: ImageData, train: TrainConfig) -> None:
         super().__init__()
-        self.net, self.data, self.train_config = net, data, train
+        # convolutions read [N, H, W, C] fastest, on CPUs and GPUs alike
+        self.net = net.to(memory_format=torch.channels_last)
+        self.data, self.train_config = data, train
         self.train_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.accuracy = MulticlassAccuracy(len(data.classes), average="micro")
 
@@ -93,7 +99,7 @@ class Classifier(LightningModule):
         smoothing = self.train_config.label_smoothing
         losses = [
             F.cross_entropy(logits, labels, label_smoothing=smoothing)
-            for logits in logits_of(self.net(images))
+            for logits in logits_of(self.net(_channels_last(images)))
         ]
         loss = losses[0] + _AUXILIARY_WEIGHT * sum(losses[1:])
         self.train_loss(loss.detach(), weight=len(labels))
@@ -102,7 +108,7 @@ class Classifier(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
         """Add a test batch to the test loss and the accuracy."""
         images, labels = batch
-        logits = logits_of(self.net(images))[0].float()
+        logits = logits_of(self.net(_channels_last(images)))[0].float()
         self.test_loss(F.cross_entropy(logits, labels), weight=len(labels))
         self.accuracy(logits, labels)
 

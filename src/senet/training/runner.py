@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Trainer
 from torch import nn
 
 from senet.errors import ConfigError

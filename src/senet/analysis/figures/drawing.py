@@ -84,9 +84,11 @@ class Drawing:
 
     def __post_init__(self) -> None:
         # Each pass of the layout moves things a little: one pass, so that writing changes nothing.
-        with style(self.name):
-            self.figure.draw_without_rendering()
-        self.figure.set_layout_engine("none")
+        layout = self.figure.get_layout_engine()
+        if layout is not None:
+            with style(self.name):
+                layout.execute(self.figure)
+            self.figure.set_layout_engine("none")
 
     def svg(self) -> str:
         """Return the figure as one <svg> element; the same input gives the same text."""

@@ -1,0 +1,29 @@
+"""The command line: `senet compare`, `senet cost`, `senet plan`, `senet models`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from senet.cli.commands import INTERRUPTED, app
+from senet.errors import SenetError
+
+__all__ = ["main"]
+
+USER_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0, 2 for what the user can mend (in one line), 130 after Ctrl-C.
+
+    Args:
+        arguments: the command line; that of the process if not given.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        app(given, prog_name="senet")
+    except SenetError as error:
+        typer.echo(f"senet: error: {' '.join(str(error).split())}", err=True)
+        sys.exit(USER_ERROR)

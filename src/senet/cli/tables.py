@@ -1,0 +1,132 @@
+"""What `senet compare` shows on the terminal: one line of progress, one table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+__all__ = ["result_table", "show_result", "showing_progress"]
+
+_MISSING = "-"
+
+
+@contextmanager
+def showing_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function that shows what is being done, how far it is, and when it will be done.
+
+    On a terminal it is one line that changes; elsewhere, a line for each new thing that is done.
+    """
+    if not console.is_terminal:
+        yield _line_by_line(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("reading the data", total=None)
+        seen: list[int] = []
+
+        def tell(what: str, done: int, total: int) -> None:
+            if seen != [total]:  # another kind of work: its speed is another one
+                seen[:] = [total]
+                progress.reset(task, total=total)
+            progress.update(task, description=what, completed=done)
+
+        yield tell
+
+
+def _line_by_line(console: Console) -> Callable[[str, int, int], None]:
+    said: set[str] = set()
+
+    def tell(what: str, _done: int, _total: int) -> None:
+        subject = what.partition(", epoch")[0]
+        if subject not in said:
+            said.add(subject)
+            console.print(subject, highlight=False)
+
+    return tell
+
+
+def show_result(console: Console, result: Mapping[str, Any], report: Path) -> None:
+    """Print the table, the verdict and where the report is."""
+    console.print(result_table(result))
+    console.print(f"[bold]{result['summary']['verdict']}[/bold]", highlight=False)
+    console.print(f"report: {report}", soft_wrap=True, highlight=False)
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """Return accuracy and cost of both networks, side by side."""
+    config = result["config"]
+    table = Table(title=f"{config['model']} on {result['data']['name']}", title_justify="left")
+    if result.get("cost"):
+        table.caption = f"multiply-adds, memory and times of a batch of {_batch(result['cost'])}"
+        table.caption_justify = "left"
+    table.add_column("")
+    for head in ("plain", "SE", "SE - plain", "SE / plain"):
+        table.add_column(head, justify="right")
+    for row in (*_accuracy_rows(result["summary"]), *_cost_rows(result.get("cost"))):
+        table.add_row(*row)
+    return table
+
+
+def _accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    cells = [_accuracy(summary[arch]) for arch in ("plain", "se")]
+    difference = summary["difference"]
+    if difference is None:
+        return [("test accuracy, %", *cells, _MISSING, "")]
+    rows = [("test accuracy, %", *cells, f"{100 * difference['mean']:+.2f}", "")]
+    if difference["low"] is not None:
+        low, high = 100 * difference["low"], 100 * difference["high"]
+        name = f"  {100 * difference['confidence']:g} % interval"
+        rows.append((name, "", "", f"[{low:+.2f}, {high:+.2f}]".replace("[", r"\["), ""))
+    return rows
+
+
+def _accuracy(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return _MISSING
+    text = f"{100 * found['mean']:.2f}"
+    return text if found["std"] is None else f"{text} ± {100 * found['std']:.2f}"
+
+
+# name in the cost report: (what the table calls it, how a number is shown, how a difference is)
+_COSTS: dict[str, tuple[str, Callable[[float], str], Callable[[float], str]]] = {
+    "parameters": ("parameters", "{:,}".format, "{:+,}".format),
+    "macs": ("multiply-adds, M", lambda v: f"{v / 1e6:,.3f}", lambda v: f"{v / 1e6:+,.3f}"),
+    "bytes_kept": (
+        "kept for backward, MB",
+        lambda v: f"{v / 1e6:,.2f}",
+        lambda v: f"{v / 1e6:+,.2f}",
+    ),
+    "step_ms": ("training step, ms", "{:.2f}".format, "{:+.2f}".format),
+    "latency_ms": ("forward, ms", "{:.2f}".format, "{:+.2f}".format),
+}
+
+
+def _batch(cost: Mapping[str, Any]) -> int:
+    return int(cost["input"][0][0])
+
+
+def _cost_rows(cost: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    if cost is None:
+        return []
+    total = cost["total"]
+    rows = []
+    for name, (label, show, show_difference) in _COSTS.items():
+        values = [total[arch].get(name) for arch in ("plain", "se")]
+        if None in values:
+            continue
+        shown = show_difference(total["difference"][name]), f"{total['ratio'][name]:.4f}"
+        rows.append((label, *map(show, values), *shown))
+    return rows

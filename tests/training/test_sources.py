@@ -1,0 +1,149 @@
+"""Data are opened by name; what cannot be opened gives one line that says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from senet.errors import DataError, UnknownNameError
+from senet.training import DataConfig
+from senet.training.sources import IndexedSplit, StreamSplit, open_splits
+from training.tiny import image_folder, parquet_folder, picture
+
+
+def indexed(config: DataConfig) -> tuple[IndexedSplit, IndexedSplit]:
+    train, test = open_splits(config)
+    assert isinstance(train, IndexedSplit)
+    assert isinstance(test, IndexedSplit)
+    return train, test
+
+
+def test_digits_are_split_the_same_way_each_time() -> None:
+    train, test = indexed(DataConfig())
+
+    assert (len(train), len(test)) == (1198, 599)
+    assert train.classes == test.classes == tuple("0123456789")
+    assert (train.image(0).mode, train.image(0).size) == ("L", (8, 8))
+    assert train.labels[:8] == indexed(DataConfig())[0].labels[:8]
+    shares = [test.labels.count(digit) / 599 for digit in range(10)]
+    assert max(shares) - min(shares) < 0.01
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("training", "val"), ("train", "validation")])
+def test_image_folder(tmp_path: Path, names: tuple[str, str]) -> None:
+    folder = image_folder(tmp_path / "f", train=2, test=1, names=names)
+    for config in (DataConfig(str(folder)), DataConfig("folder", root=str(folder))):
+        train, test = indexed(config)
+
+        assert train.classes == ("blue", "red")
+        assert (train.labels, test.labels) == ([0, 0, 1, 1], [0, 1])
+        assert train.image(3).tobytes() == picture("red", 1).tobytes()
+
+
+def test_hugging_face_folder(tmp_path: Path) -> None:
+    folder = parquet_folder(tmp_path / "parquet", train=2, test=1)
+    train, test = indexed(DataConfig(f"hfds/{folder}", root=str(tmp_path / "cache")))
+
+    assert train.classes == ("blue", "red")
+    assert (train.labels, test.labels) == ([0, 1, 0, 1], [0, 1])
+    assert train.image(3).tobytes() == picture("red", 1).tobytes()
+
+
+def test_hugging_face_columns_are_named_where_they_have_other_names(tmp_path: Path) -> None:
+    folder, cache = parquet_folder(tmp_path / "parquet", train=2, test=1), str(tmp_path / "cache")
+
+    with pytest.raises(DataError, match="has no readable split 'train' or 'training': .*img"):
+        open_splits(DataConfig(f"hfds/{folder}", root=cache, image_key="img"))
+    assert indexed(DataConfig(f"hfds/{folder}", root=cache, image_key="image"))[0].labels
+
+
+def test_stream(tmp_path: Path) -> None:
+    folder = parquet_folder(tmp_path / "parquet", train=4, test=1)
+    config = DataConfig(f"hfids/{folder}", root=str(tmp_path / "cache"))
+    with pytest.raises(DataError, match=r"length is unknown|has no readable split"):
+        open_splits(config)  # a folder of parquet files does not say how many images it has
+
+    from datasets import load_dataset
+
+    load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))  # now it does
+    train, test = open_splits(config)
+
+    assert isinstance(train, StreamSplit)
+    assert (len(train), len(test)) == (8, 2)
+    assert train.classes == ("blue", "red")
+    assert [label for _, label in train] == [0, 1] * 4
+    orders = [[image.tobytes() for image, _ in train.shuffled(seed)] for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_torchvision_data_that_are_not_there(tmp_path: Path) -> None:
+    for name in ("cifar10", "torch/cifar10"):
+        with pytest.raises(DataError, match="has no readable split 'train': .*be downloaded"):
+            open_splits(DataConfig(name, root=str(tmp_path)))
+
+
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "f", train=2, test=1)
+    (folder / "train" / "red" / "0000.png").write_bytes(b"no picture")
+    train, _ = indexed(DataConfig(str(folder)))
+
+    with pytest.raises(DataError, match="image 2 of the train split cannot be read: .*0000.png"):
+        train.image(2)
+
+
+def test_image_with_palette_or_grey_becomes_rgb(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "f", train=1, test=1)
+    Image.new("P", (8, 8)).save(folder / "train" / "red" / "0000.png")
+    train, _ = indexed(DataConfig(str(folder)))
+
+    assert train.image(1).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digit", "unknown data 'digit'; did you mean: digits"),
+        ("cifar", "unknown data 'cifar'; did you mean: .*torch/cifar10"),
+        ("torch/cifar1", "unknown torchvision data 'cifar1'; did you mean: cifar10"),
+    ],
+)
+def test_unknown_name_lists_near_ones(name: str, message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        open_splits(DataConfig(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such/folder", "the image folder no/such/folder does not exist"),
+        ("./folder", "the image folder ./folder does not exist"),
+        ("hfds//no/such", "the folder of hfds//no/such does not exist"),
+        ("folder", "need the path of the image folder as their root"),
+    ],
+)
+def test_missing_folder(name: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_splits(DataConfig(name))
+
+
+def test_missing_root_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the image folder .*gone does not exist"):
+        open_splits(DataConfig("folder", root=str(tmp_path / "gone")))
+
+
+def test_folder_without_a_test_split(tmp_path: Path) -> None:
+    """timm would take the whole folder, and so test on what was trained on."""
+    folder = image_folder(tmp_path / "f", train=1, test=1, names=("train", "others"))
+
+    with pytest.raises(DataError, match=r"needs a folder test or val, .*; it holds others, train"):
+        open_splits(DataConfig(str(folder)))
+    assert len(indexed(DataConfig(str(folder), test_split="others"))[1]) == 2
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "f", train=1, test=0)
+
+    with pytest.raises(DataError, match="test holds no images; it needs one folder"):
+        open_splits(DataConfig(str(folder)))
