@@ -37,6 +37,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## the main job on the embedded digits: plain against SE, a table and an HTML report
+	rm -rf runs/demo
 	$(BIN)/senet compare --out runs/demo
 
 test: check ## everything that CI checks

@@ -2,7 +2,7 @@
 
     make sweep
 
-runs every network in a process of its own, keeps each result in
+runs the networks in batches, each in a process of its own, keeps each result in
 benchmarks/results/insertion.json as it comes (a run that was stopped goes on where it was; --again
 starts over), and writes docs/coverage.md.
 """
@@ -13,12 +13,16 @@ import argparse
 import concurrent.futures
 import contextlib
 import copy
+import itertools
 import json
 import platform
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,110 +30,30 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "insertion")]
 RESULTS = ROOT / "benchmarks" / "results" / "insertion.json"
 PAGE = ROOT / "docs" / "coverage.md"
-LARGE = 150e6  # parameters from which on a network has the machine for itself
+BATCH = 8  # networks to a process: its start costs more than most of them
+# run last: they need most memory and time
+LARGE = ("128gf", "vit_h", "vit_l", "32gf", "large", "412m", "167m", "88m")
 
 # One network of each module of timm: of those with random weights that build, about the smallest.
-TIMM = [
-    "beit_base_patch16_224",
-    "halonet_h1",
-    "repvgg_a0",
-    "cait_xxs24_224",
-    "coat_tiny",
-    "convit_tiny",
-    "convmixer_768_32",
-    "convnext_atto",
-    "cpubone_nano",
-    "crossvit_tiny_240",
-    "csatv2",
-    "cspresnet50",
-    "cspnext_tiny",
-    "davit_tiny",
-    "deepseek_vit_412m",
-    "deit_tiny_patch16_224",
-    "densenet121",
-    "dla46x_c",
-    "dpn48b",
-    "edgenext_xx_small",
-    "efficientformer_l1",
-    "efficientformerv2_s0",
-    "efficientnet_lite0",
-    "efficientvim_m1",
-    "efficientvit_b0",
-    "efficientvit_m0",
-    "vit_tiny_patch16_dinov3_qkvb",
-    "fasternet_t0",
-    "fastvit_t8",
-    "focalnet_tiny_srf",
-    "gcvit_xxtiny",
-    "gemma4_vit_167m",
-    "ghostnet_050",
-    "hardcorenas_b",
-    "hgnetv2_b0",
-    "hiera_tiny_224",
-    "sam2_hiera_tiny",
-    "hrnet_w18_small",
-    "iformer_t",
-    "inception_next_atto",
-    "inception_resnet_v2",
-    "inception_v3",
-    "inception_v4",
-    "lcnetv2_small",
-    "levit_128s",
-    "lowformer_b0",
-    "test_mambaout",
-    "coatnet_0_rw_224",
-    "poolformerv2_s12",
-    "gmlp_ti16_224",
-    "mobilenetv3_small_050",
-    "mobilenetv5_base",
-    "mobilevit_xxs",
-    "mvitv2_tiny",
-    "naflexvit_base_patch16_parfac_gap",
-    "nasnetalarge",
-    "nest_tiny",
-    "nextvit_small",
-    "nf_resnet26",
-    "pit_ti_224",
-    "pnasnet5large",
-    "pvt_v2_b0",
-    "qwen3_vit_88m",
-    "rdnet_tiny",
-    "regnetx_002",
-    "repghostnet_050",
-    "repvit_m1",
-    "res2net50_14w_8s",
-    "resnest14d",
-    "resnet26",
-    "resnetv2_18",
-    "rexnet_100",
-    "selecsls42",
-    "legacy_seresnet18",
-    "sequencer2d_s",
-    "shvit_s1",
-    "skresnet18",
-    "starnet_s050",
-    "swiftformer_xs",
-    "swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256",
-    "swinv2_cr_tiny_224",
-    "tiny_vit_5m_224",
-    "tnt_s_legacy_patch16_224",
-    "tresnet_m",
-    "twins_svt_small",
-    "vgg11_bn",
-    "visformer_tiny",
-    "test_vit",
-    "vit_tiny_r_s16_p8_224",
-    "test_vit_relpos",
-    "samvit_base_patch16_224",
-    "vitamin_small_224",
-    "volo_d1_224",
-    "vovnet39a",
-    "legacy_xception",
-    "xception41",
-    "xcit_nano_12_p8_224",
-]
-
+TIMM = """
+beit_base_patch16_224 halonet_h1 repvgg_a0 cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
+convnext_atto cpubone_nano crossvit_tiny_240 csatv2 cspresnet50 cspnext_tiny davit_tiny
+deepseek_vit_412m deit_tiny_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small
+efficientformer_l1 efficientformerv2_s0 efficientnet_lite0 efficientvim_m1 efficientvit_b0
+efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0 fastvit_t8 focalnet_tiny_srf
+gcvit_xxtiny gemma4_vit_167m ghostnet_050 hardcorenas_b hgnetv2_b0 hiera_tiny_224 sam2_hiera_tiny
+hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4
+lcnetv2_small levit_128s lowformer_b0 test_mambaout coatnet_0_rw_224 poolformerv2_s12
+gmlp_ti16_224 mobilenetv3_small_050 mobilenetv5_base mobilevit_xxs mvitv2_tiny
+naflexvit_base_patch16_parfac_gap nasnetalarge nest_tiny nextvit_small nf_resnet26 pit_ti_224
+pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 repghostnet_050 repvit_m1
+res2net50_14w_8s resnest14d resnet26 resnetv2_18 rexnet_100 selecsls42 legacy_seresnet18
+sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224
+swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m
+twins_svt_small vgg11_bn visformer_tiny test_vit vit_tiny_r_s16_p8_224 test_vit_relpos
+samvit_base_patch16_224 vitamin_small_224 volo_d1_224 vovnet39a legacy_xception xception41
+xcit_nano_12_p8_224
+""".split()  # noqa: SIM905 a list of a hundred lines is harder to read
 
 INTRODUCTION = """\
 What `senet.insert` does with one network of every module of timm and with every classification
@@ -155,11 +79,10 @@ def names() -> list[str]:
     return [f"timm/{name}" for name in TIMM] + [f"torchvision/{name}" for name in found]
 
 
-def example_for(name: str, build: Any) -> Any:
+def example_for(name: str, model: Any) -> Any:
     """A batch of two pictures of the smallest size at which the network trains."""
     import torch
 
-    model = build()
     cfg = getattr(model, "pretrained_cfg", None) or {}
     default = tuple(cfg.get("input_size", (3, 299 if "inception_v3" in name else 224, 0)))[1]
     if cfg.get("fixed_input_size"):
@@ -170,6 +93,17 @@ def example_for(name: str, build: Any) -> Any:
                 copy.deepcopy(model).train(training)(torch.randn(2, 3, size, size))
             return torch.randn(2, 3, size, size)
     return torch.randn(2, 3, default, default)
+
+
+def redrawn(model: Any) -> Any:
+    """A copy with other weights, as another seed gives; much faster than to build it again."""
+    import torch
+
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.9 + 0.2 * torch.rand(()))
+    return other
 
 
 def attempt(step: Any, *args: Any) -> str:
@@ -194,9 +128,10 @@ def run(name: str) -> dict[str, Any]:
     start = time.perf_counter()
     row: dict[str, Any] = {"name": name}
     try:
-        example = example_for(name, lambda: families.build(name))
+        base = families.build(name)
+        example = example_for(name, base)
         row["size"] = example.shape[-1]
-        report = properties.check(lambda: families.build(name), example)
+        report = properties.check(lambda: redrawn(base), example)
     except senet.errors.NoSitesError as error:
         reason = (
             "has SE blocks, or gates of their kind, already"
@@ -209,8 +144,7 @@ def run(name: str) -> dict[str, Any]:
             "state": "fails",
             "message": f"{type(error).__name__}: {str(error).strip()[:300]}",
         }
-    model = families.build(name)
-    base = copy.deepcopy(model)
+    model = copy.deepcopy(base)
     senet.insert(model, example)
     for key, step in (("compile", properties.compiles), ("export", properties.exports)):
         error = attempt(step, model, example)
@@ -229,22 +163,26 @@ def run(name: str) -> dict[str, Any]:
     }
 
 
-def run_apart(name: str, limit: float) -> dict[str, Any]:
-    """Check one network in a process of its own."""
-    command = [sys.executable, __file__, "--one", name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {"name": name, "state": "fails", "message": f"took more than {limit:.0f} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        return {
-            "name": name,
-            "state": "fails",
-            "message": f"ended with {done.returncode}: {done.stderr[-200:]}",
-        }
-    row: dict[str, Any] = json.loads(lines[-1])
-    return row
+def run_apart(batch: list[str], limit: float) -> Iterator[dict[str, Any]]:
+    """Check a batch of networks in a process of its own, and yield each result as it comes."""
+    command = [sys.executable, __file__, "--these", *batch]
+    log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 closed with the process
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    watch = threading.Timer(limit * len(batch), process.kill)
+    watch.start()
+    left = list(batch)
+    for line in process.stdout or ():
+        if line.startswith('{"name"'):
+            row: dict[str, Any] = json.loads(line)
+            left.remove(row["name"])
+            yield row
+    code = process.wait()
+    watch.cancel()
+    if left:
+        log.seek(0)
+        message = f"ended with {code}: {log.read()[-200:].strip()}"
+        yield {"name": left[0], "state": "fails", "message": message}
+        yield from run_apart(left[1:], limit) if left[1:] else ()
 
 
 def cell(row: dict[str, Any]) -> str:
@@ -289,20 +227,8 @@ def page(data: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    """Run what is not yet there, and write the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--write", type=Path, default=PAGE, help="the page to write")
-    parser.add_argument("--one", help="check one network and print its row")
-    parser.add_argument("--again", action="store_true", help="forget earlier results")
-    parser.add_argument("--jobs", type=int, default=2, help="networks at a time")
-    parser.add_argument("--limit", type=float, default=900, help="seconds for one network")
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(run(options.one)))
-        return
+def earlier(*, again: bool) -> dict[str, Any]:
+    """The results that are there already, under the versions of now."""
     import timm
     import torch
     import torchvision
@@ -310,30 +236,52 @@ def main() -> None:
     import senet
 
     data: dict[str, Any] = {"rows": {}}
-    if RESULTS.exists() and not options.again:
+    if RESULTS.exists() and not again:
         data = json.loads(RESULTS.read_text())
-    data["versions"] = {
-        "senet": senet.__version__,
-        "torch": torch.__version__, "torchvision": torchvision.__version__,
-        "timm": timm.__version__, "Python": platform.python_version(),
-    }  # fmt: skip
-    todo = [
-        name
-        for name in names()
-        if data["rows"].get(name, {}).get("state") not in ("works", "refused")
-    ]
+    libraries = (senet, torch, torchvision, timm)
+    data["versions"] = {library.__name__: library.__version__ for library in libraries}
+    data["versions"]["Python"] = platform.python_version()
+    return data
+
+
+def sweep(data: dict[str, Any], todo: list[str], options: argparse.Namespace) -> None:
+    """Run the networks and keep each result as it comes."""
     RESULTS.parent.mkdir(exist_ok=True)
+    batches = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
+    lock, done = threading.Lock(), itertools.count(1)
+
+    def keep(batch: list[str]) -> None:
+        for row in run_apart(batch, options.limit):
+            with lock:
+                data["rows"][row["name"]] = row
+                RESULTS.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+                options.write.write_text(page(data))
+                text = f"{next(done)}/{len(todo)} {row['name']}: {row['state']}"
+                print(f"{text} {row.get('message', '')}"[:200], flush=True)
+
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(run_apart, name, options.limit) for name in todo]
-        for done, job in enumerate(concurrent.futures.as_completed(jobs), 1):
-            row = job.result()
-            data["rows"][row["name"]] = row
-            RESULTS.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
-            options.write.write_text(page(data))
-            print(
-                f"{done}/{len(todo)} {row['name']}: {row['state']} {row.get('message', '')}"[:200],
-                flush=True,
-            )
+        list(pool.map(keep, batches))
+
+
+def main() -> None:
+    """Run what is not yet there, and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", type=Path, default=PAGE, help="the page to write")
+    parser.add_argument("--these", nargs="+", help="check these networks and print their rows")
+    parser.add_argument("--again", action="store_true", help="forget earlier results")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--limit", type=float, default=900, help="seconds for one network")
+    options = parser.parse_args()
+    if options.these:
+        for name in options.these:
+            print(json.dumps(run(name)), flush=True)
+        return
+    data = earlier(again=options.again)
+    finished = {r["name"] for r in data["rows"].values() if r["state"] != "fails"}
+    todo = [name for name in names() if name not in finished]
+    todo.sort(key=lambda name: any(part in name for part in LARGE))
+    sweep(data, todo, options)
+    options.write.write_text(page(data))
     failures = [row["name"] for row in data["rows"].values() if row["state"] == "fails"]
     print(f"wrote {options.write}; failures: {failures or 'none'}")
 

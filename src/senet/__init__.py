@@ -2,7 +2,7 @@
 
     import senet
 
-    report = senet.insert(model, torch.zeros(1, 3, 224, 224))  # exact at the start, keys stable, removable
+    report = senet.insert(model, torch.zeros(1, 3, 224, 224))
     print(report)
 
 `import senet` loads torch and nothing heavier.
@@ -10,6 +10,7 @@
 
 from senet import functional
 from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SqueezeExcitation
+from senet.cost import CostReport, cost
 from senet.errors import SenetError
 from senet.insertion import (
     InsertionReport,
@@ -25,10 +26,12 @@ from senet.insertion import (
     se_modules,
     se_parameters,
 )
+from senet.models import create_model, list_models
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "CostReport",
     "InsertionReport",
     "SEBatchNorm1d",
     "SEBatchNorm2d",
@@ -39,9 +42,12 @@ __all__ = [
     "Site",
     "SitePlan",
     "SqueezeExcitation",
+    "cost",
+    "create_model",
     "find_sites",
     "functional",
     "insert",
+    "list_models",
     "load",
     "remove",
     "save",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import families
@@ -81,3 +82,21 @@ def test_a_part_of_a_changed_network_knows_its_sites() -> None:
     senet.insert(model, EXAMPLE, senet.SEConfig(integration="identity"))
     part = model.get_submodule("layer1")
     assert [(g.site.path, g.site.block) for g in grafts(part)] == [("0.bn2", "0"), ("1.bn2", "1")]
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def extractor(model: nn.Module) -> nn.Module:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    return create_feature_extractor(model, ["layer2", "layer4"])
+
+
+@pytest.mark.parametrize("change", [synchronised, extractor])
+def test_what_must_come_first_can_come_first(change: Callable[[nn.Module], nn.Module]) -> None:
+    model = change(families.build("torchvision/resnet18")).eval()
+    base = copy.deepcopy(model)
+    assert len(senet.insert(model, EXAMPLE).sites) == 8
+    properties.exact(base, model, EXAMPLE, modes="evaluation")

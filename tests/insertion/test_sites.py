@@ -103,12 +103,18 @@ class Stack(nn.Module):
         return self.act(self.conv2(self.act(self.conv1(x))))  # type: ignore[no-any-return]
 
 
-def test_an_activation_of_several_widths_leaves_the_blocks_to_the_convolutions() -> None:
-    plan = senet.find_sites(Stack(), IMAGE)
+def test_an_activation_of_several_widths_leaves_the_blocks_to_its_neighbours() -> None:
+    model = Stack()
+    plan = senet.find_sites(model, IMAGE)
+    # behind the first activation the only reader is conv2; behind the second there is none
     assert [(site.path, site.where, site.channels) for site in plan] == [
-        ("conv1", "output", 16),
+        ("conv2", "input", 16),
         ("conv2", "output", 32),
     ]
+    before = model(IMAGE)
+    senet.insert(model, IMAGE)
+    assert torch.equal(model(IMAGE), before)
+    assert len(senet.remove(model)) == 2
 
 
 class Recurrent(nn.Module):

@@ -207,7 +207,9 @@ def test_wrapped_for_distributed_training_afterwards(model: nn.Module, tmp_path:
         ({"squeeze": "mean"}, UnknownNameError, "unknown squeeze 'mean'"),
         ({"init": "zero"}, UnknownNameError, "unknown init 'zero'"),
         ({"stages": ()}, ConfigError, "stages must be whole numbers"),
+        ({"stages": 2.5}, ConfigError, "stages must be whole numbers"),
         ({"include": [3]}, ConfigError, "include must be a glob"),
+        ({"include": 5}, ConfigError, "include must be a glob"),
     ],
 )
 def test_a_configuration_is_checked_when_it_is_made(

@@ -11,7 +11,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from senet.training.batches import MemoryBatches, crop_and_flip, disk_batches, epoch_order, mix_seeds
+from senet.training.batches import (
+    MemoryBatches,
+    crop_and_flip,
+    disk_batches,
+    epoch_order,
+    mix_seeds,
+)
 
 IMAGES = torch.arange(10 * 3 * 4 * 4, dtype=torch.int64).remainder(251).to(torch.uint8)
 IMAGES = IMAGES.reshape(10, 3, 4, 4)
@@ -92,9 +98,7 @@ def windows(image: Tensor, padding: int) -> list[Tensor]:
 @pytest.mark.parametrize("flip", [False, True])
 def test_each_image_becomes_one_of_its_windows(flip: bool) -> None:
     images = (IMAGES + 1).repeat(20, 1, 1, 1)
-    found = crop_and_flip(
-        images, padding=1, flip=flip, generator=torch.Generator().manual_seed(0)
-    )
+    found = crop_and_flip(images, padding=1, flip=flip, generator=torch.Generator().manual_seed(0))
 
     mirrored = 0
     for before, after in zip(images, found, strict=True):

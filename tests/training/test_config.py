@@ -34,10 +34,13 @@ def test_recipe_refuses(field: str, value: object, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "near"), [("augmentation", "crop_flip", "crop-flip"), ("precision", "bf", "bf16")]
+    ("field", "value", "near"),
+    [("augmentation", "crop_flip", "crop-flip"), ("precision", "bf", "bf16")],
 )
 def test_recipe_lists_near_names(field: str, value: str, near: str) -> None:
-    with pytest.raises(UnknownNameError, match=f"unknown {field} '{value}'; did you mean: .*{near}"):
+    with pytest.raises(
+        UnknownNameError, match=f"unknown {field} '{value}'; did you mean: .*{near}"
+    ):
         TrainConfig(**{field: value})
 
 

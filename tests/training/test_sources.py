@@ -54,9 +54,14 @@ def test_hugging_face_folder(tmp_path: Path) -> None:
 def test_hugging_face_columns_are_named_where_they_have_other_names(tmp_path: Path) -> None:
     folder, cache = parquet_folder(tmp_path / "parquet", train=2, test=1), str(tmp_path / "cache")
 
-    with pytest.raises(DataError, match="has no readable split 'train' or 'training': .*img"):
-        open_splits(DataConfig(f"hfds/{folder}", root=cache, image_key="img"))
-    assert indexed(DataConfig(f"hfds/{folder}", root=cache, image_key="image"))[0].labels
+    for option, name in (("image_key", "img"), ("label_key", "fine")):
+        with pytest.raises(
+            DataError,
+            match=f"'train' has no column '{name}', it has image, label; name it by {option}",
+        ):
+            open_splits(DataConfig(f"hfds/{folder}", root=cache, **{option: name}))
+    named = DataConfig(f"hfds/{folder}", root=cache, image_key="image", label_key="label")
+    assert indexed(named)[0].labels == [0, 1, 0, 1]
 
 
 def test_stream(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ class TinyNet(nn.Module):
 
     def __init__(self, num_classes: int, in_chans: int = 3) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(in_chans, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+        )
         self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
         self.dropout = nn.Dropout(0.2)
         self.linear = nn.Linear(8, num_classes)

@@ -90,9 +90,7 @@ WeightDecay = Annotated[float, typer.Option("--weight-decay", rich_help_panel=_R
 LabelSmoothing = Annotated[float, typer.Option("--label-smoothing", rich_help_panel=_RECIPE)]
 WarmupEpochs = Annotated[
     float,
-    typer.Option(
-        "--warmup-epochs", rich_help_panel=_RECIPE, help="Linear rise before the cosine."
-    ),
+    typer.Option("--warmup-epochs", rich_help_panel=_RECIPE, help="Linear rise before the cosine."),
 ]
 Augmentation = Annotated[
     str, typer.Option("--augmentation", rich_help_panel=_RECIPE, help=_one_of(AUGMENTATIONS) + ".")

@@ -63,9 +63,7 @@ class ResultsFolder:
                 f"({type(error).__name__})"
             ) from error
         if not known:
-            raise DataError(
-                f"{path} is of schema {found['schema']!r}, this version needs {SCHEMA!r}"
-            )
+            raise DataError(f"{path} must be of schema {SCHEMA!r}, is of {found['schema']!r}")
         return found
 
     def of_run(self, arch: str, seed: int) -> Path:

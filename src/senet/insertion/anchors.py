@@ -196,39 +196,13 @@ def choose(units: Units, offers: list[list[Anchor]]) -> list[Anchor | None]:
         runs, key = len(units.flow.calls_of(a.path)), (a.path, a.where)
         return runs == counts[key] and len(widths[key]) == 1 if shared else runs == 1
 
-    ranked = [
-        [a for a in offer if fits(a, shared=False)]
-        + [a for a in offer if not fits(a, shared=False) and fits(a, shared=True)]
+    return [
+        next(
+            (a for shared in (False, True) for a in offer if fits(a, shared=shared)),
+            None,
+        )
         for offer in offers
     ]
-    return _matched(ranked)
-
-
-def _matched(ranked: list[list[Anchor]]) -> list[Anchor | None]:
-    """Give each unit its best anchor so that as many as possible have one: a module carries one.
-
-    Augmenting paths: a unit whose module is taken moves the holder to the holder's next choice.
-    Runs of a shared module hold it together.
-    """
-    chosen: list[Anchor | None] = [None] * len(ranked)
-    holder: dict[str, int] = {}
-
-    def place(unit: int, tried: set[str]) -> bool:
-        for anchor in ranked[unit]:
-            if anchor.path in tried:
-                continue
-            held = chosen[holder[anchor.path]] if anchor.path in holder else None
-            together = held is not None and held.where == anchor.where
-            tried.add(anchor.path)
-            if held is None or together or place(holder[anchor.path], tried):
-                holder[anchor.path] = unit
-                chosen[unit] = anchor
-                return True
-        return False
-
-    for unit in range(len(ranked)):
-        place(unit, set())
-    return chosen
 
 
 def kind_of(value: Value, unit: Unit, module: nn.Module) -> str:

@@ -51,8 +51,8 @@ class SEConfig:
         excitation: "sigmoid", "tanh", "relu" or "hard_sigmoid".
         bias: biases in the two layers (on in the authors' released models, off in the paper's
             ablations).
-        integration: "standard", "pre", "post", "identity" or "inner" (figure 5, table 15); all but
-            "standard" need residual units.
+        integration: "standard", "pre", "post", "identity" or "inner" (figure 5, table 15);
+            "identity" and "inner" need residual units.
         stages: only these stages; stage s has maps 2**s times smaller than the input, the paper's
             stage 2 to 5 of a ResNet. None takes all.
         include: only these sites: a glob over module paths ("layer4.*"), several of them, or a
@@ -107,7 +107,7 @@ class SEConfig:
         value = getattr(self, name)
         if value is None or isinstance(value, str) or callable(value):
             return
-        if not all(isinstance(pattern, str) for pattern in value):
+        if not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
             raise ConfigError(
                 f"{name} must be a glob over module paths, several, or a function of the site, "
                 f"got {value!r}"
@@ -156,7 +156,8 @@ class SEConfig:
 
 def _stages(given: Any) -> tuple[int, ...]:
     """The stages as a tuple; one number alone is taken as well."""
-    stages = (given,) if isinstance(given, int) else tuple(given)
+    several = isinstance(given, Sequence | set | frozenset | range)
+    stages = tuple(given) if several else (given,)
     if not stages or not all(isinstance(stage, int) for stage in stages):
         raise ConfigError(
             f"stages must be whole numbers such as (2, 3), got {given!r}; None takes all stages"

@@ -5,6 +5,9 @@ between positions say in which order. A program takes one sample, BLOCK_C channe
 positions, BLOCK_L at a time. Sums of the parts go to [N, parts, C], in the wide type.
 """
 
+# Triton reads the annotations: pointers and sizes have none.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The Triton passes as operators `torch.ops.senet.*`, which fake tensors and autograd understand."""
+"""The Triton passes as operators `torch.ops.senet.*` that fake tensors and autograd understand."""
 
 from __future__ import annotations
 
@@ -42,47 +42,48 @@ OPERATORS: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
     ),
 }
 
-LIBRARY = torch.library.Library("senet", "DEF")
+LIBRARY = torch.library.Library("senet", "DEF")  # type: ignore[no-untyped-call]
+
+
+def _remember(
+    ctx: Any,
+    inputs: tuple[Any, ...],
+    keyword_only_inputs: dict[str, Any],
+    output: Any,  # noqa: ARG001  torch names the arguments
+) -> None:
+    ctx.options = keyword_only_inputs
+    ctx.save_for_backward(*inputs)
+
+
+def _gradient(ctx: Any, grads: tuple[Any, ...], plain: Callable[..., Any]) -> tuple[Any, ...]:
+    """Return the gradients of an operator's tensors, from the same in plain operations."""
+    needed = ctx.needs_input_grad[: len(ctx.saved_tensors)]
+    with torch.enable_grad():
+        inputs = [
+            t if t is None else t.detach().requires_grad_(need)
+            for t, need in zip(ctx.saved_tensors, needed, strict=True)
+        ]
+        found = plain(*inputs, **ctx.options)
+    results = found if isinstance(found, tuple) else (found,)
+    used = [(r, g) for r, g in zip(results, grads, strict=True) if g is not None and r.grad_fn]
+    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    results, given = zip(*used, strict=True)
+    gradients = iter(torch.autograd.grad(results, wanted, given, allow_unused=True))
+    return tuple(next(gradients) if need else None for need in needed)
 
 
 def _define(name: str) -> Callable[..., Any]:
-    """Define one operator: its kernel, its fake, and its gradient by way of the plain operations."""
+    """Define one operator: its kernel, its fake, its gradient."""
     signature, kernel, plain = OPERATORS[name]
-
-    def remember(
-        ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Any
-    ) -> None:
-        ctx.options = keyword_only_inputs
-        ctx.save_for_backward(*inputs)
-
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[: len(ctx.saved_tensors)]
-        with torch.enable_grad():
-            inputs = [
-                t if t is None else t.detach().requires_grad_(need)
-                for t, need in zip(ctx.saved_tensors, needed, strict=True)
-            ]
-            result = plain(*inputs, **ctx.options)
-        results = result if isinstance(result, tuple) else (result,)
-        pairs = [
-            (r, g)
-            for r, g in zip(results, grads, strict=True)
-            if g is not None and r.requires_grad
-        ]
-        wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
-        found = iter(
-            torch.autograd.grad(
-                [r for r, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True
-            )
-        )
-        return tuple(next(found) if need else None for need in needed)
-
-    LIBRARY.define(name + signature)
-    LIBRARY.impl(name, kernel, "CUDA")
-    LIBRARY.impl(name, kernel, "CPU")  # Triton's interpreter
+    LIBRARY.define(name + signature)  # type: ignore[no-untyped-call]
+    for key in ("CUDA", "CPU"):  # on the CPU in Triton's interpreter
+        LIBRARY.impl(name, kernel, key)  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"senet::{name}", plain, lib=LIBRARY)
     torch.library.register_autograd(
-        f"senet::{name}", backward, setup_context=remember, lib=LIBRARY
+        f"senet::{name}",
+        lambda ctx, *grads: _gradient(ctx, grads, plain),
+        setup_context=_remember,
+        lib=LIBRARY,
     )
     return getattr(torch.ops.senet, name)  # type: ignore[no-any-return]
 

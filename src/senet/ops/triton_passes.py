@@ -35,7 +35,7 @@ class _Walk(NamedTuple):
 
     n: int
     c: int
-    l: int
+    length: int
     steps: tuple[int, int]  # in memory, between channels and between positions
     blocks: dict[str, Any]
 
@@ -68,9 +68,9 @@ def _walk(u: Tensor, order: str) -> _Walk:
 def _parts(walk: _Walk) -> tuple[int, int]:
     """Return how many programs share the positions of a sum, and how many positions each takes."""
     block = int(walk.blocks["BLOCK_L"])
-    parts = max(1, walk.l // PART)
-    chunk = -(-walk.l // (parts * block)) * block
-    return -(-walk.l // chunk), chunk
+    parts = max(1, walk.length // PART)
+    chunk = -(-walk.length // (parts * block)) * block
+    return -(-walk.length // chunk), chunk
 
 
 def _sums(u: Tensor, pivot: Tensor, order: str, *, second: bool) -> tuple[Tensor, Tensor]:
@@ -79,12 +79,12 @@ def _sums(u: Tensor, pivot: Tensor, order: str, *, second: bool) -> tuple[Tensor
     one = u.new_empty((walk.n, parts, walk.c), dtype=wide_type(u.dtype))
     two = torch.empty_like(one) if second else one
     triton_kernels.sums_kernel[walk.grid(parts)](
-        *(u, pivot, one, two, walk.c, walk.l, chunk, *walk.steps),
+        *(u, pivot, one, two, walk.c, walk.length, chunk, *walk.steps),
         PER_SAMPLE=pivot.dim() == 2,
         SECOND=second,
         **walk.blocks,
     )
-    return one.sum(1) / walk.l, two.sum(1) / walk.l
+    return one.sum(1) / walk.length, two.sum(1) / walk.length
 
 
 def moments(u: Tensor, *, order: str) -> tuple[Tensor, Tensor]:
@@ -115,8 +115,8 @@ def affine(
     """See `passes.affine`."""
     walk = _walk(u, order)
     y = torch.empty_like(u)
-    triton_kernels.affine_kernel[walk.grid(-(-walk.l // int(walk.blocks["BLOCK_L"])))](
-        *(u, k, mu, shift, identity, y, walk.c, walk.l, *walk.steps),
+    triton_kernels.affine_kernel[walk.grid(-(-walk.length // int(walk.blocks["BLOCK_L"])))](
+        *(u, k, mu, shift, identity, y, walk.c, walk.length, *walk.steps),
         HAS_MU=mu is not None,
         HAS_SHIFT=shift is not None,
         HAS_IDENTITY=identity is not None,
@@ -136,7 +136,7 @@ def correlate(
     b = torch.empty_like(a)
     g = grad.new_empty(0) if out is None else torch.empty_like(grad)
     triton_kernels.correlate_kernel[walk.grid(parts)](
-        *(grad, out, u, mu, g, a, b, walk.c, walk.l, chunk, *walk.steps),
+        *(grad, out, u, mu, g, a, b, walk.c, walk.length, chunk, *walk.steps),
         RELU=out is not None,
         HAS_MU=mu is not None,
         **walk.blocks,
@@ -157,7 +157,9 @@ def combine(
     """See `passes.combine`."""
     walk = _walk(g, order)
     du = torch.empty_like(g)
-    triton_kernels.combine_kernel[walk.grid(-(-walk.l // int(walk.blocks["BLOCK_L"])))](
-        *(g, u, k, mu, e, f, du, walk.c, walk.l, *walk.steps), HAS_U=u is not None, **walk.blocks
+    triton_kernels.combine_kernel[walk.grid(-(-walk.length // int(walk.blocks["BLOCK_L"])))](
+        *(g, u, k, mu, e, f, du, walk.c, walk.length, *walk.steps),
+        HAS_U=u is not None,
+        **walk.blocks,
     )
     return du

@@ -78,7 +78,10 @@ class Classifier(LightningModule):
         # convolutions read [N, H, W, C] fastest, on CPUs and GPUs alike
         self.net = net.to(memory_format=torch.channels_last)
         self.data, self.train_config = data, train
-        self.train_loss, self.test_loss = MeanMetric(), MeanMetric()
+        # A loss that is no number stays one, and shows: by default it is left out of the mean, and
+        # with "disable" torchmetrics (1.9) leaves out the weights.
+        self.train_loss = MeanMetric(nan_strategy=math.nan)
+        self.test_loss = MeanMetric(nan_strategy=math.nan)
         self.accuracy = MulticlassAccuracy(len(data.classes), average="micro")
 
     def train_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:

@@ -190,6 +190,8 @@ def _open_first(config: DataConfig, name: str, splits: Sequence[str]) -> Split:
     for split in splits:
         try:
             return _open(config, name, split)
+        except DataError:
+            raise
         except Exception as error:  # noqa: BLE001 - every library behind timm raises its own
             first = first or error
     tried = " or ".join(repr(split) for split in splits)
@@ -224,8 +226,20 @@ def _indexed(split: str, reader: Any) -> IndexedSplit:
     if hasattr(reader, "samples"):
         labels = [label for _, label in reader.samples]
     else:
-        labels = list(reader.dataset[reader.label_key])
+        labels = _hugging_face_labels(reader)
     return IndexedSplit(split, _class_names(reader.class_to_idx), labels, _First(reader))
+
+
+def _hugging_face_labels(reader: Any) -> list[Any]:
+    columns = reader.dataset.column_names
+    first = reader.dataset[0] if len(reader.dataset) else dict.fromkeys(columns, "")
+    for option, key in (("image_key", reader.image_key), ("label_key", reader.label_key)):
+        if first.get(key) is None:  # timm adds the column that it looks for
+            there = ", ".join(column for column in columns if first[column] is not None)
+            raise DataError(
+                f"{reader.split!r} has no column {key!r}, it has {there}; name it by {option}"
+            )
+    return list(reader.dataset[reader.label_key])
 
 
 def _class_names(class_to_index: dict[Any, int] | None) -> tuple[str, ...]:

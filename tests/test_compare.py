@@ -1,0 +1,364 @@
+"""`senet.compare.compare`: the two networks differ in SE alone, and nothing is ever half written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from senet import SEConfig, se_modules
+from senet.compare import compare
+from senet.compare.networks import make_networks, some_images
+from senet.compare.results import summarise
+from senet.compare.settings import Settings, differences
+from senet.errors import ConfigError, DataError, NoSitesError, UnknownNameError
+from senet.training import DataConfig, TrainConfig
+from senet.training.callbacks import Stop
+from senet.training.data import load_data
+from senet.training.module import Classifier
+from training.tiny import RECIPE, TinyNet, image_folder, tiny_net
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    folder = image_folder(tmp_path_factory.mktemp("data") / "pictures")
+    return DataConfig(str(folder), image_size=8)
+
+
+@pytest.fixture(autouse=True)
+def _fast_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The report has its own tests, and drawing takes longer than all else here."""
+    monkeypatch.setattr("senet.compare.folder.render_report", lambda result: result["state"])
+
+
+def compared(pictures: DataConfig, out: Path, **options: Any) -> dict[str, Any]:
+    given = {"model": tiny_net, "data": pictures, "train": RECIPE, "seeds": 2, "timing": False}
+    return compare(out=out, **({"device": "cpu"} | given | options))
+
+
+def interrupted(
+    pictures: DataConfig, out: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> Any:
+    """A comparison that the user stops after so many steps."""
+    stops: list[Stop] = []
+    make, steps = Stop.__init__, 0
+
+    def remember(stop: Stop) -> None:
+        make(stop)
+        stops.append(stop)
+
+    def progress(what: str, _done: int, _total: int) -> None:
+        nonlocal steps
+        steps += "epoch" in what
+        if steps == after:
+            stops[0].requested = True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stop, "__init__", remember)
+        return compared(pictures, out, progress=progress)
+
+
+def without_clock(result: dict[str, Any]) -> dict[str, Any]:
+    """The result but for what another run may have otherwise."""
+    kept = {name: result[name] for name in ("config", "data", "summary", "cost", "excitations")}
+    runs = json.loads(json.dumps(result["runs"]))
+    for run in runs:
+        del run["seconds"]
+        for epoch in run["epochs"]:
+            del epoch["seconds"]
+    return kept | {"runs": runs}
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    compared(pictures, out)
+    return out
+
+
+def read(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+# ---- the result
+
+
+def test_result_has_the_schema(finished: Path) -> None:
+    result = read(finished)
+
+    assert list(result) == [
+        *("schema", "state", "command", "versions", "device", "date", "config", "data"),
+        *("runs", "summary", "cost", "excitations"),
+    ]
+    assert (result["schema"], result["state"]) == ("senet.compare/1", "done")
+    assert [(run["arch"], run["seed"], run["state"]) for run in result["runs"]] == [
+        *(("plain", 0, "done"), ("se", 0, "done"), ("plain", 1, "done"), ("se", 1, "done"))
+    ]
+    for run in result["runs"]:
+        assert [epoch["epoch"] for epoch in run["epochs"]] == [1, 2, 3]
+        assert run["test_accuracy"] == run["epochs"][-1]["test_accuracy"]
+        assert run["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in run["epochs"]))
+    assert result["config"]["model"] == "tiny_net"
+    assert result["config"]["seeds"] == [0, 1]
+    assert result["config"]["se"] == SEConfig().to_dict()
+    assert result["data"]["classes"] == ["blue", "red"]
+
+
+def test_summary_is_that_of_the_runs(finished: Path) -> None:
+    result = read(finished)
+    summary, runs = result["summary"], result["runs"]
+    gaps = [runs[1]["test_accuracy"] - runs[0]["test_accuracy"]]
+    gaps += [runs[3]["test_accuracy"] - runs[2]["test_accuracy"]]
+
+    assert summary["plain"]["n"] == summary["se"]["n"] == summary["difference"]["n"] == 2
+    assert summary["difference"]["mean"] == pytest.approx(sum(gaps) / 2)
+    assert isinstance(summary["verdict"], str)
+
+
+def test_cost_and_excitations_are_those_of_the_network(finished: Path) -> None:
+    result = read(finished)
+
+    # two blocks of 8 channels with one hidden unit: 8 + 1 + 8 + 8
+    assert result["cost"]["total"]["difference"]["parameters"] == 2 * 25
+    assert result["excitations"]["classes"] == ["blue", "red"]
+    block, _ = result["excitations"]["blocks"]
+    assert block["channels"] == len(block["mean"][0]) == 8
+    assert block["overall_mean"] != 1.0  # trained, no longer the identity
+
+
+def test_report_is_one_page(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+
+    assert "tiny_net" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_folder_has_what_the_pages_say(finished: Path) -> None:
+    found = sorted(
+        str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()
+    )
+
+    runs = [f"{arch}-seed{seed}" for arch in ("plain", "se") for seed in (0, 1)]
+    files = [f"runs/{run}/{name}" for run in runs for name in ("history.json", "last.ckpt")]
+    assert found == sorted(["report.html", "results.json", *files])
+
+
+def test_same_options_same_numbers(pictures: DataConfig, finished: Path, tmp_path: Path) -> None:
+    torch.manual_seed(99)
+
+    assert without_clock(compared(pictures, tmp_path / "out")) == without_clock(read(finished))
+
+
+# ---- what is compared
+
+
+def test_networks_share_their_weights_and_their_function(pictures: DataConfig) -> None:
+    data = load_data(pictures, input_size=(3, 8, 8))
+    settings = Settings(tiny_net, pictures, RECIPE, SEConfig(), 2, "cpu")
+    images = some_images(data, settings)
+    state = torch.random.get_rng_state()
+    first, again, other = (make_networks(settings, data, images, seed=s) for s in (0, 0, 1))
+
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert len(se_modules(first.se)) == 2
+    plain, se = first.plain.state_dict(), first.se.state_dict()
+    assert all(torch.equal(plain[key], se[key]) for key in plain)
+    torch.testing.assert_close(first.plain.eval()(images), first.se.eval()(images), rtol=0, atol=0)
+    torch.testing.assert_close(dict(se), dict(again.se.state_dict()), rtol=0, atol=0)
+    assert not torch.equal(plain["linear.weight"], other.plain.state_dict()["linear.weight"])
+
+
+def test_both_networks_see_the_same_images(
+    pictures: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Tensor]] = {"plain": [], "se": []}
+    step = Classifier.training_step
+
+    def spied(module: Classifier, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        seen["se" if se_modules(module.net) else "plain"] += [part.clone() for part in batch]
+        return step(module, batch, index)
+
+    monkeypatch.setattr(Classifier, "training_step", spied)
+    compared(pictures, tmp_path / "out", seeds=1)
+
+    assert len(seen["plain"]) == 2 * 9
+    torch.testing.assert_close(seen["plain"], seen["se"], rtol=0, atol=0)
+
+
+# ---- interruption
+
+
+@pytest.mark.parametrize("after", [4, 14])
+def test_interrupted_comparison_goes_on_to_the_same_end(
+    pictures: DataConfig,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+) -> None:
+    """Stopped in the second epoch of the first run, and of the second."""
+    out = tmp_path / "out"
+    part = interrupted(pictures, out, monkeypatch, after)
+
+    assert part == read(out)
+    assert part["state"] == "partial"
+    assert [run["state"] for run in part["runs"]] == ["done"] * (after // 9) + ["partial"]
+    assert len(part["runs"][-1]["epochs"]) == 1
+    assert "no seed has both runs" in part["summary"]["verdict"]
+    assert (out / "report.html").read_text() == "partial"
+
+    whole = compared(pictures, out, resume=True)
+    assert whole["state"] == "done"
+    assert without_clock(whole) == without_clock(read(finished))
+
+
+def test_finished_runs_are_not_repeated(
+    pictures: DataConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    interrupted(pictures, out, monkeypatch, 9 + 1)
+    said: list[str] = []
+    compared(pictures, out, resume=True, progress=lambda what, *_: said.append(what))
+
+    assert not any(what.startswith("plain, seed 1/2") for what in said)
+    assert any(what.startswith("SE, seed 1/2") for what in said)
+    assert "measuring the cost" not in said
+
+
+def test_resume_where_nothing_is_begins(pictures: DataConfig, tmp_path: Path) -> None:
+    train = TrainConfig(epochs=1, batch_size=8)
+
+    result = compared(pictures, tmp_path / "out", resume=True, seeds=1, train=train)
+    assert result["state"] == "done"
+    assert result["summary"]["verdict"] == "one seed: no interval, no verdict"
+
+
+def test_resume_with_other_options_is_refused(pictures: DataConfig, finished: Path) -> None:
+    before = read(finished)
+    train = TrainConfig(**(RECIPE.to_dict() | {"epochs": 4, "lr": 0.1}))
+
+    with pytest.raises(
+        ConfigError,
+        match=r"same options, but epochs was 3, is 4; lr was 0.05, is 0.1; se.red.*16.*8",
+    ):
+        compared(pictures, finished, resume=True, train=train, se=SEConfig(reduction=8))
+    assert read(finished) == before
+
+
+def test_differences_are_named() -> None:
+    config = Settings(tiny_net, DataConfig(), RECIPE, SEConfig(stages=(2, 3)), 2, "cpu").to_dict()
+
+    assert differences(json.loads(json.dumps(config)), config) == []
+    assert differences({"a": 1}, {"b": [1]}) == ["a was 1, is None", "b was None, is [1]"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": "other/1", "config": {}}'])
+def test_resume_of_something_else(pictures: DataConfig, tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+
+    with pytest.raises(DataError, match=r"nothing to resume|must be of schema 'senet.compare/1'"):
+        compared(pictures, tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+# ---- everything is checked before the first file
+
+
+def one_class(tmp_path: Path) -> dict[str, Any]:
+    return {"data": DataConfig(str(image_folder(tmp_path / "one", colours=("red",))))}
+
+
+class NeedsLargeImages(TinyNet):
+    def __init__(self, num_classes: int, in_chans: int) -> None:
+        super().__init__(num_classes, in_chans)
+        self.stem[0] = nn.Conv2d(in_chans, 8, 11)
+
+
+class GivesMaps(TinyNet):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stem(x)  # type: ignore[no-any-return]
+
+
+def linear(num_classes: int, in_chans: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, num_classes))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"seeds": 0}, ConfigError, "seeds must be at least 1"),
+        (
+            {"model": "resnet2"},
+            UnknownNameError,
+            "unknown model 'resnet2'; did you mean: .*resnet20",
+        ),
+        ({"data": "digit"}, UnknownNameError, "unknown data 'digit'; did you mean: digits"),
+        ({"data": "no/such"}, DataError, "the image folder no/such does not exist"),
+        ({"device": "tpu"}, ConfigError, "device must be one that is here"),
+        (
+            {"model": NeedsLargeImages},
+            DataError,
+            "NeedsLargeImages cannot take images of 3x8x8: RuntimeError: .*; try another image_size",
+        ),
+        ({"model": GivesMaps}, DataError, r"must give logits \[N, 2\] .* gave \[4, 8, 8, 8\]"),
+        ({"model": linear}, NoSitesError, "no "),
+        (
+            {"train": TrainConfig(augmentation="resize-crop")},
+            ConfigError,
+            "augmentation 'resize-crop' needs images above 64 px",
+        ),
+    ],
+)
+def test_nothing_is_written_when_something_is_wrong(
+    pictures: DataConfig,
+    tmp_path: Path,
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        compared(pictures, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_class_is_refused(pictures: DataConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="needs at least 2"):
+        compared(pictures, tmp_path / "out", **one_class(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_with_something_in_it_is_refused(pictures: DataConfig, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+
+    with pytest.raises(ConfigError, match=r"is not empty; go on with what is there by --resume"):
+        compared(pictures, tmp_path)
+    with pytest.raises(ConfigError, match="out must be a folder, .*notes.txt is a file"):
+        compared(pictures, tmp_path / "notes.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_loss_that_is_no_longer_finite_keeps_what_is_done(
+    pictures: DataConfig, tmp_path: Path
+) -> None:
+    train = TrainConfig(epochs=1, batch_size=8, lr=1e30, warmup_epochs=0)
+
+    with pytest.raises(ConfigError, match="no longer finite in epoch 1"):
+        compared(pictures, tmp_path / "out", train=train)
+    assert read(tmp_path / "out")["state"] == "partial"
+
+
+def test_summary_of_runs_without_pairs() -> None:
+    runs = [{"arch": "plain", "seed": 0, "test_accuracy": 0.5, "state": "done"}]
+    runs += [{"arch": "se", "seed": 0, "test_accuracy": 0.6, "state": "partial"}]
+    summary = summarise({"runs": runs})["summary"]
+
+    assert summary["plain"] == {"mean": 0.5, "std": None, "n": 1}
+    assert summary["se"] is None
+    assert summary["difference"] is None
+    assert not any(isinstance(v, float) and math.isnan(v) for v in summary["plain"].values())

@@ -1,0 +1,58 @@
+"""The code of the pages runs, in order, and prints what the page says that it prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["docs/block.md", "docs/cost.md", "docs/insertion.md"]
+PYTHON = re.compile(r"^```python\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+
+
+class Piece(NamedTuple):
+    """A block of code, and what a block of text behind it says that it prints."""
+
+    line: int
+    code: str
+    printed: str | None
+
+
+def pieces(page: str) -> Iterator[Piece]:
+    for match in PYTHON.finditer(page):
+        yield Piece(page.count("\n", 0, match.start()) + 2, match.group(1), match.group(2))
+
+
+def run(page: str, name: str) -> list[str]:
+    """Run the code of a page and return what does not come out as it says."""
+    wrong = []
+    space: dict[str, Any] = {}
+    for piece in pieces(page):
+        out = StringIO()
+        with redirect_stdout(out):
+            exec(compile("\n" * (piece.line - 1) + piece.code, name, "exec"), space)
+        if piece.printed is not None and out.getvalue() != piece.printed:
+            wrong.append(f"{name}:{piece.line} prints\n{out.getvalue()}")
+    return wrong
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_code_of_a_page_does_what_it_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what it saves is thrown away
+    page = (ROOT / name).read_text()
+    assert list(pieces(page))
+    assert run(page, name) == []
+
+
+def test_another_output_is_found() -> None:
+    right = "```python\nprint(1)\nx = 2\n```\n```text\n1\n```\n"
+    wrong = "```python\nprint(x)\n```\n\n```text\n1\n```\n"
+    assert run(right + wrong, "page.md") == ["page.md:9 prints\n2\n"]

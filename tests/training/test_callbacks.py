@@ -1,0 +1,58 @@
+"""Files are whole or not there, and Ctrl-C is a wish, not an accident."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from senet.training.callbacks import Stop, Stopped, stop_on_interrupt, write_atomically
+
+
+def test_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_atomically(path, "one")
+    assert path.read_text() == "one"
+
+    def broken(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(path, "two")
+    assert path.read_text() == "one"
+
+
+def test_interrupt_is_a_request() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_interrupt() as stop:
+        stop.check()
+        signal.raise_signal(signal.SIGINT)
+
+        assert stop.requested
+        with pytest.raises(Stopped):
+            stop.check()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_handler_is_restored_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(RuntimeError), stop_on_interrupt():
+        raise RuntimeError
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_threads_run_without_a_handler() -> None:
+    found: list[Stop] = []
+
+    def run() -> None:
+        with stop_on_interrupt() as stop:
+            found.append(stop)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+    assert not found[0].requested

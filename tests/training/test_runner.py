@@ -1,0 +1,158 @@
+"""A run gives the same numbers each time, and goes on as if it had not been interrupted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from senet.errors import ConfigError
+from senet.training import TrainConfig
+from senet.training.callbacks import Stop
+from senet.training.data import ImageData
+from senet.training.runner import Run, find_device, finished_epochs, load_weights, train_run
+from training.tiny import RECIPE, TinyNet, tiny_data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
+    return tiny_data(tmp_path_factory.mktemp("data"))
+
+
+def trained(
+    data: ImageData,
+    folder: Path,
+    *,
+    train: TrainConfig = RECIPE,
+    stop_after: int | None = None,
+    said: list[tuple[str, int, int]] | None = None,
+) -> tuple[Run, TinyNet]:
+    """One run; `stop_after` so many steps of it."""
+    torch.manual_seed(train.seed)
+    net, stop, steps = TinyNet(2), Stop(), 0
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+        stop.requested = steps == stop_after
+        if said is not None:
+            said.append((what, done, total))
+
+    run = train_run(
+        net,
+        data,
+        train,
+        folder=folder,
+        device=torch.device("cpu"),
+        what="plain",
+        progress=progress,
+        stop=stop,
+        before=100,
+        total=200,
+    )
+    return run, net
+
+
+def numbers(run: Run) -> list[dict[str, Any]]:
+    """What must be equal: all but the clock."""
+    return [{name: epoch[name] for name in epoch if name != "seconds"} for epoch in run.epochs]
+
+
+def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    torch.testing.assert_close(dict(a.state_dict()), dict(b.state_dict()), rtol=0, atol=0)
+
+
+def test_it_learns_and_keeps_its_history(data: ImageData, tmp_path: Path) -> None:
+    said: list[tuple[str, int, int]] = []
+    run, net = trained(data, tmp_path / "run", said=said)
+
+    assert run.done
+    assert [epoch["epoch"] for epoch in run.epochs] == [1, 2, 3]
+    assert run.epochs[-1]["test_accuracy"] == 1.0
+    assert run.epochs[-1]["train_loss"] < run.epochs[0]["train_loss"]
+    assert finished_epochs(tmp_path / "run") == run.epochs
+    assert_same_weights(load_weights(TinyNet(2), tmp_path / "run"), net)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "history.json",
+        "last.ckpt",
+    ]
+    assert said[0] == ("plain, epoch 1/3", 101, 200)
+    assert said[-1] == ("plain, epoch 3/3", 109, 200)
+
+
+def test_same_seed_same_numbers_and_another_seed_others(data: ImageData, tmp_path: Path) -> None:
+    first, net = trained(data, tmp_path / "a")
+    torch.manual_seed(123)
+    again, twin = trained(data, tmp_path / "b")
+    other, _ = trained(data, tmp_path / "c", train=replace(RECIPE, seed=1))
+
+    assert numbers(first) == numbers(again)
+    assert_same_weights(net, twin)
+    assert numbers(first) != numbers(other)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5])
+def test_interrupted_run_goes_on_to_the_same_end(
+    data: ImageData, tmp_path: Path, steps: int
+) -> None:
+    """Stopped in the first epoch, at the end of it, and in the second of three."""
+    whole, net = trained(data, tmp_path / "whole")
+    part, _ = trained(data, tmp_path / "part", stop_after=steps)
+
+    assert not part.done
+    assert len(part.epochs) == (steps - 1) // 3
+    rest, twin = trained(data, tmp_path / "part")
+
+    assert rest.done
+    assert numbers(rest) == numbers(whole)
+    assert_same_weights(net, twin)
+
+
+def test_finished_run_is_not_repeated(data: ImageData, tmp_path: Path) -> None:
+    first, _ = trained(data, tmp_path)
+    said: list[tuple[str, int, int]] = []
+    again, _ = trained(data, tmp_path, said=said)
+
+    assert again == first
+    assert not said
+
+
+def test_epochs_without_a_test(data: ImageData, tmp_path: Path) -> None:
+    run, _ = trained(data, tmp_path, train=replace(RECIPE, epochs=4, test_every=2))
+
+    tested = [epoch["test_accuracy"] is not None for epoch in run.epochs]
+    assert tested == [False, True, False, True]
+
+
+def test_loss_that_is_no_longer_finite(data: ImageData, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no longer finite in epoch 1; try a smaller lr than 1e"):
+        trained(data, tmp_path, train=replace(RECIPE, lr=1e30, warmup_epochs=0))
+    assert finished_epochs(tmp_path) == []
+
+
+def test_history_without_a_checkpoint_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "history.json").write_text(json.dumps([{"epoch": 1}]))
+
+    assert finished_epochs(tmp_path) == []
+
+
+def test_nothing_is_said(
+    data: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained(data, tmp_path)
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_device() -> None:
+    assert find_device("cpu").type == "cpu"
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("gpu", "cuda:99", "xpu"):
+        with pytest.raises(
+            ConfigError, match=rf"device must be one that is here \(auto, cpu.*'{name}'"
+        ):
+            find_device(name)
