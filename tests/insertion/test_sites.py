@@ -139,6 +139,25 @@ def test_a_shared_module_gets_one_block() -> None:
     assert len(senet.se_modules(model)) == 1
 
 
+class UNet(nn.Module):
+    """Two levels; the skip connection is concatenated to what comes up from below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.below = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)
+        self.up, self.out = nn.ConvTranspose2d(32, 16, 2, 2), nn.Conv2d(32, 16, 3, padding=1)
+        self.acts = nn.ModuleList(nn.ReLU() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.acts[0](self.down(x))
+        b = self.acts[1](self.below(F.max_pool2d(a, 2)))
+        return self.acts[2](self.out(torch.cat([self.up(b), a], 1)))  # type: ignore[no-any-return]
+
+
+def test_a_u_net_is_a_stack_of_plain_convolutions() -> None:
+    assert paths(UNet()) == ["acts.0", "acts.1", "acts.2"]
+
+
 def test_one_and_three_spatial_dimensions() -> None:
     one = nn.Sequential(nn.Conv1d(4, 16, 3), nn.BatchNorm1d(16), nn.ReLU())
     assert paths(one, torch.zeros(2, 4, 20)) == ["2"]

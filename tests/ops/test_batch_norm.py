@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from ops.cases import OUTPUT, TAIL, Problem, batch_norm_se, problem, results
-from tolerances import assert_close
 from torch import Tensor, nn
 
+from ops.cases import OUTPUT, TAIL, Problem, batch_norm_se, problem, results
 from senet import functional, ops
 from senet.errors import InputError, UnknownNameError
+from tolerances import assert_close
 
 
 def half(z: Tensor) -> Tensor:

@@ -6,6 +6,10 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
+
 from ops.cases import (
     ADD,
     OUTPUT,
@@ -17,13 +21,9 @@ from ops.cases import (
     recalibrate,
     results,
 )
-from tolerances import assert_close
-from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
-from torch.utils.checkpoint import checkpoint
-
 from senet import ops
 from senet.errors import InputError
+from tolerances import assert_close
 
 
 @pytest.fixture(autouse=True)

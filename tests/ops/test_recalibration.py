@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops.cases import OUTPUT, TAIL, Problem, problem, recalibrate, results
-from tolerances import assert_close
 from torch import Tensor
 
+from ops.cases import OUTPUT, TAIL, Problem, problem, recalibrate, results
 from senet import SqueezeExcitation, ops
 from senet.errors import InputError, UnknownNameError
+from tolerances import assert_close
 
 
 @pytest.fixture(autouse=True, params=["eager", "reference"])

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision import transforms
 
 from senet.training.batches import (
+    DiskBatches,
     MemoryBatches,
     crop_and_flip,
-    disk_batches,
     epoch_order,
     mix_seeds,
 )
@@ -117,7 +117,7 @@ def test_images_from_disk_do_not_depend_on_workers_or_on_who_else_draws() -> Non
     transform = transforms.Compose([transforms.RandomCrop(4, padding=2), transforms.ToTensor()])
 
     def passed(workers: int) -> list[Tensor]:
-        loader = disk_batches(read, 10, transform, batch_size=4, workers=workers, key=(0, 3))
+        loader = DiskBatches(read, 10, transform, batch_size=4, workers=workers, key=(0, 3))
         return [part for batch in loader for part in batch]
 
     alone = passed(0)
@@ -133,10 +133,10 @@ def test_reading_leaves_the_generators_as_they_are() -> None:
         random.seed(0)
         np.random.seed(0)
         if reading:
-            loader = disk_batches(
+            loader = DiskBatches(
                 read, 10, transforms.ToTensor(), batch_size=4, workers=0, key=(0, 0)
             )
-            loader.dataset[3]
+            list(loader)
         return [torch.rand(1).item(), random.random(), float(np.random.rand())]
 
     assert drawn(reading=True) == drawn(reading=False)

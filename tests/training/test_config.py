@@ -47,7 +47,7 @@ def test_recipe_lists_near_names(field: str, value: str, near: str) -> None:
 def test_data_refuse() -> None:
     with pytest.raises(ConfigError, match="image_size must be a whole number of at least 1"):
         DataConfig(image_size=0)
-    with pytest.raises(UnknownNameError, match="unknown normalization 'image'.*imagenet"):
+    with pytest.raises(UnknownNameError, match=r"unknown normalization 'image'.*imagenet"):
         DataConfig(normalization="image")
 
 

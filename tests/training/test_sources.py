@@ -42,6 +42,17 @@ def test_image_folder(tmp_path: Path, names: tuple[str, str]) -> None:
         assert train.image(3).tobytes() == picture("red", 1).tobytes()
 
 
+def test_prefix_comes_before_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_folder(tmp_path / "torch" / "mnist", train=1, test=1)
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(DataError, match="torch/mnist has no readable split"):
+        open_splits(DataConfig("torch/mnist", root="torch"))
+    assert indexed(DataConfig("./torch/mnist"))[0].classes == ("blue", "red")
+
+
 def test_hugging_face_folder(tmp_path: Path) -> None:
     folder = parquet_folder(tmp_path / "parquet", train=2, test=1)
     train, test = indexed(DataConfig(f"hfds/{folder}", root=str(tmp_path / "cache")))
@@ -85,8 +96,26 @@ def test_stream(tmp_path: Path) -> None:
 
 def test_torchvision_data_that_are_not_there(tmp_path: Path) -> None:
     for name in ("cifar10", "torch/cifar10"):
-        with pytest.raises(DataError, match="has no readable split 'train': .*be downloaded"):
+        with pytest.raises(DataError, match=r"has no readable split 'train': .*be downloaded"):
             open_splits(DataConfig(name, root=str(tmp_path)))
+
+
+def test_torchvision_data(tmp_path: Path) -> None:
+    """Three grey pictures of two classes in the format of MNIST, for each split."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        images, labels = bytes(range(3 * 4)), bytes([7, 2, 7])
+        head = b"".join(n.to_bytes(4, "big") for n in (0x803, 3, 2, 2))
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(head + images)
+        head = b"".join(n.to_bytes(4, "big") for n in (0x801, 3))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(head + labels)
+
+    train, test = indexed(DataConfig("torch/mnist", root=str(tmp_path)))
+
+    assert train.labels == test.labels == [7, 2, 7]
+    assert train.classes[7] == "7 - seven"
+    assert (train.image(1).mode, train.image(1).tobytes()) == ("L", bytes([4, 5, 6, 7]))
 
 
 def test_unreadable_image_is_named(tmp_path: Path) -> None:
@@ -94,7 +123,7 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
     (folder / "train" / "red" / "0000.png").write_bytes(b"no picture")
     train, _ = indexed(DataConfig(str(folder)))
 
-    with pytest.raises(DataError, match="image 2 of the train split cannot be read: .*0000.png"):
+    with pytest.raises(DataError, match=r"image 2 of the train split cannot be read: .*0000.png"):
         train.image(2)
 
 
@@ -134,7 +163,7 @@ def test_missing_folder(name: str, message: str) -> None:
 
 
 def test_missing_root_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the image folder .*gone does not exist"):
+    with pytest.raises(DataError, match=r"the image folder .*gone does not exist"):
         open_splits(DataConfig("folder", root=str(tmp_path / "gone")))
 
 

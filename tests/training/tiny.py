@@ -1,4 +1,4 @@
-"""What the tests of training share: pictures that are easy to tell apart, and a net that learns fast."""
+"""What the tests of training share: pictures that are easy to tell apart, and a small net."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from senet.compare import compare
 from senet.training import DataConfig, TrainConfig
 from senet.training.data import ImageData, load_data
 
@@ -89,6 +90,12 @@ def tiny_data(root: Path, **options: Any) -> ImageData:
     """An image folder, loaded at 8 px."""
     folder = image_folder(root / "pictures", **options)
     return load_data(DataConfig(str(folder), image_size=8), input_size=(3, 8, 8))
+
+
+def compared(pictures: DataConfig, out: Path, **options: Any) -> dict[str, Any]:
+    """A comparison of seconds; other options as `senet.compare.compare` takes them."""
+    given = {"model": tiny_net, "data": pictures, "train": RECIPE, "seeds": 2}
+    return compare(out=out, **({"device": "cpu", "timing": False} | given | options))
 
 
 RECIPE = TrainConfig(epochs=3, batch_size=8, lr=0.05, warmup_epochs=0.5)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from senet.cli.commands import INTERRUPTED, app
+from senet.cli.commands import app
 from senet.errors import SenetError
 
 __all__ = ["main"]

@@ -1,7 +1,8 @@
-"""The options of the commands: type, flag and help text. Their defaults are those of the library."""
+"""The options of the commands: type, flag and help text; their defaults are the library's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,8 @@ from senet.training import AUGMENTATIONS, NORMALIZATIONS, PRECISIONS
 _DATA, _RECIPE, _BLOCKS, _RUN = "Data", "Recipe", "SE blocks", "Run"
 
 
-def _one_of(names: object) -> str:
-    return ", ".join(names)  # type: ignore[call-overload, no-any-return]
+def _one_of(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 NAME_HELP = "A network: this project's, torchvision/NAME or timm/NAME; see `senet models`."

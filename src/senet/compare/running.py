@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,9 +21,12 @@ from senet.insertion import SEConfig
 from senet.training import DataConfig, TrainConfig
 from senet.training.callbacks import Progress, Stop, Stopped, stop_on_interrupt
 from senet.training.data import ImageData, load_data
+from senet.training.module import channels_last
 from senet.training.runner import find_device, load_weights, train_run
 
 __all__ = ["compare"]
+
+T = TypeVar("T")
 
 
 def compare(
@@ -96,8 +99,7 @@ def compare(
     with stop_on_interrupt() as stop:
         try:
             _train_all(job, result, stop)
-            result["excitations"] = _excitations(job)
-            stop.check()
+            result["excitations"] = _excitations(job, stop)
             result["state"] = "done"
         except Stopped:
             result["state"] = "partial"
@@ -137,8 +139,8 @@ def _cost(job: _Job, *, timing: bool) -> dict[str, Any]:
         return kept
     job.tell("measuring the cost", 0, 1)
     report = cost(
-        networks.plain.to(job.device),
-        job.images.to(job.device),
+        networks.plain.to(job.device).to(memory_format=torch.channels_last),
+        channels_last(job.images.to(job.device)),
         config=job.settings.se,
         timing=timing,
     )
@@ -179,10 +181,16 @@ def _train_all(job: _Job, result: dict[str, Any], stop: Stop) -> None:
             raise Stopped
 
 
-def _excitations(job: _Job) -> dict[str, Any]:
+def _until(stop: Stop, batches: Iterable[T]) -> Iterator[T]:
+    for batch in batches:
+        stop.check()
+        yield batch
+
+
+def _excitations(job: _Job, stop: Stop) -> dict[str, Any]:
     """Return the gates of the first seed's SE network on the test images."""
     job.tell("recording the excitations", 0, 1)
     networks = make_networks(job.settings, job.data, job.images, seed=0)
     net = load_weights(networks.se, job.folder.of_run("se", 0)).to(job.device)
-    batches = job.data.test_batches(job.settings.train)
+    batches = _until(stop, job.data.test_batches(job.settings.train))
     return record_excitations(net, batches, classes=job.data.classes).to_dict()

@@ -25,7 +25,7 @@ class Settings:
     """All options that the numbers depend on.
 
     Raises:
-        ConfigError: no seed.
+        ConfigError: no seed, or a precision that the device does not have.
     """
 
     model: Model
@@ -38,6 +38,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}; 3 give an interval")
+        if self.train.precision == "fp16" and self.device == "cpu":
+            raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
 
     @property
     def model_name(self) -> str:

@@ -179,7 +179,7 @@ class Units:
             ):
                 continue
             fork = self.fork_of(value.parents)
-            if fork is None:
+            if fork is None or self._long(fork, value.index):
                 continue
             depths = {p: self.depth(fork, p) for p in value.parents}
             branches = [p for p, depth in depths.items() if depth > 0]
@@ -198,11 +198,9 @@ class Units:
     def _identity(self, fork: int, members: tuple[int, ...], branch: int) -> bool:
         """Whether the member beside the branch is the fork, or a slice of it, at one resolution."""
         other = next((m for m in members if m != branch), branch)
-        return all(v.op in TRANSPARENT for v in self.between(fork, other)) and not self.long(
-            fork, branch
-        )
+        return all(v.op in TRANSPARENT for v in self.between(fork, other))
 
-    def long(self, fork: int, join: int) -> bool:
+    def _long(self, fork: int, join: int) -> bool:
         """Whether a unit spans several resolutions, as the skip connections of a U-Net do."""
         return any(_upsamples(v, self.values) for v in self.between(fork, join))
 
@@ -279,7 +277,8 @@ def _upsamples(value: Value, values: list[Value]) -> bool:
         for p in value.parents
         if values[p].layout == 1 and len(values[p].shape) == len(value.shape)
     ]
-    return bool(maps) and all(value.shape[-1] > m.shape[-1] + 2 for m in maps)
+    # what was pooled to one position and spread again is no other resolution (DeepLab's pyramid)
+    return bool(maps) and all(value.shape[-1] >= 2 * m.shape[-1] > 2 for m in maps)
 
 
 def _inside(units: Units, inner: Unit, outer: Unit) -> bool:
@@ -328,8 +327,7 @@ def find_units(units: Units) -> list[Unit]:
     residual = [r for r in residual if not any(_inside(units, inner, r) for inner in residual)]
     cats = [c for c in cats if not any(_inside(units, c, r) for r in residual)]
     cats = [c for c in cats if c in cells or not any(_inside(units, r, c) for r in residual)]
-    flat = [c for c in cats if not units.long(c.fork, c.join)]
-    cats = [c for c in cats if not any(_inside(units, c, outer) for outer in flat)]
+    cats = [c for c in cats if not any(_inside(units, c, outer) for outer in cats)]
     found = residual + cats
     if not found and not units.joins_tokens():
         found = units.plain()

@@ -38,8 +38,9 @@ def transformed() -> bool:
 
 
 def watched(x: Tensor) -> bool:
-    """Whether somebody looks at every operation: fake tensors, flop counters, tensor subclasses."""
-    return _get_current_dispatch_mode() is not None or type(x) not in (Tensor, torch.nn.Parameter)
+    """Whether operations are looked at, not only computed: by flop counters, fake tensors, meta."""
+    plain = type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta
+    return not plain or _get_current_dispatch_mode() is not None
 
 
 def recomputing() -> bool:

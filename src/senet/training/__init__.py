@@ -1,4 +1,4 @@
-"""Training: what on and how (`config`), the images (`data`), the loop, which is Lightning's (`runner`).
+"""Training: what on and how (`config`), the images (`data`), Lightning's loop (`runner`).
 
 Only the configurations are imported here: they load nothing heavy, and the others do.
 """

@@ -9,6 +9,7 @@ interrupted run goes on.
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from senet.errors import DataError
+
 __all__ = [
+    "DiskBatches",
     "ImageReader",
     "MemoryBatches",
     "StreamBatches",
     "crop_and_flip",
-    "disk_batches",
     "epoch_order",
     "mix_seeds",
 ]
@@ -166,18 +169,17 @@ class _Transformed(Dataset[tuple[Tensor, int]]):
             return self.transform(image), label
 
 
-def disk_batches(
-    read: ImageReader,
-    count: int,
-    transform: Callable[[Any], Tensor],
-    *,
-    batch_size: int,
-    workers: int,
-    key: tuple[int, int] | None = None,
-) -> DataLoader[tuple[Tensor, int]]:
-    """Return a loader over one pass of images that are read when they are needed.
+def _leave_interrupts_to_the_parent(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the parent decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    Args:
+
+@final
+@dataclass(frozen=True, eq=False)
+class DiskBatches:
+    """One pass over images that are read when they are needed.
+
+    Attributes:
         read: reads an image (PIL) and its label.
         count: number of images.
         transform: image to tensor [C, H, W].
@@ -185,11 +187,38 @@ def disk_batches(
         workers: processes that read.
         key: (seed, epoch) for training: shuffled, whole batches only; None for a test.
     """
-    order: Sequence[int] = range(count)
-    if key is not None:
-        order = epoch_order(count, seed=key[0], epoch=key[1])[: _kept(count, batch_size)].tolist()
-    dataset = _Transformed(read, count, transform, key or (0, 0))
-    return DataLoader(dataset, batch_size, sampler=order, num_workers=workers)
+
+    read: ImageReader
+    count: int
+    transform: Callable[[Any], Tensor]
+    batch_size: int
+    workers: int
+    key: tuple[int, int] | None = None
+
+    def _order(self) -> Sequence[int]:
+        if self.key is None:
+            return range(self.count)
+        order = epoch_order(self.count, seed=self.key[0], epoch=self.key[1])
+        chosen: list[int] = order[: _kept(self.count, self.batch_size)].tolist()
+        return chosen
+
+    def __len__(self) -> int:
+        return -(-len(self._order()) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            _Transformed(self.read, self.count, self.transform, self.key or (0, 0)),
+            self.batch_size,
+            sampler=self._order(),
+            num_workers=self.workers,
+            worker_init_fn=_leave_interrupts_to_the_parent,
+            generator=torch.Generator(),  # else it draws from the one that everybody draws from
+        )
+        try:
+            yield from loader
+        except DataError as error:  # from another process it comes with that one's traceback
+            line = str(error).strip().splitlines()[-1]
+            raise DataError(line.removeprefix(f"{DataError.__module__}.DataError: ")) from error
 
 
 @final

@@ -13,9 +13,9 @@ from torch import Tensor
 from senet.errors import DataError
 from senet.training.batches import (
     AUGMENT,
+    DiskBatches,
     MemoryBatches,
     StreamBatches,
-    disk_batches,
     mix_seeds,
 )
 from senet.training.config import TrainConfig
@@ -135,7 +135,7 @@ class OnDisk(LabelledImages):
         self, view: View, train: TrainConfig, *, augmentation: str, epoch: int
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """Return one pass, shuffled and augmented."""
-        return disk_batches(
+        return DiskBatches(
             *(self._read, len(self), train_transform(view, augmentation)),
             batch_size=train.batch_size,
             workers=self.workers if train.workers is None else train.workers,
@@ -144,7 +144,7 @@ class OnDisk(LabelledImages):
 
     def test_batches(self, view: View, train: TrainConfig) -> Iterable[tuple[Tensor, Tensor]]:
         """Return one pass in the fixed order."""
-        return disk_batches(
+        return DiskBatches(
             *(self._read, len(self), test_transform(view)),
             batch_size=train.batch_size,
             workers=self.workers if train.workers is None else train.workers,

@@ -18,7 +18,7 @@ from senet.training.batches import NETWORK, mix_seeds
 from senet.training.config import TrainConfig
 from senet.training.data import ImageData
 
-__all__ = ["Classifier", "cosine_with_warmup", "logits_of"]
+__all__ = ["Classifier", "channels_last", "cosine_with_warmup", "logits_of"]
 
 _AUXILIARY_WEIGHT = 0.3  # of the losses of auxiliary heads, as for the first Inception networks
 
@@ -59,7 +59,8 @@ def decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _channels_last(images: Tensor) -> Tensor:
+def channels_last(images: Tensor) -> Tensor:
+    """Return images [N, C, H, W] in the memory format in which networks are trained."""
     return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -102,7 +103,7 @@ class Classifier(LightningModule):
         smoothing = self.train_config.label_smoothing
         losses = [
             F.cross_entropy(logits, labels, label_smoothing=smoothing)
-            for logits in logits_of(self.net(_channels_last(images)))
+            for logits in logits_of(self.net(channels_last(images)))
         ]
         loss = losses[0] + _AUXILIARY_WEIGHT * sum(losses[1:])
         self.train_loss(loss.detach(), weight=len(labels))
@@ -111,7 +112,7 @@ class Classifier(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
         """Add a test batch to the test loss and the accuracy."""
         images, labels = batch
-        logits = logits_of(self.net(_channels_last(images)))[0].float()
+        logits = logits_of(self.net(channels_last(images)))[0].float()
         self.test_loss(F.cross_entropy(logits, labels), weight=len(labels))
         self.accuracy(logits, labels)
 

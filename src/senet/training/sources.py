@@ -153,12 +153,11 @@ def open_splits(config: DataConfig) -> tuple[Split, Split]:
 
 
 def _full_name(config: DataConfig) -> str:
-    """Return the name for `create_dataset`; empty for an image folder."""
+    """Return the name for `create_dataset`; empty for an image folder.
+
+    A prefix comes before a folder of its name, which can be given as ./wds.
+    """
     prefix, slash, rest = config.name.partition("/")
-    if config.name == "folder" or Path(config.name).expanduser().is_dir():
-        return ""
-    if not slash and config.name in _TORCHVISION:
-        return f"torch/{config.name}"
     if slash and prefix == "torch":
         if rest not in _TORCHVISION:
             raise unknown_name("torchvision data", rest, _TORCHVISION)
@@ -168,6 +167,10 @@ def _full_name(config: DataConfig) -> str:
         if rest.startswith(("/", "./", "../", "~")) and not path.exists():
             raise DataError(f"the folder of {config.name} does not exist: {path}")
         return f"{prefix}/{path}" if path.exists() and rest else config.name
+    if config.name == "folder" or Path(config.name).expanduser().is_dir():
+        return ""
+    if config.name in _TORCHVISION:
+        return f"torch/{config.name}"
     if slash or config.name.startswith((".", "~")):
         raise DataError(
             f"the image folder {config.name} does not exist; other data are named like "

@@ -1,0 +1,124 @@
+"""Compiled stages, each compiled once for all sizes; and networks that are compiled as a whole."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch._dynamo.utils import counters
+
+from ops.cases import OUTPUT, TAIL, batch_norm_se, laid_out, problem, recalibrate, results
+from senet import SqueezeExcitation, functional, ops
+from senet.ops.inductor import INDUCTOR
+from tolerances import assert_close
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
+)
+CALLS = {
+    "train": lambda p, fast, end: batch_norm_se(p, fast=fast, training=True, end=end),
+    "eval": lambda p, fast, end: batch_norm_se(p, fast=fast, training=False, end=end),
+    "recalibrate": lambda p, fast, end: recalibrate(p, fast=fast, end=end),
+}
+
+
+def check(shape, memory, kind, end, dtype=torch.float32):
+    start = problem(shape, memory=memory, dtype=torch.float32).to(torch.float32, maps=dtype)
+    start.x = laid_out(start.x.detach(), memory).requires_grad_()
+    truth = results(start.to(torch.float64), lambda p: CALLS[kind](p, False, end))
+    with ops.use_backend("inductor"):
+        found = results(copy.deepcopy(start), lambda p: CALLS[kind](p, True, end))
+    assert found.keys() == truth.keys()
+    for name, true in truth.items():
+        scale = true.abs().max().clamp_min(1e-3)
+        assert_close(found[name] / scale, true / scale, dtype=dtype, name=name)
+
+
+@needs_compiler
+def test_one_compilation_serves_all_sizes():
+    check((3, 5, 4, 6), "channels_last", "train", TAIL)
+    compiled, recompiles = INDUCTOR.count, counters["stats"]["unique_graphs"]
+    # equal sizes, squares, odd ones, other numbers of dimensions
+    for shape in ((4, 4, 4, 4), (2, 8, 7, 7), (2, 9, 3, 11), (5, 33, 6, 2), (2, 3, 3, 2, 4)):
+        check(shape, "channels_last", "train", TAIL)
+    assert INDUCTOR.count == compiled
+    assert counters["stats"]["unique_graphs"] == recompiles
+    assert INDUCTOR.broken is None
+    assert INDUCTOR.seconds > 0
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("end", [OUTPUT, TAIL])
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last", "gaps"])
+def test_compiled_stages_equal_the_reference(memory, kind, end, dtype):
+    for shape in ((3, 5, 4, 6), (8, 16, 7, 7), (1, 5, 3, 3), (3, 4, 7), (4, 3, 1, 1), (5, 6)):
+        check(shape, memory, kind, end, dtype)
+
+
+class Norm(nn.BatchNorm2d):
+    """What a module does with the op."""
+
+    def __init__(self, channels: int, room) -> None:
+        super().__init__(channels)
+        self.se, self.call = SqueezeExcitation(channels, 4), room.batch_norm_se
+
+    def forward(self, x):
+        statistics = self.running_mean, self.running_var, self.weight, self.bias
+        return self.call(x, *statistics, self.se.excite, training=self.training)
+
+
+def network(room) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), Norm(8, room), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 3)
+    )
+
+
+def step(model: nn.Module, call, x) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    y = call(x)
+    y.square().sum().backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+    return {"y": y.detach(), **grads, **{n: b.float() for n, b in model.named_buffers()}}
+
+
+def test_a_compiled_network_is_one_graph_and_trains_the_same():
+    ours, plain, x = network(ops), network(functional), torch.randn(4, 3, 9, 9)
+    counter = CompileCounter()  # runs what Dynamo has traced, without Inductor
+    compiled = torch.compile(ours, backend=counter, fullgraph=True)
+    for training in (True, False):
+        ours.train(training)
+        plain.train(training)
+        found, expected = step(ours, compiled, x), step(plain, plain, x)
+        for name, value in expected.items():
+            assert_close(found[name], value, name=name)
+    assert counter.frame_count == 2  # training and evaluation
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
+def test_a_network_compiled_by_inductor_trains_the_same(memory):
+    ours, plain, x = network(ops), network(functional), laid_out(torch.randn(4, 3, 9, 9), memory)
+    compiled = torch.compile(ours, fullgraph=True)
+    for _ in range(2):
+        found, expected = step(ours, compiled, x), step(plain, plain, x)
+        for name, value in expected.items():
+            assert_close(found[name], value, name=name)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_network_can_be_exported(strict):
+    ours, x = network(ops).eval(), torch.randn(2, 3, 9, 9)
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(ours, (x,), dynamic_shapes=shapes, strict=strict)
+    more = torch.randn(5, 3, 9, 9)
+    assert_close(program.module()(more), network(functional).eval()(more))
