@@ -216,6 +216,7 @@ def page(data: dict[str, Any]) -> str:
             "",
             INTRODUCTION,
             "",
+            f"Of {data['networks']} networks {len(rows)} have been run: "
             f"{count['works']} work, {count['refused']} are refused with a reason, "
             f"{count['fails']} fail. Made by `make sweep` with {versions}.",
             "",
@@ -278,7 +279,9 @@ def main() -> None:
         return
     data = earlier(again=options.again)
     finished = {r["name"] for r in data["rows"].values() if r["state"] != "fails"}
-    todo = [name for name in names() if name not in finished]
+    everything = names()
+    data["networks"] = len(everything)
+    todo = [name for name in everything if name not in finished]
     todo.sort(key=lambda name: any(part in name for part in LARGE))
     sweep(data, todo, options)
     options.write.write_text(page(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -171,18 +172,21 @@ def test_networks_share_their_weights_and_their_function(pictures: DataConfig) -
 def test_both_networks_see_the_same_images(
     pictures: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, list[Tensor]] = {"plain": [], "se": []}
+    seen: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
     step = Classifier.training_step
 
     def spied(module: Classifier, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        seen["se" if se_modules(module.net) else "plain"] += [part.clone() for part in batch]
+        arch = "se" if se_modules(module.net) else "plain"
+        seen[arch, module.train_config.seed] += [part.clone() for part in batch]
         return step(module, batch, index)
 
     monkeypatch.setattr(Classifier, "training_step", spied)
-    compared(pictures, tmp_path / "out", seeds=1)
+    compared(pictures, tmp_path / "out")
 
-    assert len(seen["plain"]) == 2 * 9
-    torch.testing.assert_close(seen["plain"], seen["se"], rtol=0, atol=0)
+    for seed in (0, 1):
+        assert len(seen["plain", seed]) == 2 * 9
+        torch.testing.assert_close(seen["plain", seed], seen["se", seed], rtol=0, atol=0)
+    assert not torch.equal(seen["plain", 0][0], seen["plain", 1][0])
 
 
 # ---- interruption

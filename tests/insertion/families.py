@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -14,9 +14,10 @@ class Family:
     name: str  # torchvision/NAME or timm/NAME
     sites: int  # how many SE blocks belong in, counted by hand from the published architecture
     size: int = 64
+    options: dict[str, Any] = field(default_factory=dict)  # a narrower network of the same wiring
 
     def build(self) -> nn.Module:
-        return build(self.name)
+        return build(self.name, **self.options)
 
 
 def build(name: str, **options: Any) -> nn.Module:
@@ -76,8 +77,7 @@ FAMILIES = (
     Family("timm/xception41", 13),
     Family("timm/nf_resnet26", 8),
     Family("timm/convmixer_768_32", 32),
-    Family("timm/nasnetalarge", 20, 96),
-    Family("timm/pnasnet5large", 13, 96),
+    Family("timm/nasnetalarge", 20, 96, {"stem_size": 12, "num_features": 288}),
     Family("timm/ghostnet_050", 9),
     Family("timm/selecsls42", 6),
     Family("timm/skresnet18", 8),

@@ -119,12 +119,20 @@ def check(
     base = build()
     changed = copy.deepcopy(base)
     report = senet.insert(changed, example, config)
-    assert all(m.training for m in changed.modules()) == all(m.training for m in base.modules())
+    check_changed(build, base, changed, example, modes=modes)
+    return report
+
+
+def check_changed(
+    build: Build, base: nn.Module, changed: nn.Module, example: Any, *, modes: str = "both"
+) -> None:
+    """Check the properties of a network that was changed already."""
+    for path, module in base.named_modules():
+        assert changed.get_submodule(path).training == module.training, path
     exact(base, changed, example, modes=modes)
     keys_stay(base, changed)
     saves_and_loads(build, changed, example)
     removes(base, changed, example)
-    return report
 
 
 def compiles(changed: nn.Module, example: Any, backend: str = "eager") -> None:

@@ -28,7 +28,8 @@ CALLS = {
 
 
 def check(shape, memory, kind, end, dtype=torch.float32):
-    start = problem(shape, memory=memory, dtype=torch.float32).to(torch.float32, maps=dtype)
+    others = torch.float64 if dtype == torch.float64 else torch.float32
+    start = problem(shape, dtype=others).to(others, maps=dtype)
     start.x = laid_out(start.x.detach(), memory).requires_grad_()
     truth = results(start.to(torch.float64), lambda p: CALLS[kind](p, False, end))
     with ops.use_backend("inductor"):
@@ -57,7 +58,7 @@ def test_one_compilation_serves_all_sizes():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("end", [OUTPUT, TAIL])
 @pytest.mark.parametrize("kind", CALLS)
-@pytest.mark.parametrize("memory", ["contiguous", "channels_last", "gaps"])
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
 def test_compiled_stages_equal_the_reference(memory, kind, end, dtype):
     for shape in ((3, 5, 4, 6), (8, 16, 7, 7), (1, 5, 3, 3), (3, 4, 7), (4, 3, 1, 1), (5, 6)):
         check(shape, memory, kind, end, dtype)

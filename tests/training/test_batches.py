@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_training_pass_is_a_function_of_its_key() -> None:
 
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     assert not torch.equal(first[0], other[0])
+
+
+def test_each_batch_of_each_epoch_and_seed_is_augmented_in_its_own_way() -> None:
+    same = IMAGES[:1].expand(16, -1, -1, -1)  # so that nothing but the augmentation tells apart
+    found = [
+        images
+        for key in ((0, 0), (0, 1), (1, 0))
+        for images, _ in MemoryBatches(
+            same, torch.zeros(16, dtype=torch.int64), MEAN, STD, 8, key=key, padding=2, flip=True
+        )
+    ]
+
+    assert len(found) == 6
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(found, 2))
 
 
 def test_training_pass_has_whole_batches_only() -> None:

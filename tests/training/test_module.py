@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,17 @@ def test_weights_decay_and_vectors_do_not() -> None:
     assert {id(p) for p in decayed["params"]} == {id(net.stem[0].weight), id(net.branch[0].weight)}
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     assert len(free["params"]) == 6  # conv bias, two gammas, two betas, linear bias
+
+
+def test_loss_that_is_no_number_shows(tmp_path: Path) -> None:
+    module = Classifier(TinyNet(2), tiny_data(tmp_path), TrainConfig(epochs=2, test_every=2))
+    for loss in (1.0, math.nan, 2.0):
+        module.train_loss(torch.tensor(loss), weight=4)
+
+    found = module.epoch_metrics()
+
+    assert math.isnan(found.pop("train_loss") or 0)
+    assert found == {"test_loss": None, "test_accuracy": None}
 
 
 class Heads(NamedTuple):

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from senet.errors import ConfigError
 from senet.training import TrainConfig
 from senet.training.callbacks import Stop
 from senet.training.data import ImageData
+from senet.training.module import Classifier, cosine_with_warmup
 from senet.training.runner import Run, find_device, finished_epochs, load_weights, train_run
 from training.tiny import RECIPE, TinyNet, tiny_data
 
@@ -112,6 +114,35 @@ def test_interrupted_run_goes_on_to_the_same_end(
     assert_same_weights(net, twin)
 
 
+def test_what_is_finished_is_not_trained_again(data: ImageData, tmp_path: Path) -> None:
+    said: list[tuple[str, int, int]] = []
+    trained(data, tmp_path, stop_after=5)
+    trained(data, tmp_path, said=said)
+
+    assert said[0] == ("plain, epoch 2/3", 104, 200)
+
+
+def test_each_step_has_its_images_and_its_step_size(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, rates = [], []
+    step = Classifier.training_step
+
+    def spied(module: Classifier, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        seen.append(tuple(batch))
+        rates.append(module.trainer.optimizers[0].param_groups[0]["lr"])
+        return step(module, batch, index)
+
+    monkeypatch.setattr(Classifier, "training_step", spied)
+    trained(data, tmp_path)
+
+    passes = [tuple(batch) for e in range(3) for batch in data.train_batches(RECIPE, epoch=e)]
+    torch.testing.assert_close(seen, passes, rtol=0, atol=0)
+    # half an epoch of three steps rises: two of nine steps
+    factors = [cosine_with_warmup(t, steps=9, warmup=2) for t in range(9)]
+    assert rates == pytest.approx([RECIPE.lr * factor for factor in factors])
+
+
 def test_finished_run_is_not_repeated(data: ImageData, tmp_path: Path) -> None:
     first, _ = trained(data, tmp_path)
     said: list[tuple[str, int, int]] = []
@@ -121,11 +152,18 @@ def test_finished_run_is_not_repeated(data: ImageData, tmp_path: Path) -> None:
     assert not said
 
 
-def test_epochs_without_a_test(data: ImageData, tmp_path: Path) -> None:
+def test_epochs_without_a_test(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests: list[int] = []
+    monkeypatch.setattr(
+        Classifier, "on_validation_epoch_start", lambda module: tests.append(module.current_epoch)
+    )
     run, _ = trained(data, tmp_path, train=replace(RECIPE, epochs=4, test_every=2))
 
     tested = [epoch["test_accuracy"] is not None for epoch in run.epochs]
     assert tested == [False, True, False, True]
+    assert tests == [1, 3]
 
 
 def test_loss_that_is_no_longer_finite(data: ImageData, tmp_path: Path) -> None:

@@ -100,6 +100,19 @@ def test_torchvision_data_that_are_not_there(tmp_path: Path) -> None:
             open_splits(DataConfig(name, root=str(tmp_path)))
 
 
+def test_a_server_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def unreachable(_name: str, *, split: str, **_: object) -> None:
+        asked.append(split)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("timm.data.dataset_factory.create_dataset", unreachable)
+    with pytest.raises(DataError, match="'training': ConnectionError: no network$"):
+        open_splits(DataConfig("hfds/some/name"))
+    assert asked == ["train"]
+
+
 def test_torchvision_data(tmp_path: Path) -> None:
     """Three grey pictures of two classes in the format of MNIST, for each split."""
     raw = tmp_path / "MNIST" / "raw"

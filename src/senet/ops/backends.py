@@ -15,28 +15,22 @@ from senet.errors import unknown_name
 from senet.ops.closed_form import plain
 from senet.ops.inductor import INDUCTOR
 from senet.ops.modes import traced, transformed, watched
-from senet.ops.passes import FOLDED
 
 __all__ = ["BACKENDS", "Backend", "Choice", "backend", "choose", "set_backend", "use_backend"]
 
 BACKENDS = {
-    "auto": "by device, size and need of gradients",
+    "auto": "inductor where maps are large enough to be worth a compilation, else reference",
     "reference": "batch norm, then the SE block, as in senet.functional",
-    "eager": "the closed form in ordinary operations: nothing to compile, memory as with inductor",
+    "eager": "the closed form in ordinary operations: keeps as little as inductor, but is slow",
     "inductor": "the closed form compiled by torch.compile",
-    "triton": "the closed form in Triton kernels, on CUDA",
+    "triton": "the closed form in Triton kernels, on CUDA; not yet measured there",
 }
 
-# From how many values of a map on `auto` compiles. Below, a map stays in the caches and passes cost
-# little. Without batch statistics it may be one image in evaluation, which should not wait for a
-# compiler: ResNet-50's largest map of a 224 x 224 image has 802,816.
+# From how many values of a map on `auto` compiles. A small map stays in the caches, where passes
+# cost little. Without batch statistics it may be one image in evaluation, which should not wait for
+# a compiler: the largest map behind which ResNet-50 has SE is of 802,816 values (224 x 224 image).
 TRAINING_VALUES = 2**18
 OTHER_VALUES = 2**20
-
-
-def folded(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
-    """Compute a stage with ordinary operations, the fewest where no gradient is needed."""
-    return stage(FOLDED, *tensors, **options)
 
 
 class Choice(NamedTuple):
@@ -135,27 +129,27 @@ def _runner(name: str) -> Callable[..., Any] | None:
     return {"reference": None, "eager": plain, "inductor": INDUCTOR.run}[name]
 
 
-def _preferred(device: str, values: int, *, training: bool, gradients: bool) -> tuple[str, str]:
+def _preferred(device: str, values: int, *, training: bool) -> tuple[str, str]:
     """Return what "auto" wants, and why."""
     if device not in ("cpu", "cuda", "xpu"):
-        return "eager", f"torch.compile is not used on {device}"
-    if not gradients:
-        return "eager", "without gradients ordinary operations make few passes as well"
-    if values < (TRAINING_VALUES if training else OTHER_VALUES):
-        return "eager", f"a map of {values:,} values is too small to compile for"
-    return "inductor", f"for maps with gradients on {device}, from {TRAINING_VALUES:,} values on"
+        return "reference", f"torch.compile is not used on {device}"
+    floor = TRAINING_VALUES if training else OTHER_VALUES
+    purpose = "with statistics of the batch" if training else "with given statistics or none"
+    if values < floor:
+        return "reference", f"for maps {purpose} below {floor:,} values"
+    return "inductor", f"for maps {purpose} from {floor:,} values on"
 
 
-def _settled(device: str, values: int, *, training: bool, gradients: bool) -> Choice:
+def _settled(device: str, values: int, *, training: bool) -> Choice:
     """Return what runs: what was asked for, or, with one warning, what can run in its place."""
     name, reason = _requested, "set_backend"
     if name == "auto":
-        name, reason = _preferred(device, values, training=training, gradients=gradients)
+        name, reason = _preferred(device, values, training=training)
         reason = f"auto: {reason}"
     why = _unavailable(name, device)
     if why is None:
         return Choice(name, reason, _runner(name))
-    place = "eager"
+    place = "reference"
     if name == "triton" and INDUCTOR.unavailable(device) is None:
         place = "inductor"
     # A failed compilation has warned when it failed.
@@ -178,15 +172,11 @@ def choose(x: Tensor, *, training: bool) -> Choice:
         return Choice("reference", "set_backend, or a transform of torch.func", None)
     if watched(x):
         return Choice("eager", "every operation is visible to who counts them", plain)
-    gradients = torch.is_grad_enabled()
-    choice = _settled(x.device.type, x.numel(), training=training, gradients=gradients)
-    if choice.run is plain and not gradients:
-        return choice._replace(run=folded)
-    return choice
+    return _settled(x.device.type, x.numel(), training=training)
 
 
 def backend(device: torch.device | str = "cpu") -> Backend:
-    """Say which backend runs a training step on this device, and why.
+    """Say which backend runs a training step with large maps on this device, and why.
 
     Example:
         >>> with use_backend("eager"):
@@ -194,5 +184,5 @@ def backend(device: torch.device | str = "cpu") -> Backend:
         eager (set_backend)
     """
     kind = torch.device(device).type
-    choice = _settled(kind, TRAINING_VALUES, training=True, gradients=True)
+    choice = _settled(kind, TRAINING_VALUES, training=True)
     return Backend(choice.name, _requested, choice.reason, INDUCTOR.count, INDUCTOR.seconds)

@@ -126,8 +126,8 @@ class Inductor:
         text = str(error).strip() or type(error).__name__
         self.broken = f"torch.compile failed: {text.splitlines()[0]}"
         warnings.warn(
-            f"senet runs its closed form with eager operations, correct but slower, because "
-            f"{self.broken}. To choose that and see no warning: senet.set_backend('eager')",
+            f"senet computes batch norm with SE in ordinary operations, correct but slower: "
+            f"{self.broken}. To choose that and see no warning: senet.set_backend('reference')",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -24,13 +24,11 @@ from torch import Tensor
 __all__ = [
     "CHANNELS_FIRST",
     "CHANNELS_LAST",
-    "FOLDED",
     "PLAIN",
     "Passes",
     "affine",
     "combine",
     "correlate",
-    "folded_affine",
     "mean",
     "moments",
     "positions",
@@ -129,31 +127,6 @@ def affine(
     return (torch.relu(y) if relu else y).to(u.dtype)
 
 
-def folded_affine(
-    u: Tensor,
-    k: Tensor,
-    mu: Tensor | None,
-    shift: Tensor | None,
-    identity: Tensor | None,
-    *,
-    order: str,
-    relu: bool,
-) -> Tensor:
-    """Return what `affine` returns, as k U + (shift - k mu): for eager inference, one ATen kernel.
-
-    Its rounding error is that of torch's own batch norm on the CPU, which folds mu the same way.
-    """
-    if mu is not None:
-        shift = -k * mu if shift is None else torch.addcmul(shift, k, mu, value=-1)
-    if shift is None:
-        y = _wide(u) * _lift(k, u, order)
-    else:
-        y = torch.addcmul(_lift(shift, u, order), _wide(u), _lift(k, u, order))
-    if identity is not None:
-        y += identity
-    return (torch.relu_(y) if relu else y).to(u.dtype)
-
-
 def correlate(
     grad: Tensor, out: Tensor | None, u: Tensor, mu: Tensor | None, *, order: str
 ) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -212,4 +185,3 @@ class Passes(NamedTuple):
 
 
 PLAIN = Passes(moments, mean, affine, correlate, combine)
-FOLDED = PLAIN._replace(affine=folded_affine)

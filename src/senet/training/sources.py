@@ -197,8 +197,11 @@ def _open_first(config: DataConfig, name: str, splits: Sequence[str]) -> Split:
             raise
         except Exception as error:  # noqa: BLE001 - every library behind timm raises its own
             first = first or error
+            if isinstance(error, OSError):  # not there, or out of reach: so is every other split
+                break
     tried = " or ".join(repr(split) for split in splits)
-    hint = "; or name the split" if len(splits) > 1 else ""
+    named = len(splits) > 1 and not isinstance(first, OSError)
+    hint = "; or name the split" if named else ""
     if name.startswith("torch/") and not config.download:
         hint = "; give its folder as the data's root, or let it be downloaded"
     reason = first_line(first) if first else ""
