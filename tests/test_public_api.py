@@ -16,6 +16,7 @@ import senet
 
 # The snapshot: a change here is a change for users, with a line in CHANGELOG.md.
 PUBLIC = [
+    "CostReport",
     "InsertionReport",
     "SEBatchNorm1d",
     "SEBatchNorm2d",

@@ -108,7 +108,7 @@ def test_a_server_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatch) ->
         raise ConnectionError("no network")
 
     monkeypatch.setattr("timm.data.dataset_factory.create_dataset", unreachable)
-    with pytest.raises(DataError, match="'training': ConnectionError: no network$"):
+    with pytest.raises(DataError, match=r"'training': ConnectionError: no network$"):
         open_splits(DataConfig("hfds/some/name"))
     assert asked == ["train"]
 

@@ -166,10 +166,12 @@ def _settled(device: str, values: int, *, training: bool) -> Choice:
 
 def choose(x: Tensor, *, training: bool) -> Choice:
     """Return what computes a call on the map x."""
-    if traced():  # first: the other questions are not for a compiler's ears
+    if _requested == "reference":
+        return Choice("reference", "set_backend", None)
+    if traced():  # before questions that are not for a compiler's ears
         return Choice("eager", "the compiler that traces this fuses it", plain)
-    if _requested == "reference" or transformed():
-        return Choice("reference", "set_backend, or a transform of torch.func", None)
+    if transformed():
+        return Choice("reference", "a transform of torch.func, forward mode or torch.jit", None)
     if watched(x):
         return Choice("eager", "every operation is visible to who counts them", plain)
     return _settled(x.device.type, x.numel(), training=training)
@@ -180,8 +182,8 @@ def backend(device: torch.device | str = "cpu") -> Backend:
 
     Example:
         >>> with use_backend("eager"):
-        ...     print(backend())
-        eager (set_backend)
+        ...     backend().reason
+        'set_backend'
     """
     kind = torch.device(device).type
     choice = _settled(kind, TRAINING_VALUES, training=True)
