@@ -1,0 +1,337 @@
+"""The training step of networks with SE, as a multiple of the step of the same network without.
+
+    python benchmarks/bench_train_step.py        # ResNet-50, fp32 and bf16: minutes on two cores
+    python benchmarks/bench_train_step.py --networks all --modes eager compiled --rounds 20
+    python benchmarks/bench_train_step.py --batches 1 8 64 --images 64 224 512   # how it grows
+
+For each network, in one process, step by step in turn:
+
+    plain       the network without SE
+    timm        timm's network with SE: modules in a row, each with its own passes
+    reference   the plain network, changed by senet.insert; batch norm, then SE (set_backend)
+    inserted    the same on the backend that "auto" chooses
+    tail        the same, with the addition and the ReLU behind it in the op as well
+
+A step is forward, cross entropy, backward, without the optimizer. The rows go to
+benchmarks/results/train_step.csv: times in ms, the quartiles of the ratios of steps that followed
+each other, the bytes of activations kept for the backward, and on CUDA the peak of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import datetime
+import itertools
+import platform
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+import senet  # noqa: E402  after the path
+from senet import ops  # noqa: E402
+from senet.cost.timing import interleave, quartiles  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "train_step.csv"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network without SE, timm's with SE, and where insertion puts SE."""
+
+    plain: str
+    timm: str | None
+    integration: str = "standard"
+
+
+NETWORKS = {
+    "resnet50": Network("torchvision/resnet50", "seresnet50"),
+    "resnext50": Network("torchvision/resnext50_32x4d", "seresnext50_32x4d"),
+    "resnet152": Network("torchvision/resnet152", "seresnet152"),
+    # SE behind the depthwise convolution, its norm and its activation
+    "mobilenetv2": Network("torchvision/mobilenet_v2", None, "inner"),
+}
+VARIANTS = ("plain", "timm", "reference", "inserted", "tail")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the results."""
+
+    network: str
+    variant: str
+    dtype: str
+    memory_format: str
+    mode: str
+    batch: int
+    image: int
+    step_ms: float
+    ratio: float
+    ratio_lower: float
+    ratio_upper: float
+    kept_mib: float
+    kept_ratio: float
+    peak_mib: float
+    first_step_s: float
+    rounds: int
+    backend: str
+    device: str
+    threads: int
+    torch: str
+    timm: str
+    senet: str
+    commit: str
+    date: str
+
+
+def bottleneck_with_tail(self: nn.Module, x: Tensor) -> Tensor:
+    """Torchvision's bottleneck, with the end of the branch in one op."""
+    out = self.relu(self.bn1(self.conv1(x)))
+    out = self.conv3(self.relu(self.bn2(self.conv2(out))))
+    identity = x if self.downsample is None else self.downsample(x)
+    norm = self.bn3
+    norm.num_batches_tracked.add_(1)
+    statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    return ops.batch_norm_se_add_act(out, *statistics, norm.se.excite, identity, training=True)
+
+
+def build(network: Network, variant: str, image: int) -> nn.Module | None:
+    """Return the network in training, or None where there is no such variant."""
+    if variant == "timm":
+        import timm
+
+        return None if network.timm is None else timm.create_model(network.timm).train()
+    model = senet.models.create_model(network.plain).train()
+    if variant == "plain":
+        return model
+    config = senet.SEConfig(integration=network.integration, init="paper")
+    senet.insert(model, torch.zeros(1, 3, image, image), config)
+    if variant == "tail":
+        from torchvision.models.resnet import Bottleneck
+
+        blocks = [m for m in model.modules() if isinstance(m, Bottleneck)]
+        for block in blocks:
+            block.forward = types.MethodType(bottleneck_with_tail, block)
+        return model if blocks else None
+    return model
+
+
+Batch = tuple[Tensor, Tensor]
+
+
+def step(model: nn.Module, call: Callable[..., Any], batch: Batch, dtype: str) -> None:
+    """Forward and backward of one batch."""
+    forward(call, batch, dtype).backward()
+    model.zero_grad(set_to_none=True)
+
+
+def forward(call: Callable[..., Any], batch: Batch, dtype: str) -> Tensor:
+    """Return the loss, under autocast for a narrow dtype."""
+    images, labels = batch
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(dtype)
+    with torch.autocast(images.device.type, narrow, enabled=narrow is not None):
+        return F.cross_entropy(call(images).float(), labels)
+
+
+@contextlib.contextmanager
+def backend_of(variant: str) -> Iterator[None]:
+    """Set the variant's backend."""
+    with ops.use_backend("reference" if variant == "reference" else "auto"):
+        yield
+
+
+def kept_bytes(model: nn.Module, call: Callable[..., Any], batch: Any, dtype: str) -> int:
+    """Return the bytes that a forward keeps for the backward, without parameters and buffers."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        loss = forward(call, batch, dtype)
+    total = sum(s.nbytes() for address, s in kept.items() if address not in own)
+    del loss
+    return total
+
+
+def peak_mib(task: Callable[[], Any], device: torch.device) -> float:
+    """Return the peak of the device's memory during a step, 0 on a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    torch.cuda.reset_peak_memory_stats(device)
+    task()
+    return torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def measure(name: str, dtype: str, mode: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure the variants of one network in turn."""
+    device = torch.device(options.device)
+    layout = getattr(torch, options.memory_format)
+    images = torch.randn(options.batch, 3, options.image, options.image, device=device)
+    labels = torch.randint(0, 1000, (options.batch,), device=device)
+    batch = images.contiguous(memory_format=layout), labels
+    tasks: dict[str, Callable[[], Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for variant in options.variants:
+        model = build(NETWORKS[name], variant, options.image)
+        if model is None:
+            continue
+        model.to(device, memory_format=layout)
+        call = torch.compile(model) if mode == "compiled" else model
+
+        def task(variant=variant, model=model, call=call) -> None:
+            with backend_of(variant):
+                step(model, call, batch, dtype)
+
+        start = time.perf_counter()
+        task()
+        first = time.perf_counter() - start
+        with backend_of(variant):
+            kept = kept_bytes(model, call, batch, dtype)
+        tasks[variant] = task
+        rows[variant] = {"kept": kept, "first_step_s": first, "peak_mib": peak_mib(task, device)}
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    timing = interleave(tasks, repeats=options.rounds, warmup=1, wait=wait)
+    plain = timing.samples["plain"]
+    for variant, row in rows.items():
+        ratios = [a / b for a, b in zip(timing.samples[variant], plain, strict=True)]
+        row |= {"variant": variant, "ratio": quartiles(ratios), "ms": timing.of(variant).median}
+        row["kept_ratio"] = row["kept"] / rows["plain"]["kept"]
+    return list(rows.values())
+
+
+def commit() -> str:
+    """Return what was measured."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "uncommitted"
+
+
+def processor(device: str) -> str:
+    """Return the name of what computes."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+    best = torch.backends.cpu.get_cpu_capability()
+    return f"{names[0] if names else platform.processor()} ({best})"
+
+
+def finished(row: dict[str, Any], name: str, dtype: str, mode: str, options: Any) -> Row:
+    """Return the line of the results."""
+    import timm
+
+    ratio, variant = row["ratio"], row["variant"]
+    with backend_of(variant):
+        backend = ops.backend(options.device).name
+    return Row(
+        network=name,
+        variant=variant,
+        dtype=dtype,
+        memory_format=options.memory_format,
+        mode=mode,
+        batch=options.batch,
+        image=options.image,
+        step_ms=round(row["ms"], 2),
+        ratio=round(ratio.median, 4),
+        ratio_lower=round(ratio.lower, 4),
+        ratio_upper=round(ratio.upper, 4),
+        kept_mib=round(row["kept"] / 2**20, 2),
+        kept_ratio=round(row["kept_ratio"], 4),
+        peak_mib=round(row["peak_mib"], 1),
+        first_step_s=round(row["first_step_s"], 1),
+        rounds=options.rounds,
+        backend="" if variant in ("plain", "timm") else backend,
+        device=processor(options.device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        timm=timm.__version__,
+        senet=senet.__version__,
+        commit=commit(),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """Append to the results."""
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        table = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+        if new:
+            table.writeheader()
+        table.writerows(asdict(row) for row in rows)
+
+
+def show(row: Row) -> None:
+    """Print a row."""
+    print(
+        f"{row.network:12s} {row.dtype:5s} {row.mode:9s} {row.batch:3d} x {row.image:3d}"
+        f" {row.variant:10s} {row.step_ms:9.1f} ms"
+        f"  x {row.ratio:.3f} [{row.ratio_lower:.3f} {row.ratio_upper:.3f}]"
+        f"  kept x {row.kept_ratio:.4f}  first step {row.first_step_s:.1f} s",
+        flush=True,
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--networks", nargs="+", default=["resnet50"], choices=[*NETWORKS, "all"])
+    add("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    add("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"])
+    add("--modes", nargs="+", default=["eager"], choices=["eager", "compiled"])
+    formats = ["channels_last", "contiguous_format"]
+    add("--memory-format", default=formats[0], choices=formats)
+    add("--batches", type=int, nargs="+", default=[8])
+    add("--images", type=int, nargs="+", default=[224])
+    add("--rounds", type=int, default=10)
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--device", default="cpu")
+    add("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if "plain" not in options.variants:
+        options.variants.insert(0, "plain")
+    if "all" in options.networks:
+        options.networks = list(NETWORKS)
+    return options
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    cases = itertools.product(
+        options.networks, options.dtypes, options.modes, options.batches, options.images
+    )
+    for name, dtype, mode, options.batch, options.image in cases:
+        if mode == "compiled":
+            torch.compiler.reset()  # or the networks of all cases would share a recompile limit
+        torch.manual_seed(0)
+        found = measure(name, dtype, mode, options)
+        rows = [finished(row, name, dtype, mode, options) for row in found]
+        for row in rows:
+            show(row)
+        write(rows, options.out)
+    print(f"backend {ops.backend(options.device)}; rows in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
