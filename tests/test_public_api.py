@@ -23,10 +23,13 @@ PUBLIC = [
     "SEBatchNorm3d",
     "SEConfig",
     "SEParameters",
+    "SESyncBatchNorm",
     "SenetError",
     "Site",
     "SitePlan",
     "SqueezeExcitation",
+    "backend",
+    "convert_sync_batchnorm",
     "cost",
     "create_model",
     "find_sites",
@@ -38,6 +41,8 @@ PUBLIC = [
     "save",
     "se_modules",
     "se_parameters",
+    "set_backend",
+    "use_backend",
 ]
 
 # Loaded where they are used, never by `import senet`.

@@ -9,7 +9,13 @@
 """
 
 from senet import functional
-from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SqueezeExcitation
+from senet.blocks import (
+    SEBatchNorm1d,
+    SEBatchNorm2d,
+    SEBatchNorm3d,
+    SESyncBatchNorm,
+    SqueezeExcitation,
+)
 from senet.cost import CostReport, cost
 from senet.errors import SenetError
 from senet.insertion import (
@@ -18,6 +24,7 @@ from senet.insertion import (
     SEParameters,
     Site,
     SitePlan,
+    convert_sync_batchnorm,
     find_sites,
     insert,
     load,
@@ -27,6 +34,7 @@ from senet.insertion import (
     se_parameters,
 )
 from senet.models import create_model, list_models
+from senet.ops import backend, set_backend, use_backend
 
 __version__ = "0.1.0.dev0"
 
@@ -38,10 +46,13 @@ __all__ = [
     "SEBatchNorm3d",
     "SEConfig",
     "SEParameters",
+    "SESyncBatchNorm",
     "SenetError",
     "Site",
     "SitePlan",
     "SqueezeExcitation",
+    "backend",
+    "convert_sync_batchnorm",
     "cost",
     "create_model",
     "find_sites",
@@ -53,4 +64,6 @@ __all__ = [
     "save",
     "se_modules",
     "se_parameters",
+    "set_backend",
+    "use_backend",
 ]

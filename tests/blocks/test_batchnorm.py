@@ -202,5 +202,7 @@ def test_compiles_without_a_break() -> None:
     twin = copy.deepcopy(norm)
     compiled = torch.compile(norm, backend="eager", fullgraph=True)
     x = torch.randn(2, 4, 3, 3)
-    assert torch.equal(compiled(x), twin(x))
-    assert torch.equal(norm.running_mean, twin.running_mean)
+    # traced is the closed form, while the twin computes the reference
+    assert_close(compiled(x), twin(x))
+    assert_close(norm.running_mean, twin.running_mean)
+    assert norm.num_batches_tracked.item() == 1

@@ -64,9 +64,11 @@ def test_step_by_hand() -> None:
 
     convolution = (PICTURE + WEIGHT + MAP) + (MAP + PICTURE + WEIGHT + WEIGHT)
     batches = 8 + 8  # num_batches_tracked, an int64, is read and written
-    # backward: reads gradient, map, gamma and four statistics; writes the gradients of the
-    # map, of gamma and of beta
-    norm = (MAP + 4 * VECTOR) + (MAP + 2 * VECTOR) + (2 * MAP + 5 * VECTOR) + (MAP + 2 * VECTOR)
+    # forward: reads the map for its statistics and once more, gamma, beta and the running
+    # statistics; backward: reads gradient and map for the sums and once more, gamma and four
+    # statistics; writes the gradients of the map, of gamma and of beta
+    norm = (2 * MAP + 4 * VECTOR) + (MAP + 2 * VECTOR)
+    norm += (4 * MAP + 5 * VECTOR) + (MAP + 2 * VECTOR)
     relu = (MAP + MAP) + (MAP + MAP + MAP)
     assert trace.moved == {"0": convolution, "1": batches + norm, "2": relu}
     # the convolution's output, the batch's statistics (mean, 1 / deviation), ReLU's output;

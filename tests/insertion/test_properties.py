@@ -137,8 +137,9 @@ def test_compile_and_export_with_a_block_on_the_identity() -> None:
 
 
 def test_compiled_training_step_by_inductor() -> None:
-    example = torch.randn(2, 3, 32, 32)
-    model = families.build("torchvision/resnet18")
+    # in float64: batch norm over two values, as in the last stage here, magnifies rounding
+    example = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    model = families.build("torchvision/resnet18").double()
     senet.insert(model, example)
     eager = copy.deepcopy(model)
     torch._dynamo.reset()
@@ -146,5 +147,5 @@ def test_compiled_training_step_by_inductor() -> None:
     eager(example).sum().backward()
     for (name, a), b in zip(model.named_parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(
-            a.grad, b.grad, rtol=1e-3, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+            a.grad, b.grad, rtol=1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )

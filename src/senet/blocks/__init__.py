@@ -1,6 +1,20 @@
 """The modules: the SE block and the batch norms that contain one."""
 
-from senet.blocks.batchnorm import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d
+from senet.blocks.batchnorm import (
+    SEBatchNorm1d,
+    SEBatchNorm2d,
+    SEBatchNorm3d,
+    SESyncBatchNorm,
+)
+from senet.blocks.fused import residual_tail
 from senet.blocks.squeeze_excitation import Gate, SqueezeExcitation
 
-__all__ = ["Gate", "SEBatchNorm1d", "SEBatchNorm2d", "SEBatchNorm3d", "SqueezeExcitation"]
+__all__ = [
+    "Gate",
+    "SEBatchNorm1d",
+    "SEBatchNorm2d",
+    "SEBatchNorm3d",
+    "SESyncBatchNorm",
+    "SqueezeExcitation",
+    "residual_tail",
+]

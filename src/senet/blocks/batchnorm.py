@@ -14,9 +14,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from senet.blocks.fused import batch_norm_se, fusible
 from senet.blocks.squeeze_excitation import SqueezeExcitation
 
-__all__ = ["SEBatchNorm1d", "SEBatchNorm2d", "SEBatchNorm3d"]
+__all__ = ["SEBatchNorm1d", "SEBatchNorm2d", "SEBatchNorm3d", "SESyncBatchNorm"]
 
 
 class _SEBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -36,14 +37,24 @@ class _SEBatchNorm(nn.modules.batchnorm._BatchNorm):
         *,
         se: Mapping[str, Any] | nn.Module | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
+        )
         if not isinstance(se, nn.Module):
             se = SqueezeExcitation(num_features, device=device, dtype=dtype, **(se or {}))
         self.se = se
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch.nn.BatchNorm2d
         """Return s * BN(input), of the shape of the input [N, C, *spatial]."""
+        se = self.block_inside(input)
+        if se is not None:
+            return batch_norm_se(self, se, input)
         return self.se(super().forward(input))  # type: ignore[no-any-return]
+
+    def block_inside(self, x: Tensor) -> SqueezeExcitation | None:
+        """Return the block if it and the batch norm are one op for the input x, else None."""
+        base = type(self).__mro__[2]
+        return self.se if fusible(self, base, self.se, x) else None  # type: ignore[return-value]
 
 
 @final
@@ -87,6 +98,37 @@ class SEBatchNorm2d(_SEBatchNorm, nn.BatchNorm2d):
         >>> sorted(name for name, _ in norm.named_parameters())
         ['bias', 'se.fc1.bias', 'se.fc1.weight', 'se.fc2.bias', 'se.fc2.weight', 'weight']
     """
+
+
+@final
+class SESyncBatchNorm(_SEBatchNorm, nn.SyncBatchNorm):
+    """Batch norm over the batch of all processes, with an SE block inside; see `SEBatchNorm2d`.
+
+    The squeeze and the gate are per image: each process sends what `torch.nn.SyncBatchNorm` sends
+    and no more. Works on CPUs as well, where torch's own does not. Made by
+    `senet.convert_sync_batchnorm`.
+
+    Example:
+        >>> SESyncBatchNorm(32).eval()(torch.randn(2, 32, 5, 5)).shape
+        torch.Size([2, 32, 5, 5])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,  # noqa: FBT001, FBT002 - in the order of torch.nn.SyncBatchNorm
+        track_running_stats: bool = True,  # noqa: FBT001, FBT002
+        process_group: Any = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        se: Mapping[str, Any] | nn.Module | None = None,
+    ) -> None:
+        options = num_features, eps, momentum, affine, track_running_stats, device, dtype
+        super().__init__(*options, se=se)
+        self.process_group = process_group
 
 
 @final

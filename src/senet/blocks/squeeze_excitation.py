@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet import ops
 from senet.errors import ConfigError, InputError, unknown_name
 from senet.functional import (
     EXCITATIONS,
@@ -191,6 +192,8 @@ class SqueezeExcitation(nn.Module):
             raise InputError(
                 f"this SE block needs [N, {self.channels}, *spatial], got shape {list(x.shape)}"
             )
+        if mask is None and self.squeeze == "avg":
+            return ops.recalibrate(x, self.excite)
         with no_autocast(x):
             return scale(x, self.excite(squeeze(x, self.squeeze, mask=mask)))
 

@@ -12,6 +12,7 @@ from senet.insertion.surgery import (
     se_modules,
     se_parameters,
 )
+from senet.insertion.synchronise import convert_sync_batchnorm
 
 __all__ = [
     "InsertionReport",
@@ -19,6 +20,7 @@ __all__ = [
     "SEParameters",
     "Site",
     "SitePlan",
+    "convert_sync_batchnorm",
     "find_sites",
     "insert",
     "load",

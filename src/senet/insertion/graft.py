@@ -16,12 +16,19 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SqueezeExcitation
+from senet.blocks import (
+    SEBatchNorm1d,
+    SEBatchNorm2d,
+    SEBatchNorm3d,
+    SESyncBatchNorm,
+    SqueezeExcitation,
+)
+from senet.blocks.fused import batch_norm_se, fusible
 from senet.errors import InsertionError
 from senet.insertion.config import SEConfig
 from senet.insertion.plan import Site
 
-__all__ = ["Graft", "attach", "detach", "grafts"]
+__all__ = ["Graft", "attach", "base_of", "detach", "grafts", "rebase"]
 
 # where a block works: the names for the child, the first that is free
 _NAMES = {
@@ -50,6 +57,9 @@ class _WithSE(nn.Module):
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        se = self.block_inside(args[0]) if len(args) == 1 and not kwargs else None
+        if se is not None:
+            return batch_norm_se(self, se, args[0])
         taps = [self.get_submodule(path) for path in getattr(self, _TAPS, ())]
         for module in taps:
             setattr(module, _IDENTITY, args[0])
@@ -67,10 +77,18 @@ class _WithSE(nn.Module):
             output = output + (blocks["shortcut"](identity) - identity)
         return output
 
+    def block_inside(self, x: Any) -> SqueezeExcitation | None:
+        """Return the block if it and this module, a batch norm, are one op for x, else None."""
+        found = _grafts_of(self)
+        if len(found) != 1 or found[0].site.where != "output" or _TAPS in vars(self):
+            return None
+        se = getattr(self, found[0].child)
+        return se if fusible(self, found[0].base, se, x) else None
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         # the class was made at run time, so a pickle or a copy names the class that it was made
         # from
-        return _blank, (_base_of(self),), self.__dict__
+        return _blank, (base_of(self),), self.__dict__
 
 
 # classes that have an SE form of their own; for others one is made when it is first needed
@@ -78,6 +96,7 @@ _KNOWN: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: SEBatchNorm1d,
     nn.BatchNorm2d: SEBatchNorm2d,
     nn.BatchNorm3d: SEBatchNorm3d,
+    nn.SyncBatchNorm: SESyncBatchNorm,
 }
 _made: dict[type[nn.Module], type[nn.Module]] = {}
 
@@ -100,11 +119,27 @@ def _grafts_of(module: nn.Module) -> tuple[Graft, ...]:
     return getattr(module, _MARK, ())
 
 
-def _base_of(module: nn.Module) -> type[nn.Module]:
+def base_of(module: nn.Module) -> type[nn.Module]:
     """The class that a module had before any exchange."""
     for graft in _grafts_of(module):
         return graft.base
     return type(module).__mro__[2] if isinstance(module, _WithSE) else type(module)
+
+
+def rebase(module: nn.Module, base: type[nn.Module]) -> None:
+    """Make a module one of the class `base` in place of its own; its blocks stay.
+
+    A batch norm that was built with its block, a `SEBatchNorm2d`, becomes the SE form of `base`.
+    """
+    found = _grafts_of(module)
+    if type(module) in _KNOWN.values():
+        module.__class__ = _KNOWN[base]
+    elif isinstance(module, _WithSE):
+        module.__class__ = _with_se(base)
+    else:
+        module.__class__ = base
+    if found:
+        vars(module)[_MARK] = tuple(replace(graft, base=base) for graft in found)
 
 
 def grafts(model: nn.Module) -> list[Graft]:
@@ -192,7 +227,7 @@ def attach(model: nn.Module, sites: Iterable[Site], config: SEConfig) -> None:
 def _attach(
     model: nn.Module, module: nn.Module, site: Site, config: SEConfig, block: nn.Module
 ) -> None:
-    base, child = _base_of(module), _child_name(module, site)
+    base, child = base_of(module), _child_name(module, site)
     alone = not _grafts_of(module) and _TAPS not in vars(module)
     known = _KNOWN.get(base) if child == "se" and alone else None
     vars(module)[_MARK] = (*_grafts_of(module), Graft(base, child, site, config))
@@ -200,7 +235,7 @@ def _attach(
     module.add_module(child, block)
     if site.where == "shortcut":
         tapped = model.get_submodule(site.block)
-        tapped.__class__ = _with_se(_base_of(tapped))
+        tapped.__class__ = _with_se(base_of(tapped))
         vars(module)[_IDENTITY] = None
         vars(tapped)[_TAPS] = (
             *vars(tapped).get(_TAPS, ()),
@@ -212,7 +247,7 @@ def detach(model: nn.Module) -> list[Graft]:
     """Take every inserted block away and return what there was."""
     found = grafts(model)
     for module in list(model.modules()):
-        base = _base_of(module)
+        base = base_of(module)
         for graft in _grafts_of(module):
             module._modules.pop(graft.child, None)
         for name in (_MARK, _IDENTITY, _TAPS):

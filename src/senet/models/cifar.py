@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet.blocks import residual_tail
 from senet.errors import ConfigError
 
 __all__ = ["CifarResNet", "PadShortcut"]
@@ -59,10 +60,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, in_channels, H, W] to [N, channels, ceil(H / stride), ceil(W / stride)]."""
-        branch: Tensor = self.relu1(self.bn1(self.conv1(x)))
-        branch = self.bn2(self.conv2(branch))
-        out: Tensor = self.relu2(branch + self.shortcut(x))
-        return out
+        u = self.conv2(self.relu1(self.bn1(self.conv1(x))))
+        return residual_tail(self.bn2, u, self.shortcut(x), self.relu2)
 
 
 class CifarResNet(nn.Module):

@@ -1,8 +1,8 @@
 """The mathematics of `senet.functional`, fast: closed forms forward and backward, and backends."""
 
-from senet.ops.backends import BACKENDS, Backend, backend, set_backend, use_backend
+from senet.ops.backends import BACKENDS, Backend, backend, fuses, set_backend, use_backend
 from senet.ops.batch_norm import batch_norm_se, batch_norm_se_add_act
-from senet.ops.modes import recomputing
+from senet.ops.modes import observed, recomputing
 from senet.ops.recalibration import recalibrate, recalibrate_add_act
 
 __all__ = [
@@ -11,6 +11,8 @@ __all__ = [
     "backend",
     "batch_norm_se",
     "batch_norm_se_add_act",
+    "fuses",
+    "observed",
     "recalibrate",
     "recalibrate_add_act",
     "recomputing",

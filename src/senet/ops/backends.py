@@ -10,13 +10,23 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from senet.errors import unknown_name
 from senet.ops.closed_form import plain
 from senet.ops.inductor import INDUCTOR
-from senet.ops.modes import traced, transformed, watched
+from senet.ops.modes import Observer, observer, traced, transformed, watched
 
-__all__ = ["BACKENDS", "Backend", "Choice", "backend", "choose", "set_backend", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Choice",
+    "backend",
+    "choose",
+    "fuses",
+    "set_backend",
+    "use_backend",
+]
 
 BACKENDS = {
     "auto": "inductor where maps are large enough to be worth a compilation, else reference",
@@ -60,8 +70,10 @@ class Backend:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        compiled = f"; {self.compiled} stages compiled in {self.seconds:.1f} s"
-        return f"{self.name} ({self.reason}{compiled if self.compiled else ''})"
+        compiled = ""
+        if self.name == "inductor" and self.compiled:
+            compiled = f"; {self.compiled} stages compiled in {self.seconds:.1f} s"
+        return f"{self.name} ({self.reason}{compiled})"
 
 
 def _checked(name: str) -> str:
@@ -129,11 +141,15 @@ def _runner(name: str) -> Callable[..., Any] | None:
     return {"reference": None, "eager": plain, "inductor": INDUCTOR.run}[name]
 
 
+def _floor(*, training: bool) -> int:
+    return TRAINING_VALUES if training else OTHER_VALUES
+
+
 def _preferred(device: str, values: int, *, training: bool) -> tuple[str, str]:
     """Return what "auto" wants, and why."""
     if device not in ("cpu", "cuda", "xpu"):
         return "reference", f"torch.compile is not used on {device}"
-    floor = TRAINING_VALUES if training else OTHER_VALUES
+    floor = _floor(training=training)
     purpose = "with statistics of the batch" if training else "with given statistics or none"
     if values < floor:
         return "reference", f"for maps {purpose} below {floor:,} values"
@@ -164,6 +180,25 @@ def _settled(device: str, values: int, *, training: bool) -> Choice:
     return Choice(place, f"in place of {name}: {why}", _runner(place))
 
 
+def _visible(values: int, *, training: bool) -> Choice:
+    """Return what is computed where each operation is looked at: what would run, uncompiled."""
+    if _requested == "auto" and values < _floor(training=training):
+        return Choice("reference", "auto: for small maps", None)
+    tell = observer()
+    run = plain if tell is None else _telling(tell)
+    return Choice("eager", "every operation is visible to who counts them", run)
+
+
+def _telling(tell: Observer) -> Callable[..., Any]:
+    def run(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
+        with _disable_current_modes():  # type: ignore[no-untyped-call]
+            found = plain(stage, *tensors, **options)
+        tell(stage.__name__, tensors, found)
+        return found
+
+    return run
+
+
 def choose(x: Tensor, *, training: bool) -> Choice:
     """Return what computes a call on the map x."""
     if _requested == "reference":
@@ -173,8 +208,18 @@ def choose(x: Tensor, *, training: bool) -> Choice:
     if transformed():
         return Choice("reference", "a transform of torch.func, forward mode or torch.jit", None)
     if watched(x):
-        return Choice("eager", "every operation is visible to who counts them", plain)
+        return _visible(x.numel(), training=training)
     return _settled(x.device.type, x.numel(), training=training)
+
+
+def fuses(x: Tensor, *, training: bool) -> bool:
+    """Say whether a call on the map x is computed in closed form, not by the reference.
+
+    Args:
+        x: [N, C, *spatial].
+        training: whether the statistics are those of the batch.
+    """
+    return x.numel() > 0 and choose(x, training=training).run is not None
 
 
 def backend(device: torch.device | str = "cpu") -> Backend:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from senet import functional
 from senet.errors import InputError
+from senet.functional import no_autocast
 from senet.ops.backends import choose
 from senet.ops.closed_form import BATCH, FROZEN, Norm, Plan, closed_form, plain
 from senet.ops.layout import dense, order_of
-from senet.ops.modes import no_autocast, recomputing
+from senet.ops.modes import recomputing
 from senet.ops.passes import wide_type
 from senet.ops.reference import add_act
 from senet.ops.tail import check_map, check_tail, fusible

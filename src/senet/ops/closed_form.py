@@ -28,9 +28,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from senet.errors import InputError
+from senet.functional import no_autocast
 from senet.ops import stages
 from senet.ops.layout import join, split
-from senet.ops.modes import no_autocast, traced
+from senet.ops.modes import traced
 from senet.ops.passes import PLAIN, positions, wide_type
 from senet.ops.sync import shared_statistics, shared_sums
 

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-__all__ = ["no_autocast", "recomputing", "traced", "transformed", "watched"]
+__all__ = ["Observer", "observed", "observer", "recomputing", "traced", "transformed", "watched"]
+
+# Is told of each stage of the closed form: its name, the tensors that it got, what it gave.
+Observer = Callable[[str, tuple[Any, ...], Any], None]
+_observer: Observer | None = None
 
 
-def no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Return a context without autocast for the device of x."""
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
+@contextmanager
+def observed(tell: Observer) -> Iterator[None]:
+    """Under a dispatch mode, tell of each stage of the closed form and hide its operations.
+
+    For counters of memory traffic: a stage is one pass, however many operations spell it out.
+    """
+    global _observer
+    before, _observer = _observer, tell
+    try:
+        yield
+    finally:
+        _observer = before
+
+
+def observer() -> Observer | None:
+    """Who is told, or None."""
+    return _observer
 
 
 def traced() -> bool:

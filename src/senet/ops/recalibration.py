@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from senet.functional import no_autocast
 from senet.ops import reference
 from senet.ops.backends import choose
 from senet.ops.closed_form import NONE, Norm, Plan, closed_form
 from senet.ops.layout import dense, order_of
-from senet.ops.modes import no_autocast
 from senet.ops.tail import check_map, check_tail, fusible
 
 __all__ = ["recalibrate", "recalibrate_add_act"]

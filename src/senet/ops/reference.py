@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet.functional import batch_norm_se, scale, squeeze
-from senet.ops.modes import no_autocast
+from senet.functional import batch_norm_se, no_autocast, scale, squeeze
 
 __all__ = ["add_act", "batch_norm_se_add_act", "recalibrate", "recalibrate_add_act"]
 

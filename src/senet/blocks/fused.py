@@ -1,0 +1,151 @@
+"""When a batch norm and the SE block in it can be one op, and that op on modules.
+
+A module is called for its result and for its hooks. The op skips the call of the SE block (and,
+with the residual tail, of the norm and the activation), so it is taken only where nothing listens
+to those calls: no hook (but one that says `only_looks = True`), no replaced forward. The layers
+inside the SE block and its gate are always called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+
+from senet import ops
+from senet.blocks.squeeze_excitation import SqueezeExcitation
+
+__all__ = ["batch_norm_se", "fusible", "residual_tail"]
+
+# Batch norms of other libraries that compute what torch's do, by name: neither is imported here.
+_FROZEN = ("torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm_act.FrozenBatchNormAct2d")
+_WITH_ACTIVATION = (
+    "timm.layers.norm_act.BatchNormAct2d",
+    "timm.layers.norm_act.FrozenBatchNormAct2d",
+)
+_TORCH = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)  # 1d, 2d and 3d share the first
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _heard(*modules: nn.Module) -> bool:
+    """Whether something would miss the call of one of these modules."""
+    if any("forward" in vars(module) for module in modules):
+        return True
+    places = [getattr(nn_module, f"_global{kind}") for kind in _HOOKS]
+    places += [getattr(module, kind) for module in modules for kind in _HOOKS]
+    return any(
+        not getattr(hook, "only_looks", False) for hooks in places for hook in hooks.values()
+    )
+
+
+def _name(base: type[nn.Module]) -> str:
+    return f"{base.__module__}.{base.__qualname__}"
+
+
+def fusible(norm: nn.Module, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
+    """Whether norm(x), computed by the class `base`, and then se, are `batch_norm_se`.
+
+    Args:
+        norm: the module with the block.
+        base: the class of it that knows nothing of the block.
+        se: the block.
+        x: the input.
+    """
+    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or _heard(se):
+        return False
+    if not isinstance(x, Tensor) or x.dim() < 2 or x.shape[1] != se.channels:
+        return False
+    name = _name(base)
+    if name in _WITH_ACTIVATION and not _is_identity(norm):
+        return False
+    if name in _FROZEN:  # an expression of its own, which only a fused backend improves on
+        return ops.fuses(x, training=False)
+    return base.forward in _TORCH or name in _WITH_ACTIVATION
+
+
+def _is_identity(norm: Any) -> bool:
+    """Whether a norm with an activation has none."""
+    parts = norm.drop, norm.act
+    return all(type(part) is nn.Identity for part in parts) and not _heard(*parts)
+
+
+def batch_norm_se(
+    norm: Any,
+    se: SqueezeExcitation,
+    x: Tensor,
+    *,
+    identity: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """Return s * BN(x), or activation(s * BN(x) + identity), with all rules of torch's batch norm.
+
+    Args:
+        norm: one for which `fusible` holds.
+        se: the block.
+        x: [N, C, *spatial].
+        identity: a map like x, or None.
+        activation: as in `senet.ops.batch_norm_se_add_act`.
+    """
+    options: dict[str, Any] = {"eps": norm.eps}
+    mean, var = norm.running_mean, norm.running_var
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        norm._check_input_dim(x)  # type: ignore[no-untyped-call]
+        options["training"] = norm.training or (mean is None and var is None)
+        options["momentum"] = _momentum(norm)
+        options["group"] = _group(norm)
+        if norm.training and not norm.track_running_stats:
+            mean = var = None
+    statistics = mean, var, norm.weight, norm.bias
+    if identity is None:
+        return ops.batch_norm_se(x, *statistics, se.excite, **options)
+    return ops.batch_norm_se_add_act(
+        x, *statistics, se.excite, identity, activation=activation, **options
+    )
+
+
+def _momentum(norm: Any) -> float:
+    """Count this batch where batch norm counts it, and return the weight of its statistics."""
+    if not (norm.training and norm.track_running_stats) or norm.num_batches_tracked is None:
+        return norm.momentum or 0.0
+    if not ops.recomputing():
+        norm.num_batches_tracked.add_(1)
+    return 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+
+
+def _group(norm: Any) -> Any:
+    """Return the processes that share the batch: SyncBatchNorm's, in training."""
+    there = isinstance(norm, nn.SyncBatchNorm) and norm.training
+    if not (there and dist.is_available() and dist.is_initialized()):
+        return None
+    return norm.process_group or dist.group.WORLD
+
+
+def residual_tail(norm: nn.Module, u: Tensor, identity: Tensor, activation: nn.Module) -> Tensor:
+    """Return activation(norm(u) + identity), in one pass over memory where norm has SE inside.
+
+    This is the end of a residual block. The modules are called as usual unless the norm is a batch
+    norm with an SE block in it, the activation is a ReLU, and no hook listens to either.
+
+    Args:
+        norm: the last module of the branch.
+        u: its input, [N, C, *spatial].
+        identity: what is added, of the shape of u.
+        activation: the module behind the addition.
+
+    Returns:
+        [N, C, *spatial].
+
+    Example:
+        >>> u = torch.zeros(2, 3, 4, 4)
+        >>> residual_tail(nn.BatchNorm2d(3), u, u - 1, nn.ReLU()).max().item()
+        0.0
+    """
+    inside = getattr(norm, "block_inside", None)
+    if inside is not None and type(activation) is nn.ReLU and identity.shape == u.shape:
+        se = inside(u)
+        if se is not None and not _heard(norm, activation):
+            return batch_norm_se(norm, se, u, identity=identity, activation="relu")
+    y: Tensor = activation(norm(u) + identity)
+    return y
