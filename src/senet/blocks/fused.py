@@ -138,6 +138,7 @@ def residual_tail(norm: nn.Module, u: Tensor, identity: Tensor, activation: nn.M
         [N, C, *spatial].
 
     Example:
+        >>> import torch
         >>> u = torch.zeros(2, 3, 4, 4)
         >>> residual_tail(nn.BatchNorm2d(3), u, u - 1, nn.ReLU()).max().item()
         0.0

@@ -132,12 +132,12 @@ def rebase(module: nn.Module, base: type[nn.Module]) -> None:
     A batch norm that was built with its block, a `SEBatchNorm2d`, becomes the SE form of `base`.
     """
     found = _grafts_of(module)
+    kind = base
     if type(module) in _KNOWN.values():
-        module.__class__ = _KNOWN[base]
+        kind = _KNOWN[base]
     elif isinstance(module, _WithSE):
-        module.__class__ = _with_se(base)
-    else:
-        module.__class__ = base
+        kind = _with_se(base)
+    module.__class__ = kind
     if found:
         vars(module)[_MARK] = tuple(replace(graft, base=base) for graft in found)
 

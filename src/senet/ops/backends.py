@@ -191,7 +191,7 @@ def _visible(values: int, *, training: bool) -> Choice:
 
 def _telling(tell: Observer) -> Callable[..., Any]:
     def run(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
-        with _disable_current_modes():  # type: ignore[no-untyped-call]
+        with _disable_current_modes():
             found = plain(stage, *tensors, **options)
         tell(stage.__name__, tensors, found)
         return found
