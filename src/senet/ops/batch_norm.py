@@ -161,11 +161,12 @@ def _batch_norm_se(
             f"got input size {list(x.shape)}; call eval(), or give more values"
         )
     weight, bias, mean, var = norm
-    if training and recomputing():
-        mean = var = None
+    repeated = training and recomputing()
     run = choose(x, training=training).run
     if group is None and (run is None or x.numel() == 0):
-        options: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
+        # not None for the statistics: checkpointing counts the tensors that are kept
+        share = 0.0 if repeated else momentum
+        options: dict[str, Any] = {"training": training, "momentum": share, "eps": eps}
         y = functional.batch_norm_se(x, mean, var, weight, bias, excitation, **options)
         return add_act(y, identity, activation)
     order = order_of(x)
@@ -177,7 +178,7 @@ def _batch_norm_se(
         given = Norm(weight, bias, mean.to(wide), var.to(wide))
     with no_autocast(x):
         y, used, total = closed_form(dense(x, order), excitation, plan, given, identity)
-        if training:
+        if training and not repeated:
             count = x.numel() // x.shape[1] if total is None else total
             _update(Norm(mean=mean, var=var), used, count, momentum)
     return y
