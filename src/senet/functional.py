@@ -37,6 +37,11 @@ __all__ = [
 
 SQUEEZES = ("avg", "max", "none")
 
+# The devices that have autocast. Asked here, since torch.compile of torch 2.11 cannot ask.
+_AUTOCAST = frozenset(
+    kind for kind in ("cpu", "cuda", "mps", "xpu", "hpu") if torch.amp.is_autocast_available(kind)
+)
+
 # name: (the paper's gate, the centred gate). A centred gate is exactly 1 at z = 0 and has a slope
 # there, so a block whose last layer is zero is the identity to the last bit and still learns. Table
 # 12 of the paper compares sigmoid, tanh, ReLU.
@@ -75,7 +80,7 @@ def hidden_channels(channels: int, reduction: float = 16) -> int:
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return a context without autocast on the device of x, as squeeze and gate need it."""
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if kind in _AUTOCAST and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
 
@@ -175,7 +180,8 @@ def gate(z: Tensor, excitation: str = "sigmoid", *, centered: bool = False) -> T
     """
     if excitation not in EXCITATIONS:
         raise unknown_name("excitation", excitation, EXCITATIONS)
-    return EXCITATIONS[excitation][centered](z)
+    of_paper, moved = EXCITATIONS[excitation]
+    return (moved if centered else of_paper)(z)
 
 
 def _dense(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
