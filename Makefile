@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 # One thread per process: the tests run in several processes, and timings stay comparable.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test check format bench gpu docs sweep lock clean
+.PHONY: help demo test check format bench chaos gpu docs sweep lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -66,16 +66,20 @@ gpu: ## tests and benchmarks that need a CUDA device (with the system's python3,
 	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
 	echo "senet: error: torch sees no CUDA device; make gpu runs on a machine with one" >&2; exit 1; }
 	PYTHONPATH=src $(GPU_PYTHON) -m pytest -W default -m gpu tests || [ $$? -eq 5 ] # 5: no test is marked gpu
-	@shopt -s nullglob; for f in benchmarks/gpu_*.py; do \
-	echo "== $$f"; PYTHONPATH=src $(GPU_PYTHON) "$$f"; done
+	$(GPU_PYTHON) benchmarks/bench_train_step.py --device cuda --dtypes bf16 --batches 128 \
+	--variants timm inserted triton zoo --modes eager compiled
+
+chaos: $(READY) ## kill a training run 20 times; its weights must be those of an undisturbed one
+	$(THREADS) $(BIN)/python benchmarks/chaos.py
 
 docs: $(READY) ## check the links of the pages and run their >>> examples
 	$(BIN)/python -m pytest tests/test_docs.py
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs || [ $$? -eq 5 ] # 5: no >>> examples
 
-sweep: $(READY) ## the slow tests, and every timm and torchvision family: writes docs/coverage.md
+sweep: $(READY) ## the slow tests, every timm and torchvision family: writes docs/coverage.md, models.md
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu" || [ $$? -eq 5 ] # 5: none is slow
 	$(BIN)/python benchmarks/sweep_insertion.py --write docs/coverage.md
+	$(BIN)/python benchmarks/write_models_page.py
 
 # torch's accelerator libraries are left out, by pattern: see the header that is written here.
 ACCELERATOR := ^(nvidia-|cuda-|triton)

@@ -10,7 +10,8 @@ For each network, in one process, step by step in turn:
     timm        timm's network with SE: modules in a row, each with its own passes
     reference   the plain network, changed by senet.insert; batch norm, then SE (set_backend)
     inserted    the same on the backend that "auto" chooses
-    tail        the same, with the addition and the ReLU behind it in the op as well
+    triton      the same on the Triton kernels (not by default; on CUDA)
+    zoo         the project's own network of that name; the addition and the ReLU are in the op too
 
 A step is forward, cross entropy, backward, without the optimizer. The rows go to
 benchmarks/results/train_step.csv: times in ms, the quartiles of the ratios of steps that followed
@@ -28,7 +29,6 @@ import platform
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -51,21 +51,22 @@ RESULTS = ROOT / "benchmarks" / "results" / "train_step.csv"
 
 @dataclass(frozen=True)
 class Network:
-    """A network without SE, timm's with SE, and where insertion puts SE."""
+    """A network without SE, timm's and the project's with SE, and where insertion puts SE."""
 
     plain: str
     timm: str | None
+    zoo: str | None
     integration: str = "standard"
 
 
 NETWORKS = {
-    "resnet50": Network("torchvision/resnet50", "seresnet50"),
-    "resnext50": Network("torchvision/resnext50_32x4d", "seresnext50_32x4d"),
-    "resnet152": Network("torchvision/resnet152", "seresnet152"),
+    "resnet50": Network("torchvision/resnet50", "seresnet50", "se_resnet50"),
+    "resnext50": Network("torchvision/resnext50_32x4d", "seresnext50_32x4d", "se_resnext50_32x4d"),
+    "resnet152": Network("torchvision/resnet152", "seresnet152", "se_resnet152"),
     # SE behind the depthwise convolution, its norm and its activation
-    "mobilenetv2": Network("torchvision/mobilenet_v2", None, "inner"),
+    "mobilenetv2": Network("torchvision/mobilenet_v2", None, None, "inner"),
 }
-VARIANTS = ("plain", "timm", "reference", "inserted", "tail")
+VARIANTS = ("plain", "timm", "reference", "inserted", "triton", "zoo")
 
 
 @dataclass(frozen=True)
@@ -98,35 +99,21 @@ class Row:
     date: str
 
 
-def bottleneck_with_tail(self: nn.Module, x: Tensor) -> Tensor:
-    """Torchvision's bottleneck, with the end of the branch in one op."""
-    out = self.relu(self.bn1(self.conv1(x)))
-    out = self.conv3(self.relu(self.bn2(self.conv2(out))))
-    identity = x if self.downsample is None else self.downsample(x)
-    norm = self.bn3
-    norm.num_batches_tracked.add_(1)
-    statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias
-    return ops.batch_norm_se_add_act(out, *statistics, norm.se.excite, identity, training=True)
-
-
 def build(network: Network, variant: str, image: int) -> nn.Module | None:
     """Return the network in training, or None where there is no such variant."""
     if variant == "timm":
         import timm
 
         return None if network.timm is None else timm.create_model(network.timm).train()
-    model = senet.models.create_model(network.plain).train()
+    if variant == "zoo":
+        if network.zoo is None:
+            return None
+        return senet.create_model(network.zoo, layout="torchvision").train()
+    model = senet.create_model(network.plain).train()
     if variant == "plain":
         return model
     config = senet.SEConfig(integration=network.integration, init="paper")
     senet.insert(model, torch.zeros(1, 3, image, image), config)
-    if variant == "tail":
-        from torchvision.models.resnet import Bottleneck
-
-        blocks = [m for m in model.modules() if isinstance(m, Bottleneck)]
-        for block in blocks:
-            block.forward = types.MethodType(bottleneck_with_tail, block)
-        return model if blocks else None
     return model
 
 
@@ -150,7 +137,7 @@ def forward(call: Callable[..., Any], batch: Batch, dtype: str) -> Tensor:
 @contextlib.contextmanager
 def backend_of(variant: str) -> Iterator[None]:
     """Set the variant's backend."""
-    with ops.use_backend("reference" if variant == "reference" else "auto"):
+    with ops.use_backend(variant if variant in ("reference", "triton") else "auto"):
         yield
 
 
@@ -295,7 +282,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--networks", nargs="+", default=["resnet50"], choices=[*NETWORKS, "all"])
-    add("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    add("--variants", nargs="+", default=[v for v in VARIANTS if v != "triton"], choices=VARIANTS)
     add("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"])
     add("--modes", nargs="+", default=["eager"], choices=["eager", "compiled"])
     formats = ["channels_last", "contiguous_format"]

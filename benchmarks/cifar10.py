@@ -3,9 +3,10 @@ r"""SE on CIFAR-10 (JPEG): trained from scratch, and inserted into a pretrained 
     python benchmarks/cifar10.py --data ../shared/data/cifar10 \
         --weights ../shared/data/weights/resnet20-12fca82f.th
 
-writes benchmarks/results/cifar10_*.json and docs/results/cifar10.md. Interrupted, the same command
-goes on where it was. The images are CIFAR-10 re-encoded as JPEG: no number here may stand beside
-one of the original images.
+writes benchmarks/results/cifar10_*.json and docs/results/cifar10.md; with `--model resnet32` and
+its weights, cifar10_resnet32_*.json and docs/results/cifar10-resnet32.md. Interrupted, the same
+command goes on where it was. The images are CIFAR-10 re-encoded as JPEG: no number here may stand
+beside one of the original images.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results" / "cifar10.md"
 NAME = "CIFAR-10 (JPEG)"
+TITLES = {"resnet20": "ResNet-20", "resnet32": "ResNet-32"}
 
 # The same step size for both networks of a part, and everything else alike too.
 SCRATCH = TrainConfig(epochs=5, batch_size=64, lr=0.1, weight_decay=5e-4)
@@ -46,21 +48,26 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder with train.parquet and test.parquet")
-    parser.add_argument("--weights", required=True, help="state dict of the pretrained ResNet-20")
+    parser.add_argument("--weights", required=True, help="state dict of the pretrained network")
+    parser.add_argument("--model", default="resnet20", choices=["resnet20", "resnet32"])
     parser.add_argument("--train-images", type=int, default=10_000, help="size of the subset")
     parser.add_argument("--epochs", type=int, default=SCRATCH.epochs, help="from scratch")
     parser.add_argument("--finetune-epochs", type=int, default=FINETUNE.epochs)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--runs", default=str(ROOT / "runs" / "cifar10"), help="checkpoints")
+    parser.add_argument("--runs", help="checkpoints (default: runs/cifar10)")
     parser.add_argument("--results", default=str(RESULTS), help="where the JSON files go")
-    parser.add_argument("--page", default=str(PAGE), help="where the page goes")
-    return parser.parse_args()
+    parser.add_argument("--page", help="where the page goes (default: docs/results)")
+    given = parser.parse_args()
+    suffix = "" if given.model == "resnet20" else f"-{given.model}"
+    given.runs = given.runs or str(ROOT / "runs" / f"cifar10{suffix}")
+    given.page = given.page or str(PAGE.with_stem(PAGE.stem + suffix))
+    return given
 
 
-def pretrained(path: str, num_classes: int, in_chans: int) -> nn.Module:
-    """The published ResNet-20; its file keeps the keys under the prefix "module."."""
-    net = create_model("resnet20", num_classes=num_classes, in_chans=in_chans)
+def pretrained(model: str, path: str, num_classes: int, in_chans: int) -> nn.Module:
+    """The published network; its file keeps the keys under the prefix "module."."""
+    net = create_model(model, num_classes=num_classes, in_chans=in_chans)
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = {key.removeprefix("module."): value for key, value in state["state_dict"].items()}
     if num_classes == len(state["linear.bias"]):  # compare also builds it with 2, for its size
@@ -82,7 +89,7 @@ def inserted(options: argparse.Namespace) -> dict[str, Any]:
     config = DataConfig(f"hfds/{options.data}", normalization="imagenet", train_images=100)
     data = load_data(config, input_size=(3, 32, 32))
     batches = data.test_batches(TrainConfig(batch_size=500))
-    plain = pretrained(options.weights, len(data.classes), 3).eval()
+    plain = pretrained(options.model, options.weights, len(data.classes), 3).eval()
     before, labels = predictions(copy.deepcopy(plain), batches, device)
     report = senet.insert(plain, torch.zeros(1, 3, 32, 32))
     after, _ = predictions(plain, batches, device)
@@ -143,12 +150,12 @@ def measured(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     scratch = comparison(
         "scratch",
         options,
-        model="resnet20",
+        model=options.model,
         data=DataConfig(**common),
         train=TrainConfig(**(SCRATCH.to_dict() | {"epochs": options.epochs})),
     )
-    network = partial(pretrained, options.weights)
-    network.__name__ = "pretrained resnet20"  # type: ignore[attr-defined]
+    network = partial(pretrained, options.model, options.weights)
+    network.__name__ = f"pretrained {options.model}"  # type: ignore[attr-defined]
     finetune = comparison(
         "finetune",
         options,
@@ -231,10 +238,10 @@ def cost_sentence(result: dict[str, Any]) -> str:
 def page(parts: dict[str, dict[str, Any]]) -> str:
     """The page in docs/results."""
     exact, scratch, finetune = parts["inserted"], parts["scratch"], parts["finetune"]
-    images = exact["images"]
+    images, title = exact["images"], TITLES[scratch["config"]["model"]]
     unchanged = exact["same_class"] == images
     versions = ", ".join(f"{name} {version}" for name, version in scratch["versions"].items())
-    return f"""# SE-ResNet-20 on {NAME}
+    return f"""# SE-{title} on {NAME}
 
 Written by `benchmarks/cifar10.py`; do not edit. The images are CIFAR-10 re-encoded as JPEG, which
 makes them harder: these are numbers on {NAME}, and none of them may be set beside the paper's or
@@ -249,12 +256,12 @@ paired difference.
 
 {accuracy_table(scratch)}
 
-**{NAME}, ResNet-20 from scratch: {scratch["summary"]["verdict"]}.**
+**{NAME}, {title} from scratch: {scratch["summary"]["verdict"]}.**
 {cost_sentence(scratch)}
 
 ## Inserted into a pretrained network
 
-The published ResNet-20 (trained on the original images; ImageNet's mean and standard deviation)
+The published {title} (trained on the original images; ImageNet's mean and standard deviation)
 classifies {exact["correct_before"]:,} of {images:,} test images of {NAME} correctly
 ({percent(exact["correct_before"] / images)}). After `senet.insert` with {exact["blocks"]} blocks
 ({exact["parameters_added"]:,} parameters on {exact["parameters_before"]:,}) it is
@@ -268,7 +275,7 @@ largest difference of any logit is {exact["largest_logit_difference"]:g}.
 
 {accuracy_table(finetune)}
 
-**{NAME}, pretrained ResNet-20 fine-tuned: {finetune["summary"]["verdict"]}.**
+**{NAME}, pretrained {title} fine-tuned: {finetune["summary"]["verdict"]}.**
 Both columns start from the {percent(exact["correct_before"] / images)} above.
 
 ## How to repeat this
@@ -292,9 +299,10 @@ def main() -> None:
     }
     folder = Path(options.results)
     folder.mkdir(parents=True, exist_ok=True)
+    head = "cifar10" if options.model == "resnet20" else f"cifar10_{options.model}"
     for name, part in parts.items():
         text = json.dumps({"data_name": NAME, **part}, indent=1)
-        (folder / f"cifar10_{name}.json").write_text(text + "\n", encoding="utf-8")
+        (folder / f"{head}_{name}.json").write_text(text + "\n", encoding="utf-8")
     Path(options.page).parent.mkdir(parents=True, exist_ok=True)
     Path(options.page).write_text(page(parts), encoding="utf-8")
     print(f"wrote {options.page}")

@@ -31,6 +31,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Where a third-party package may be imported: a room, or one file of it. torch: everywhere.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "datasets": ("training",),
+    "google": ("models",),  # protobuf
+    "huggingface_hub": ("models",),
     "lightning": ("training",),
     "matplotlib": ("analysis.figures",),
     "numpy": ("training",),
@@ -45,6 +47,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "torchvision": ("models", "detection", "training"),
     "triton": ("ops",),
     "typer": ("cli",),
+    "yaml": ("training",),
 }
 EVERYWHERE = {"senet", "torch", *sys.stdlib_module_names}
 

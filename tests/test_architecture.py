@@ -49,7 +49,13 @@ def test_third_party_packages_are_declared(root: Path) -> None:
     """What is imported is a dependency by itself, not by the grace of another package."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     declared = {line.partition(">=")[0] for line in project["dependencies"]}
-    published_as = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    published_as = {
+        "google": "protobuf",
+        "huggingface_hub": "huggingface-hub",
+        "yaml": "pyyaml",
+        "sklearn": "scikit-learn",
+        "PIL": "pillow",
+    }
     # triton comes with those builds of torch that can use it
     used = {each.target.split(".")[0] for each in architecture.imports(root / "src" / "senet")}
     used -= architecture.EVERYWHERE | {"triton"}

@@ -18,9 +18,9 @@ from senet.compare.results import summarise
 from senet.compare.settings import Settings, differences
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
-from senet.training.callbacks import Stop
 from senet.training.data import load_data
 from senet.training.module import Classifier
+from senet.training.stopping import Stop
 from training.tiny import RECIPE, compared, image_folder, tiny_net
 
 
@@ -140,8 +140,10 @@ def test_folder_has_what_the_pages_say(finished: Path) -> None:
     )
 
     runs = [f"{arch}-seed{seed}" for arch in ("plain", "se") for seed in (0, 1)]
-    files = [f"runs/{run}/{name}" for run in runs for name in ("history.json", "last.ckpt")]
-    assert found == sorted(["report.html", "results.json", *files])
+    files = [f"runs/{run}/{name}" for run in runs for name in ("history.csv", "history.json")]
+    checkpoints = [name for name in found if name.endswith(".ckpt")]
+    assert sorted(set(found) - set(checkpoints)) == sorted(["report.html", "results.json", *files])
+    assert [Path(name).parent.name for name in checkpoints] == sorted(2 * runs)
 
 
 def test_same_options_same_numbers(pictures: DataConfig, finished: Path, tmp_path: Path) -> None:

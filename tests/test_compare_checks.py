@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from senet.errors import ConfigError, DataError, NoSitesError, UnknownNameError
+from senet.errors import ConfigError, DataError, NoSitesError, TrainingError, UnknownNameError
 from senet.training import DataConfig, TrainConfig
 from training.tiny import TinyNet, compared, image_folder
 
@@ -112,7 +112,7 @@ def test_loss_that_is_no_longer_finite_keeps_what_is_done(
 ) -> None:
     train = TrainConfig(epochs=1, batch_size=8, lr=1e30, warmup_epochs=0)
 
-    with pytest.raises(ConfigError, match="no longer finite in epoch 1"):
+    with pytest.raises(TrainingError, match=r"no longer finite at step \d, in epoch 1"):
         compared(pictures, tmp_path / "out", train=train)
     result = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (result["state"], result["runs"]) == ("partial", [])

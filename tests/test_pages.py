@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["docs/block.md", "docs/cost.md", "docs/insertion.md"]
+PAGES = [
+    "docs/block.md",
+    "docs/cost.md",
+    "docs/insertion.md",
+    "docs/models.md",
+    "docs/paper.md",
+    "docs/weights.md",
+]
 PYTHON = re.compile(r"^```python\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 

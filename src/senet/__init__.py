@@ -33,7 +33,16 @@ from senet.insertion import (
     se_modules,
     se_parameters,
 )
-from senet.models import create_model, list_models
+from senet.models import (
+    backbone,
+    create_model,
+    from_pretrained,
+    list_models,
+    push_to_hub,
+    register_with_timm,
+    save_pretrained,
+)
+from senet.models.weights import convert_weights, load_weights, preprocessing
 from senet.ops import backend, set_backend, use_backend
 
 __version__ = "0.1.0.dev0"
@@ -51,17 +60,25 @@ __all__ = [
     "Site",
     "SitePlan",
     "SqueezeExcitation",
+    "backbone",
     "backend",
     "convert_sync_batchnorm",
+    "convert_weights",
     "cost",
     "create_model",
     "find_sites",
+    "from_pretrained",
     "functional",
     "insert",
     "list_models",
     "load",
+    "load_weights",
+    "preprocessing",
+    "push_to_hub",
+    "register_with_timm",
     "remove",
     "save",
+    "save_pretrained",
     "se_modules",
     "se_parameters",
     "set_backend",

@@ -15,6 +15,7 @@ __all__ = [
     "InsertionError",
     "NoSitesError",
     "SenetError",
+    "TrainingError",
     "UnknownNameError",
 ]
 
@@ -45,6 +46,10 @@ class UnknownNameError(SenetError, LookupError):
 
 class DataError(SenetError, ValueError):
     """Data are missing, unreadable, or do not fit the task."""
+
+
+class TrainingError(SenetError, RuntimeError):
+    """Training cannot go on; the message says what is left to go on from."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:

@@ -21,7 +21,10 @@ def stem(model: nn.Module) -> nn.Conv2d:
     ("name", "room"),
     [
         ("resnet20", "senet"),
-        ("resnet18", "torchvision"),  # timm has one too, and comes later
+        ("resnet18", "senet"),  # torchvision and timm have one too, and come later
+        ("resnext50_32x4d", "senet"),
+        ("alexnet", "torchvision"),
+        ("mobilenet_v2", "torchvision"),
         ("torchvision/resnet18", "torchvision"),
         ("timm/resnet18", "timm"),
         ("resnet26", "timm"),
@@ -84,10 +87,32 @@ def test_detection_network_refuses_other_channels() -> None:
         create_model("torchvision/fasterrcnn_resnet50_fpn", in_chans=1)
 
 
-@pytest.mark.parametrize("option", ["num_classes", "in_chans"])
-def test_numbers_below_one_are_refused(option: str) -> None:
-    with pytest.raises(ConfigError, match=f"{option} must be at least 1, got 0"):
-        create_model("resnet20", **{option: 0})
+@pytest.mark.parametrize(
+    ("name", "options", "smallest"),
+    [
+        ("resnet20", {"num_classes": -1}, 0),
+        ("resnet20", {"in_chans": 0}, 1),
+        ("timm/resnet18", {"num_classes": -1}, 0),
+        ("torchvision/alexnet", {"num_classes": 0}, 1),
+        ("alexnet", {"num_classes": 0}, 1),
+    ],
+)
+def test_numbers_that_are_too_small_are_refused(
+    name: str, options: dict[str, int], smallest: int
+) -> None:
+    ((option, value),) = options.items()
+    with pytest.raises(ConfigError, match=f"{option} must be at least {smallest}, got {value}"):
+        create_model(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("resnet20", 10), ("resnet18", 1000), ("timm/resnet18", 1000)]
+)
+def test_classes_are_those_of_the_data_a_network_was_made_for(name: str, classes: int) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+
+    assert [*model.modules()][-1].out_features == classes
 
 
 @pytest.mark.parametrize(
@@ -115,13 +140,14 @@ def test_every_listed_name_is_known() -> None:
 
     assert len(names) == len(set(names))
     assert names[:5] == ["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
-    assert {f"timm/{name}" for name in timm.list_models()} < set(names)
+    ours = set(timm.list_models(module="senet_networks"))  # where another test registered them
+    assert {f"timm/{name}" for name in timm.list_models() if name not in ours} < set(names)
     assert "torchvision/resnet50" in names
     assert not [name for name in names if "quantized" in name]
 
 
 def test_patterns_match_with_and_without_the_library() -> None:
-    assert list_models("resnet18") == ["torchvision/resnet18", "timm/resnet18"]
+    assert list_models("resnet18") == ["resnet18", "torchvision/resnet18", "timm/resnet18"]
     assert list_models("torchvision/resnet18") == ["torchvision/resnet18"]
     assert list_models("no_such_network*") == []
 

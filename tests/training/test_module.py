@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.training import TrainConfig
-from senet.training.module import Classifier, cosine_with_warmup, decay_groups, logits_of
+from senet.training.checkpoints import load_weights
+from senet.training.module import Classifier, logits_of
+from senet.training.pixels import cut_out
+from senet.training.runner import train_run
+from senet.training.schedule import cosine_with_warmup, decay_groups
+from senet.training.stopping import Stop
 from training.tiny import TinyNet, tiny_data
 
 
@@ -49,7 +54,7 @@ def test_loss_that_is_no_number_shows(tmp_path: Path) -> None:
     found = module.epoch_metrics()
 
     assert math.isnan(found.pop("train_loss") or 0)
-    assert found == {"test_loss": None, "test_accuracy": None}
+    assert found == {"test_loss": None, "test_accuracy": None, "test_top5": None}
 
 
 class Heads(NamedTuple):
@@ -104,4 +109,79 @@ def test_metrics_are_those_of_all_test_images(tmp_path: Path) -> None:
     assert found["test_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     correct = int((logits.argmax(1) == labels).sum())
     assert found["test_accuracy"] == correct / 10  # exactly, not to float32
-    assert module.accuracy.update_count == module.train_loss.update_count == 0
+    assert module.counts.update_count == module.train_loss.update_count == 0
+
+
+def test_averaged_weights_follow_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """a <- d a + (1 - d) w after each step; the first copies w. Two parts make a step."""
+    seen: list[Tensor] = []
+    step = Classifier.optimizer_step
+
+    def spied(module: Classifier, *args: Any, **options: Any) -> None:
+        step(module, *args, **options)
+        seen.append(module.net.linear.weight.detach().clone())  # type: ignore[union-attr]
+
+    monkeypatch.setattr(Classifier, "optimizer_step", spied)
+    train = TrainConfig(epochs=2, batch_size=8, ema=0.75, accumulate=2)
+    train_run(
+        *(TinyNet(2), tiny_data(tmp_path), train),
+        folder=tmp_path / "run",
+        device=torch.device("cpu"),
+        what="",
+        progress=lambda *_: None,
+        stop=Stop(),
+    )
+
+    assert len(seen) == 6  # 24 images in two epochs
+    average = seen[0]
+    for weight in seen[1:]:
+        average = 0.75 * average + 0.25 * weight
+    found = load_weights(TinyNet(2), tmp_path / "run")
+    torch.testing.assert_close(found.linear.weight.detach(), average)  # type: ignore[union-attr]
+    assert not torch.equal(seen[-1], average)
+
+
+def test_what_decays() -> None:
+    net = TinyNet(2)
+    counts = {
+        decay: [len(group["params"]) for group in decay_groups(net, 0.1, decay=decay)]
+        for decay in ("weights", "no-bias", "all")
+    }
+    # three layers' weights, two gammas, four biases
+    assert counts == {"weights": [3, 6], "no-bias": [5, 4], "all": [9, 0]}
+
+
+def test_step_size_is_scaled_to_the_batch() -> None:
+    assert TrainConfig(lr=0.1).peak_lr == 0.1
+    assert TrainConfig(lr=0.1, lr_batch=256, batch_size=1024).peak_lr == pytest.approx(0.4)
+
+
+def test_mixed_images_have_mixed_labels(tmp_path: Path) -> None:
+    """Mixup of pictures that are constant: the loss is that of the shares in each picture."""
+    data = tiny_data(tmp_path)
+    module = Classifier(TwoHeads(), data, TrainConfig(mixup=1.0, augmentation="none"))
+    images = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 8, 8).contiguous()
+    seen: list[Tensor] = []
+    module.net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    torch.manual_seed(3)
+    loss = module.training_step((images, torch.tensor([0, 1])), 0)
+
+    share = seen[0].mean((1, 2, 3))  # of the second picture, and so of its class
+    assert 0 < share[0] < 1
+    labels = torch.stack([1 - share, share], 1)
+    heads = module.net(seen[0])
+    expected = [F.cross_entropy(head, labels) for head in heads]
+    torch.testing.assert_close(loss, expected[0] + 0.3 * expected[1])
+
+
+def test_square_is_cut_out() -> None:
+    images = torch.ones(64, 2, 9, 9)
+    cut = cut_out(images, side=4, generator=torch.Generator().manual_seed(0)) == 0
+    sizes = cut[:, 0].sum((1, 2))
+
+    assert torch.equal(cut[:, 0], cut[:, 1])
+    assert sizes.max() == 16
+    assert sizes.min() >= 4  # a centre in the corner keeps a quarter
+    rows, columns = cut[:, 0].any(2).sum(1), cut[:, 0].any(1).sum(1)
+    assert torch.equal(rows * columns, sizes)  # rectangles
+    assert len(cut[:, 0].flatten(1).unique(dim=0)) > 20

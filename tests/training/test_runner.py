@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from senet.errors import ConfigError
+from senet.errors import ConfigError, TrainingError
 from senet.training import TrainConfig
-from senet.training.callbacks import Stop
+from senet.training.checkpoints import load_weights
 from senet.training.data import ImageData
-from senet.training.module import Classifier, cosine_with_warmup
-from senet.training.runner import Run, find_device, finished_epochs, load_weights, train_run
+from senet.training.module import Classifier
+from senet.training.runner import Run, find_device, finished_epochs, train_run
+from senet.training.schedule import cosine_with_warmup
+from senet.training.stopping import Stop
 from training.tiny import RECIPE, TinyNet, tiny_data
 
 
@@ -78,12 +81,15 @@ def test_it_learns_and_keeps_its_history(data: ImageData, tmp_path: Path) -> Non
     assert run.epochs[-1]["train_loss"] < run.epochs[0]["train_loss"]
     assert finished_epochs(tmp_path / "run") == run.epochs
     assert_same_weights(load_weights(TinyNet(2), tmp_path / "run"), net)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+    assert sorted(path.name[:14] for path in (tmp_path / "run").iterdir()) == [
+        "history.csv",
         "history.json",
-        "last.ckpt",
+        "step-00000006-",
+        "step-00000009-",
     ]
     assert said[0] == ("plain, epoch 1/3", 101, 200)
-    assert said[-1] == ("plain, epoch 3/3", 109, 200)
+    assert re.fullmatch(r"plain, epoch 3/3, \d+ images/s", said[-1][0])
+    assert said[-1][1:] == (109, 200)
 
 
 def test_same_seed_same_numbers_and_another_seed_others(data: ImageData, tmp_path: Path) -> None:
@@ -119,7 +125,7 @@ def test_what_is_finished_is_not_trained_again(data: ImageData, tmp_path: Path) 
     trained(data, tmp_path, stop_after=5)
     trained(data, tmp_path, said=said)
 
-    assert said[0] == ("plain, epoch 2/3", 104, 200)
+    assert said[0] == ("plain, epoch 2/3", 106, 200)
 
 
 def test_each_step_has_its_images_and_its_step_size(
@@ -167,7 +173,8 @@ def test_epochs_without_a_test(
 
 
 def test_loss_that_is_no_longer_finite(data: ImageData, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no longer finite in epoch 1; try a smaller lr than 1e"):
+    message = r"no longer finite at step [12], in epoch 1; try a smaller lr than 1e.* no checkpoint"
+    with pytest.raises(TrainingError, match=message):
         trained(data, tmp_path, train=replace(RECIPE, lr=1e30, warmup_epochs=0))
     assert finished_epochs(tmp_path) == []
 

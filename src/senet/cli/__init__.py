@@ -1,4 +1,4 @@
-"""The command line: `senet compare`, `senet cost`, `senet plan`, `senet models`."""
+"""The command line: `senet compare`, `cost`, `plan`, `models`, `convert`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 import typer
 
+from senet.cli import ablate as _ablate  # noqa: F401 - registers its command, as the next two
+from senet.cli import evaluate as _evaluate  # noqa: F401
+from senet.cli import train as _train  # noqa: F401
 from senet.cli.commands import app
 from senet.errors import SenetError
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from senet.cli import options as o
-from senet.cli.tables import show_result, showing_progress
+from senet.cli.tables import show_models, show_result, showing_progress
 from senet.errors import ConfigError, unknown_name
 from senet.insertion import SEConfig
 from senet.training import DataConfig, TrainConfig
@@ -151,7 +151,7 @@ def plan(
 
 @app.command()
 def models(pattern: o.Pattern = None) -> None:
-    """List the networks by name."""
+    """List the networks by name, this project's first; on a terminal, with what the paper says."""
     from senet.models import list_models
 
     found = list_models(pattern)
@@ -159,7 +159,26 @@ def models(pattern: o.Pattern = None) -> None:
         found = list_models(f"*{pattern}*")
     if not found:
         raise unknown_name("model", str(pattern), list_models())
-    typer.echo("\n".join(found))
+    console = Console()
+    if console.is_terminal:
+        show_models(console, found)
+    else:
+        typer.echo("\n".join(found))
+
+
+@app.command()
+def convert(
+    source: o.Source,
+    out: o.WeightsOut,
+    *,
+    model: o.Recognised = None,
+    sha256: o.Sha256 = None,
+) -> None:
+    """Write published weights (.caffemodel, .pth, timm's, torchvision's) as .safetensors."""
+    from senet.models.weights import convert_weights
+
+    name = convert_weights(source, out, model=model, sha256=sha256)
+    typer.echo(f"{out}: weights of {name}; senet.load_weights(model, {str(out)!r}) loads them")
 
 
 def _configured(kind: type[T], given: dict[str, Any], **changed: Any) -> T:

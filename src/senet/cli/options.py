@@ -156,3 +156,20 @@ Classes = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown, all tables.")]
+
+# ---- convert
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A file, hf://OWNER/REPOSITORY/FILE, timm/NAME or torchvision/NAME.",
+    ),
+]
+WeightsOut = Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")]
+Recognised = Annotated[
+    str | None,
+    typer.Option("--model", help="A network of this project (default: whose tensors these are)."),
+]
+Sha256 = Annotated[
+    str | None, typer.Option("--sha256", help="Of SOURCE, or its first 8 digits or more.")
+]

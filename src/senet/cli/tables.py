@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["result_table", "show_result", "showing_progress"]
+__all__ = ["result_table", "show_models", "show_result", "showing_progress"]
 
 _MISSING = "-"
 
@@ -130,3 +130,30 @@ def _cost_rows(cost: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
         shown = show_difference(total["difference"][name]), f"{total['ratio'][name]:.4f}"
         rows.append((label, *map(show, values), *shown))
     return rows
+
+
+def show_models(console: Console, names: Sequence[str]) -> None:
+    """Print a table of this project's networks, then the names of the other libraries'."""
+    from senet.models import NETWORKS
+
+    table = Table(caption="errors in percent, printed in the paper", caption_justify="left")
+    table.add_column("network", no_wrap=True)
+    for head in ("SE", "picture", "top-1 / top-5", "table"):
+        table.add_column(head, justify="right")
+    own = [name for name in names if name in NETWORKS]
+    for name in own:
+        network = NETWORKS[name]
+        paper = network.paper
+        errors = () if paper is None else (paper.top1, paper.top5)
+        table.add_row(
+            name,
+            "" if network.se is None else "SE",
+            "x".join(str(size) for size in network.family.input_size[1:]),
+            " / ".join(f"{error:.2f}" for error in errors if error is not None),
+            "" if paper is None else str(paper.table),
+        )
+    if own:
+        console.print(table)
+    for name in names:
+        if name not in NETWORKS:
+            console.print(name, highlight=False, soft_wrap=True)

@@ -6,20 +6,15 @@ import copy
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.compare.settings import Settings
-from senet.errors import DataError
 from senet.insertion import insert
 from senet.training.batches import NETWORK, mix_seeds
 from senet.training.data import ImageData
-from senet.training.module import logits_of
-from senet.training.sources import first_line
+from senet.training.networks import check_network
 
 __all__ = ["Networks", "check_networks", "make_networks"]
-
-_CHECKED_IMAGES = 4  # enough for batch norm to have statistics on maps of one pixel
 
 
 class Networks(NamedTuple):
@@ -71,24 +66,4 @@ def some_images(data: ImageData, settings: Settings) -> Tensor:
 
 
 def _check(net: nn.Module, settings: Settings, data: ImageData, images: Tensor) -> None:
-    """One forward and backward in training, and one forward in evaluation, of a copy."""
-    few, classes = images[:_CHECKED_IMAGES], len(data.classes)
-    labels = torch.zeros(len(few), dtype=torch.int64)
-    shape = "x".join(map(str, data.view.size))
-    trial = copy.deepcopy(net)
-    try:
-        logits = logits_of(trial.train()(few))[0]
-        if logits.shape == (len(few), classes):
-            torch.autograd.backward(F.cross_entropy(logits, labels))
-        with torch.no_grad():
-            logits = logits_of(trial.eval()(few))[0]
-    except Exception as error:  # a network raises anything
-        raise DataError(
-            f"{settings.model_name} cannot take images of {shape}: {first_line(error)}; try "
-            "another image_size"
-        ) from error
-    if logits.shape != (len(few), classes):
-        raise DataError(
-            f"{settings.model_name} must give logits [N, {classes}] for images of {shape}, gave "
-            f"{list(logits.shape)}"
-        )
+    check_network(net, images, classes=len(data.classes), name=settings.model_name)

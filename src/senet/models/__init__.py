@@ -1,6 +1,32 @@
-"""Networks by name: the project's own, torchvision's and timm's, with random weights."""
+"""Networks by name: the paper's, torchvision's and timm's, with random weights."""
 
 from senet.models.cifar import CifarResNet
-from senet.models.registry import create_model, input_size, list_models
+from senet.models.features import backbone
+from senet.models.hub import from_pretrained, push_to_hub, save_pretrained
+from senet.models.inception import BNInception
+from senet.models.preact import PreActResNet
+from senet.models.registry import NETWORKS, create_model, input_size, list_models
+from senet.models.resnet import ResNet
+from senet.models.shake import ShakeNet
+from senet.models.shufflenet import ShuffleNet
+from senet.models.skeleton import Classifier
+from senet.models.timm_registry import register_with_timm
 
-__all__ = ["CifarResNet", "create_model", "input_size", "list_models"]
+__all__ = [
+    "NETWORKS",
+    "BNInception",
+    "CifarResNet",
+    "Classifier",
+    "PreActResNet",
+    "ResNet",
+    "ShakeNet",
+    "ShuffleNet",
+    "backbone",
+    "create_model",
+    "from_pretrained",
+    "input_size",
+    "list_models",
+    "push_to_hub",
+    "register_with_timm",
+    "save_pretrained",
+]

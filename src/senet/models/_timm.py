@@ -6,13 +6,19 @@ from functools import cache
 
 from torch import nn
 
+# the module under which `register_with_timm` registers the project's networks
+OURS = "senet_networks"
+
 
 @cache
 def names() -> tuple[str, ...]:
-    """Return the names of the architectures, sorted, without the tags of their weights."""
+    """Return the names of the architectures, sorted, without the tags of their weights.
+
+    Without the project's own, which `register_with_timm` may have put there.
+    """
     import timm
 
-    return tuple(sorted(timm.list_models()))
+    return tuple(sorted({*timm.list_models()} - {*timm.list_models(module=OURS)}))
 
 
 @cache
@@ -27,12 +33,14 @@ def has(name: str) -> bool:
     return name in names() or name in _tagged_names()
 
 
-def build(name: str, *, num_classes: int, in_chans: int) -> nn.Module:
+def build(
+    name: str, *, num_classes: int, in_chans: int, drop_rate: float | None = None
+) -> nn.Module:
     """Build a registered network with random weights; see `create_model`."""
     import timm
 
     model: nn.Module = timm.create_model(
-        name, pretrained=False, num_classes=num_classes, in_chans=in_chans
+        name, pretrained=False, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate
     )
     return model
 

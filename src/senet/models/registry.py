@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 
 from senet.errors import ConfigError, UnknownNameError, unknown_name
+from senet.insertion import SEConfig, insert
+from senet.insertion.graft import attach
 from senet.models import _timm, _torchvision
-from senet.models.cifar import CifarResNet
+from senet.models.network import Family, Network, index
+from senet.models.networks import FAMILIES, VARIANTS
+from senet.models.origin import Origin, keep_origin
 
-__all__ = ["create_model", "input_size", "list_models"]
+__all__ = ["NETWORKS", "create_model", "input_size", "list_models"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +30,8 @@ class _Library:
     input_size: Callable[[str], tuple[int, int, int]]
 
 
-# The project's own networks: the builder takes num_classes and in_chans.
-_OWN: dict[str, Callable[..., nn.Module]] = {
-    "resnet20": partial(CifarResNet, depth=20),
-    "resnet32": partial(CifarResNet, depth=32),
-    "resnet44": partial(CifarResNet, depth=44),
-    "resnet56": partial(CifarResNet, depth=56),
-    "resnet110": partial(CifarResNet, depth=110),
-}
+# The project's own networks. `models/networks.py` is the table they come from.
+NETWORKS: dict[str, Network] = index(FAMILIES, VARIANTS)
 
 # In the order in which a name without a library is looked up.
 _LIBRARIES: dict[str, _Library] = {
@@ -42,36 +42,144 @@ _LIBRARIES: dict[str, _Library] = {
 }
 
 
-def create_model(name: str, *, num_classes: int = 1000, in_chans: int = 3) -> nn.Module:
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    se: SEConfig | Mapping[str, Any] | None = None,
+    layout: str | None = None,
+) -> nn.Module:
     """Build a network with random weights by its name.
 
-    The network comes in train mode and as its library builds it, auxiliary heads included. Two
-    things differ: torchvision's `inception_v3` and `googlenet` start from the initialisation of
-    torch's layers, because their own takes most of a minute; and where `in_chans` is not 3, the
-    first convolution of a torchvision network is replaced, since torchvision has no such option.
+    The project's networks are those of the paper, `NAME` plain and `se_NAME` with SE blocks, as the
+    authors' files define them; docs/models.md lists them. Other libraries' come in train mode and
+    as their library builds them, auxiliary heads included. Two things differ: torchvision's
+    `inception_v3` and `googlenet` start from the initialisation of torch's layers, because their
+    own takes most of a minute; and where `in_chans` is not 3, the first convolution of a
+    torchvision network is replaced, since torchvision has no such option.
 
     Args:
-        name: a network of this project (`resnet20`, `resnet32`, `resnet44`, `resnet56`,
-            `resnet110`: the paper's for CIFAR), `torchvision/NAME` or `timm/NAME`. A NAME alone is
-            looked up in the project, then in torchvision, then in timm.
-        num_classes: number of logits, at least 1.
+        name: a network of this project (`resnet50`, `se_resnet50`, `senet154`, ...),
+            `torchvision/NAME` or `timm/NAME`. A NAME alone is looked up in the project, then in
+            torchvision, then in timm.
+        num_classes: number of logits; 0 for the pooled features (not torchvision's networks). If
+            not given, that of the data the network was made for: 10 for CIFAR's, else 1000.
         in_chans: channels of the picture, at least 1.
+        se: for the project's SE networks, what differs from the paper's blocks: fields of
+            `senet.SEConfig`, such as {"reduction": 8, "bias": False}, over `SEConfig(init="paper")`
+            and what the name says; or a whole `SEConfig`, which is taken as it is.
+        layout: "authors" (the default) or "torchvision", for the residual networks: where
+            torchvision and timm put strides and padding. The parameters are the same.
 
     Raises:
-        UnknownNameError: no registry holds the name; the message lists near ones.
-        ConfigError: a number is below 1, or the network cannot take `in_chans` channels.
+        UnknownNameError: no registry holds the name, the layout or a field of `se`; the message
+            lists near ones.
+        ConfigError: a number that cannot be, or an option that this network does not have.
 
     Example:
-        >>> model = create_model("resnet20", num_classes=10)
+        >>> model = create_model("resnet20")
         >>> sum(parameter.numel() for parameter in model.parameters())
         269722
+        >>> model = create_model("se_resnet20", se={"reduction": 4})
+        >>> model.layer3[2].bn2.se.hidden
+        16
     """
-    for option, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-        if value < 1:
-            raise ConfigError(f"{option} must be at least 1, got {value}")
     library, bare = _resolve(name)
-    build = _OWN[bare] if library is None else partial(_LIBRARIES[library].build, bare)
-    return build(num_classes=num_classes, in_chans=in_chans)
+    smallest = 1 if library == "torchvision" else 0
+    if num_classes is not None and num_classes < smallest:
+        raise ConfigError(f"num_classes must be at least {smallest}, got {num_classes}")
+    if in_chans < 1:
+        raise ConfigError(f"in_chans must be at least 1, got {in_chans}")
+    if library is not None and (se is not None or layout is not None):
+        raise ConfigError(
+            f"se and layout are options of the project's own networks, and {library}/{bare} is "
+            "not one; build it without, and call senet.insert(model, example_input, config)"
+        )
+    if num_classes is None:
+        num_classes = 1000 if library else NETWORKS[bare].family.num_classes
+    if library is None:
+        model = _build(bare, num_classes=num_classes, in_chans=in_chans, se=se, layout=layout)
+    else:
+        model = _LIBRARIES[library].build(bare, num_classes=num_classes, in_chans=in_chans)
+    path = f"{library}/{bare}" if library else bare
+    return keep_origin(model, Origin(path, num_classes, in_chans, _fields(se), layout))
+
+
+def _build(
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int,
+    se: SEConfig | Mapping[str, Any] | None,
+    layout: str | None,
+) -> nn.Module:
+    """Build one of the project's networks."""
+    network = NETWORKS[name]
+    family = network.family
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    if layout is not None:
+        if not family.layouts:
+            raise ConfigError(f"{name} has one layout only, got layout={layout!r}; leave it out")
+        if layout not in family.layouts:
+            raise unknown_name("layout", layout, family.layouts)
+        options["layout"] = layout
+    config = _config(name, network, se)
+    if config is None:
+        return family.build(**options)
+    anywhere = config.stages is None and config.include is None and config.exclude is None
+    if family.written and config.integration == "standard" and anywhere:
+        blocks = {"reduction": config.reduction, "hidden": config.hidden, **config.block_options()}
+        return family.build(**options, se=blocks)
+    return _grown(family, options, config)
+
+
+def _grown(family: Family, options: dict[str, Any], config: SEConfig) -> nn.Module:
+    """Build the plain network and insert the blocks; where, a twin without values has shown."""
+    with torch.device("meta"):
+        picture = torch.zeros(1, options["in_chans"], *family.input_size[1:])
+        sites = insert(family.build(**options), picture, config).sites
+    model = family.build(**options)
+    attach(model, sites, dataclasses.replace(config, include=None, exclude=None))
+    return model
+
+
+def _config(
+    name: str, network: Network, given: SEConfig | Mapping[str, Any] | None
+) -> SEConfig | None:
+    """Return which blocks a network gets: those that its name says, changed by what is given."""
+    if network.se is None:
+        if given is not None:
+            raise ConfigError(
+                f"{name} is the plain network and takes no se; "
+                f"{', '.join(_with_se(network.plain))} are its SE forms"
+            )
+        return None
+    if given is None or isinstance(given, Mapping):
+        config = SEConfig.from_dict({"init": "paper", **network.se, **(given or {})})
+    elif isinstance(given, SEConfig):
+        config = given
+    else:
+        raise ConfigError(f"se must be a senet.SEConfig or a mapping of its fields, got {given!r}")
+    for field, value in network.se.items():
+        if getattr(config, field) != value:
+            raise ConfigError(
+                f"{name} has {field}={value!r} by its name, got {getattr(config, field)!r}; "
+                f"choose another name: {', '.join(_with_se(network.plain))}"
+            )
+    return config
+
+
+def _fields(se: SEConfig | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what `se` says, without its selectors: the sites are what was chosen."""
+    if se is None:
+        return None
+    given = se.to_dict() if isinstance(se, SEConfig) else se
+    return {field: value for field, value in given.items() if field not in ("include", "exclude")}
+
+
+def _with_se(plain: str) -> list[str]:
+    return [name for name, each in NETWORKS.items() if each.plain == plain and each.se is not None]
 
 
 def list_models(pattern: str | None = None) -> list[str]:
@@ -88,7 +196,7 @@ def list_models(pattern: str | None = None) -> list[str]:
         >>> list_models("resnet20"), list_models("torchvision/resnet1*")
         (['resnet20'], ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18'])
     """
-    listed = [*_OWN]
+    listed = [*NETWORKS]
     for prefix, library in _LIBRARIES.items():
         listed += [f"{prefix}/{name}" for name in library.names()]
     if pattern is None:
@@ -123,13 +231,13 @@ def input_size(model: str | nn.Module) -> tuple[int, int, int]:
         return _size_of_module(model)
     library, bare = _resolve(model)
     if library is None:
-        return CifarResNet.input_size
+        return NETWORKS[bare].family.input_size
     return _LIBRARIES[library].input_size(bare)
 
 
 def _resolve(name: str) -> tuple[str | None, str]:
     """Return the library that holds a name (None: the project) and the name there."""
-    if name in _OWN:
+    if name in NETWORKS:
         return None, name
     prefix, slash, bare = name.partition("/")
     if not slash:
@@ -150,10 +258,9 @@ def _unknown(name: str) -> UnknownNameError:
 
 
 def _size_of_module(model: nn.Module) -> tuple[int, int, int]:
-    if isinstance(model, CifarResNet):
-        return model.input_size
     described = getattr(model, "pretrained_cfg", None)  # timm's networks have one
-    channels, height, width = (described or {}).get("input_size", (3, 224, 224))
+    size = getattr(model, "input_size", None) or (described or {}).get("input_size")
+    channels, height, width = size or (3, 224, 224)
     convs = (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
     stem = next(convs, None)
     # A stem of 16 or more channels sees patches folded into channels, not the picture.

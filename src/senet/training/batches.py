@@ -2,8 +2,8 @@
 
 Every random choice is drawn from a generator made for (seed, epoch, what for), never from a running
 state. So the plain and the SE network see the same images, in the same order, cropped and flipped
-in the same way, whatever else draws random numbers, how many workers read, and wherever an
-interrupted run goes on.
+in the same way, whatever else draws random numbers, how many workers read, how many devices share
+a batch, and wherever an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, final
 
@@ -21,14 +21,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from senet.errors import DataError
+from senet.errors import ConfigError, DataError
+from senet.training.pixels import crop_and_flip, cut_out
+from senet.training.unreadable import Unreadable
 
 __all__ = [
     "DiskBatches",
     "ImageReader",
     "MemoryBatches",
+    "Share",
     "StreamBatches",
-    "crop_and_flip",
     "epoch_order",
     "mix_seeds",
 ]
@@ -54,34 +56,56 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def _kept(count: int, batch_size: int) -> int:
-    """How many images of an epoch fill whole batches; all where they do not fill one."""
-    return count // batch_size * batch_size or count
+@final
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch is this process's, and how much of the epoch is done.
 
+    A batch of B images is cut into `accumulate` runs of B / accumulate, and each of those into
+    `world` equal parts in the order of the ranks. So all processes together see the images that
+    one process would see, each once. In a test process r takes the images r, r + world, ...
 
-def crop_and_flip(
-    images: Tensor, *, padding: int, flip: bool, generator: torch.Generator
-) -> Tensor:
-    """Pad with zeros, crop at random places back to the size, flip every other image on average.
+    Attributes:
+        rank: number of this process.
+        world: how many processes there are.
+        accumulate: runs into which a batch is cut.
+        skip: parts of the epoch that are done already.
 
-    Args:
-        images: [N, C, H, W], any type.
-        padding: pixels added on each side.
-        flip: flip horizontally with probability 1/2.
-        generator: of the random numbers; it is used alike whatever the arguments.
+    Example:
+        >>> Share(rank=1, world=2).train_parts(9, 4), list(Share(rank=1, world=2).tests(5))
+        ([slice(2, 4, None), slice(6, 8, None)], [1, 3])
     """
-    count, _, height, width = images.shape
-    top, left = torch.randint(2 * padding + 1, (2, count), generator=generator)
-    turned = torch.randint(2, (count,), generator=generator).bool()
-    rows = top[:, None] + torch.arange(height)  # [N, H]
-    columns = torch.arange(width).expand(count, width)
-    if flip:
-        columns = torch.where(turned[:, None], columns.flip(1), columns)
-    columns = left[:, None] + columns  # [N, W]
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
-    batch = torch.arange(count)[:, None, None]
-    picked = padded.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C]
-    return picked.movedim(-1, 1).contiguous()
+
+    rank: int = 0
+    world: int = 1
+    accumulate: int = 1
+    skip: int = 0
+
+    def train_parts(self, count: int, batch_size: int) -> list[slice]:
+        """Return the positions, in the epoch's order, of each part; those to skip too.
+
+        What does not fill a batch is left out, unless there is not even one.
+
+        Raises:
+            ConfigError: a batch cannot be cut into equal parts.
+        """
+        batch = min(batch_size, count)
+        if batch % (self.world * self.accumulate):
+            raise ConfigError(
+                f"a batch of {batch} images must be a multiple of {self.world} devices x "
+                f"{self.accumulate} runs (accumulate); try another batch_size"
+            )
+        size = batch // (self.world * self.accumulate)
+        runs = range(0, count // batch * batch, size * self.world)
+        return [slice(run + self.rank * size, run + (self.rank + 1) * size) for run in runs]
+
+    def tests(self, count: int) -> range:
+        """Return the test images of this process."""
+        return range(self.rank, count, self.world)
+
+    def test_batch(self, batch_size: int) -> int:
+        """Return how many images of a test batch are this process's."""
+        return max(1, batch_size // (self.world * self.accumulate))
 
 
 @final
@@ -98,6 +122,8 @@ class MemoryBatches:
         key: (seed, epoch) for training: shuffled, whole batches only; None for a test.
         padding: see `crop_and_flip`; None for no augmentation.
         flip: see `crop_and_flip`.
+        cutout: see `cut_out`.
+        share: which part is this process's.
     """
 
     images: Tensor
@@ -108,28 +134,45 @@ class MemoryBatches:
     key: tuple[int, int] | None = None
     padding: int | None = None
     flip: bool = False
+    cutout: int = 0
+    share: Share = field(default_factory=Share)
 
     def __len__(self) -> int:
-        count = len(self.labels)
         if self.key is not None:
-            count = _kept(count, self.batch_size)
-        return -(-count // self.batch_size)
+            return len(self.share.train_parts(len(self.labels), self.batch_size))
+        return -(-len(self.share.tests(len(self.labels))) // self.share.test_batch(self.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.key is None:
+            order = torch.tensor(self.share.tests(len(self.labels)), dtype=torch.int64)
+            for index in torch.split(order, self.share.test_batch(self.batch_size)):
+                if len(index):
+                    yield self._normalised(self.images[index]), self.labels[index]
+            return
         count = len(self.labels)
-        order = torch.arange(count)
-        if self.key is not None:
-            seed, epoch = self.key
-            order = epoch_order(count, seed=seed, epoch=epoch)[: _kept(count, self.batch_size)]
-        for step, index in enumerate(torch.split(order, self.batch_size)):
-            images = self.images[index]
-            if self.key is not None and self.padding is not None:
-                generator = torch.Generator().manual_seed(mix_seeds(*self.key, AUGMENT, step))
-                images = crop_and_flip(
-                    images, padding=self.padding, flip=self.flip, generator=generator
-                )
-            mean, std = self.mean[:, None, None], self.std[:, None, None]
-            yield images.float().div_(255).sub_(mean).div_(std), self.labels[index]
+        order = epoch_order(count, seed=self.key[0], epoch=self.key[1])
+        for part in self.share.train_parts(count, self.batch_size)[self.share.skip :]:
+            index = order[part]
+            yield self._augmented(self.images[index], part, self.key), self.labels[index]
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        return images.float().div_(255).sub_(mean).div_(std)
+
+    def _augmented(self, images: Tensor, part: slice, key: tuple[int, int]) -> Tensor:
+        """Crop, flip and normalise a part of a batch, with the numbers drawn for all of it."""
+        batch = min(self.batch_size, len(self.labels))
+        step, start = divmod(part.start, batch)
+        generator = torch.Generator().manual_seed(mix_seeds(*key, AUGMENT, step))
+        inside = (slice(start, start + len(images)), batch)
+        if self.padding is not None:
+            images = crop_and_flip(
+                images, padding=self.padding, flip=self.flip, generator=generator, part=inside
+            )
+        images = self._normalised(images)
+        if self.cutout:
+            images = cut_out(images, side=self.cutout, generator=generator, part=inside)
+        return images
 
 
 # Reads the image and the label at an index.
@@ -152,8 +195,11 @@ def _drawing_from(*keys: int) -> Iterator[None]:
             np.random.set_state(states[1])
 
 
-class _Transformed(Dataset[tuple[Tensor, int]]):
-    """Images read from disk, transformed with random numbers that depend on the image only."""
+class _Transformed(Dataset[tuple[Tensor, int] | str]):
+    """Images read from disk, transformed with random numbers that depend on the image only.
+
+    Of an image that cannot be read, what is wrong.
+    """
 
     def __init__(
         self, read: ImageReader, count: int, transform: Callable[[Any], Tensor], key: Sequence[int]
@@ -163,15 +209,29 @@ class _Transformed(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.read(index)
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
+        try:
+            image, label = self.read(index)
+        except DataError as error:
+            return str(error)
         with _drawing_from(*self.key, AUGMENT, index):
             return self.transform(image), label
+
+
+def _collate(rows: Sequence[tuple[Tensor, int] | str]) -> tuple[list[str], Any]:
+    """Return what is wrong with the images that cannot be read, and the batch of the others."""
+    good = [row for row in rows if not isinstance(row, str)]
+    bad = [row for row in rows if isinstance(row, str)]
+    if not good:
+        return bad, None
+    images, labels = zip(*good, strict=True)
+    return bad, (torch.stack(images), torch.tensor(labels))
 
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; the parent decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @final
@@ -186,6 +246,8 @@ class DiskBatches:
         batch_size: images per batch.
         workers: processes that read.
         key: (seed, epoch) for training: shuffled, whole batches only; None for a test.
+        share: which part is this process's.
+        unreadable: is told of images that cannot be read, which are left out of their batch.
     """
 
     read: ImageReader
@@ -194,37 +256,45 @@ class DiskBatches:
     batch_size: int
     workers: int
     key: tuple[int, int] | None = None
+    share: Share = field(default_factory=Share)
+    unreadable: Unreadable = field(default_factory=Unreadable)
 
-    def _order(self) -> Sequence[int]:
+    def _parts(self) -> list[list[int]]:
         if self.key is None:
-            return range(self.count)
+            mine, size = list(self.share.tests(self.count)), self.share.test_batch(self.batch_size)
+            return [mine[start : start + size] for start in range(0, len(mine), size)]
         order = epoch_order(self.count, seed=self.key[0], epoch=self.key[1])
-        chosen: list[int] = order[: _kept(self.count, self.batch_size)].tolist()
-        return chosen
+        parts = self.share.train_parts(self.count, self.batch_size)
+        return [order[part].tolist() for part in parts]
 
     def __len__(self) -> int:
-        return -(-len(self._order()) // self.batch_size)
+        return len(self._parts())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        parts = self._parts()[self.share.skip if self.key else 0 :]
         loader = DataLoader(
             _Transformed(self.read, self.count, self.transform, self.key or (0, 0)),
-            self.batch_size,
-            sampler=self._order(),
+            batch_sampler=parts,
             num_workers=self.workers,
+            collate_fn=_collate,
             worker_init_fn=_leave_interrupts_to_the_parent,
             generator=torch.Generator(),  # else it draws from the one that everybody draws from
         )
-        try:
-            yield from loader
-        except DataError as error:  # from another process it comes with that one's traceback
-            line = str(error).strip().splitlines()[-1]
-            raise DataError(line.removeprefix(f"{DataError.__module__}.DataError: ")) from error
+        for bad, batch in loader:
+            for what in bad:
+                self.unreadable.add(what)
+            if batch is not None:
+                yield batch
+            elif self.key is not None:
+                raise DataError(f"none of the images of a batch can be read: {bad[0]}")
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class StreamBatches:
     """One pass over images that come as a stream.
+
+    Each process reads the whole stream and keeps its part.
 
     Attributes:
         open_stream: gives the (image, label) pairs of the pass.
@@ -233,6 +303,7 @@ class StreamBatches:
         transform: image to tensor [C, H, W].
         batch_size: images per batch.
         key: (seed, epoch) for training: whole batches only; None for a test.
+        share: which part is this process's.
     """
 
     open_stream: Callable[[], Iterable[tuple[Any, Any]]]
@@ -241,19 +312,30 @@ class StreamBatches:
     transform: Callable[[Any], Tensor]
     batch_size: int
     key: tuple[int, int] | None = None
+    share: Share = field(default_factory=Share)
 
-    def _total(self) -> int:
-        return self.count if self.key is None else _kept(self.count, self.batch_size)
+    def _parts(self) -> Sequence[range]:
+        """Return the positions in the stream of each batch, rising."""
+        if self.key is None:
+            mine, size = self.share.tests(self.count), self.share.test_batch(self.batch_size)
+            return [mine[start : start + size] for start in range(0, len(mine), size)]
+        parts = self.share.train_parts(self.count, self.batch_size)
+        return [range(part.start, part.stop) for part in parts]
 
     def __len__(self) -> int:
-        return -(-self._total() // self.batch_size)
+        return len(self._parts())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        pairs = enumerate(islice(self.open_stream(), self._total()))
-        while rows := list(islice(pairs, self.batch_size)):
+        pairs, taken = iter(self.open_stream()), 0
+        for part in self._parts()[self.share.skip if self.key else 0 :]:
             images, labels = [], []
-            for position, (image, label) in rows:
+            for position in part:
+                image, label = next(islice(pairs, position - taken, None), (None, None))
+                taken = position + 1
+                if image is None:
+                    break  # the stream is shorter than it said
                 with _drawing_from(*(self.key or (0, 0)), AUGMENT, position):
                     images.append(self.transform(image))
                 labels.append(self.number(label))
-            yield torch.stack(images), torch.tensor(labels)
+            if images:
+                yield torch.stack(images), torch.tensor(labels)

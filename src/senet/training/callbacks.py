@@ -1,76 +1,42 @@
-"""What happens beside the loop: keeping the history and a checkpoint, progress, stopping."""
+"""What happens beside the loop: the history, the checkpoints, the progress, stopping."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import math
+import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from senet.errors import ConfigError
+from senet.errors import TrainingError
+from senet.training.checkpoints import write_atomically
 from senet.training.module import Classifier
+from senet.training.schedule import lr_factor
+from senet.training.stopping import Progress, Stop, Stopped
 
-__all__ = ["History", "Steps", "Stop", "Stopped", "stop_on_interrupt", "write_atomically"]
+__all__ = ["History", "Steps", "classifier"]
 
-# Receives what is being done, how far it is, and out of how much.
-Progress = Callable[[str, int, int], None]
-
-
-class Stopped(Exception):  # noqa: N818 - the user asked for it
-    """The user asked to stop; what was finished is on the disk."""
+_log = logging.getLogger("senet")
 
 
-@final
-class Stop:
-    """Whether the user asked to stop."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def check(self) -> None:
-        """Raise `Stopped` if so."""
-        if self.requested:
-            raise Stopped
+def classifier(module: LightningModule) -> Classifier:
+    """Return the module as what it must be."""
+    if not isinstance(module, Classifier):
+        raise TypeError(f"this callback needs a Classifier, got {type(module).__name__}")
+    return module
 
 
-@contextmanager
-def stop_on_interrupt() -> Iterator[Stop]:
-    """Inside, the first Ctrl-C asks for a stop at the next step, the second one ends the process.
-
-    Outside of the main thread, where Python takes no signals, it changes nothing.
-    """
-    stop = Stop()
-
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        if stop.requested:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
-        stop.requested = True
-
-    try:
-        before = signal.signal(signal.SIGINT, handle)
-    except ValueError:
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+def _csv(epochs: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(epochs[0]), extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows(epochs)
+    return text.getvalue()
 
 
 @final
@@ -78,50 +44,67 @@ class History(Callback):
     """Keeps the metrics of each epoch, and after each one a checkpoint to go on from.
 
     Args:
-        folder: where `history.json` and `last.ckpt` are written.
+        folder: where `history.json`, `history.csv` and the checkpoints are written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.epochs: list[dict[str, Any]] = []
-        self._began = 0.0
+        self._began = time.perf_counter()
+        self._spent = 0.0  # in this epoch, by a run that was interrupted
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"epochs": self.epochs}
+        return {"epochs": self.epochs, "spent": self._spent + time.perf_counter() - self._began}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what a checkpoint kept."""
         self.epochs = list(state_dict["epochs"])
+        self._spent = state_dict["spent"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, also in the middle of an epoch."""
+        self._began = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._began = time.perf_counter()
+        self._began, self._spent = time.perf_counter(), 0.0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch and write the checkpoint, then the history: both whole or not at all."""
-        if not isinstance(pl_module, Classifier):
-            raise TypeError(f"History needs a Classifier, got {type(pl_module).__name__}")
-        found = pl_module.epoch_metrics()
-        epoch = trainer.current_epoch + 1
-        if not all(value is None or math.isfinite(value) for value in found.values()):
-            raise ConfigError(
-                f"the loss is no longer finite in epoch {epoch}; try a smaller lr than "
-                f"{pl_module.train_config.lr}, or a longer warm-up"
-            )
-        seconds = round(time.perf_counter() - self._began, 3)
-        self.epochs.append({"epoch": epoch, **found, "seconds": seconds})
-        checkpoint = self.folder / "last.ckpt"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = checkpoint.with_name("last.ckpt.new")
-        trainer.save_checkpoint(new)
-        new.replace(checkpoint)
-        write_atomically(self.folder / "history.json", json.dumps(self.epochs, indent=1))
+        module = classifier(pl_module)
+        module.check_finite()
+        train = module.train_config
+        per_epoch = module.data.steps(train)
+        lr = train.peak_lr * lr_factor(train, trainer.global_step - 1, per_epoch=per_epoch)
+        seconds = round(self._spent + time.perf_counter() - self._began, 3)
+        entry = {"epoch": trainer.current_epoch + 1, **module.epoch_metrics()}
+        self.epochs.append({**entry, "lr": lr, "seconds": seconds})
+        self._began, self._spent = time.perf_counter(), 0.0
+        trainer.save_checkpoint(self.folder / "epoch.ckpt")
+        if trainer.is_global_zero:
+            self.write()
+
+    def write(self) -> None:
+        """Write the history.
+
+        Raises:
+            TrainingError: the disk is full.
+        """
+        try:
+            write_atomically(self.folder / "history.json", json.dumps(self.epochs, indent=1))
+            if self.epochs:
+                write_atomically(self.folder / "history.csv", _csv(self.epochs))
+        except OSError as error:
+            raise TrainingError(
+                f"the history cannot be written to {self.folder}: {error.strerror or error}; the "
+                "checkpoints hold it too; make room and go on with --resume"
+            ) from error
 
 
 @final
 class Steps(Callback):
-    """Tells the progress after each step, and stops where the user asked to.
+    """Tells the progress after each step, saves in the middle of epochs, and stops where asked to.
 
     Args:
         progress: is told.
@@ -129,23 +112,70 @@ class Steps(Callback):
         what: what is being trained.
         before: steps that other runs have done.
         total: steps of all runs.
+        folder: of the run, for checkpoints.
+        save_every: save after so many steps; None for after epochs only. Then there is one before
+            the last step of each epoch too: the test that follows may take long.
     """
 
     def __init__(
-        self, progress: Progress, stop: Stop, *, what: str, before: int, total: int
+        self,
+        progress: Progress,
+        stop: Stop,
+        *,
+        what: str,
+        before: int,
+        total: int,
+        folder: Path,
+        save_every: int | None = None,
     ) -> None:
         self.progress, self.stop = progress, stop
         self.what, self.before, self.total = what, before, total
+        self.folder, self.save_every = folder, save_every
+        self._clock: tuple[float, int] | None = None  # when speed was last measured, at which step
 
-    def _tell(self, trainer: Trainer) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals, which Lightning has taken meanwhile."""
+        if signal.getsignal(signal.SIGINT) == self.stop.interrupt:
+            self.stop.install()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the speed anew: a test lies between two epochs."""
+        self._clock = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell the progress; where a step is complete, save and stop."""
+        module, parts = classifier(pl_module), trainer.accumulate_grad_batches
+        if (batch_idx + 1) % parts:
+            return
+        step = trainer.global_step
+        self._tell(trainer, step, module.train_config.batch_size)
+        last = batch_idx + 1 >= int(trainer.num_training_batches)
+        stop = trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
+        often = 1 if trainer.strategy.root_device.type == "cpu" else 50
+        due = stop or self._is_due(step, batch_idx + 1 + parts >= int(trainer.num_training_batches))
+        if step % often == 0 or due:
+            module.check_finite()
+        if due and not last:  # the end of the epoch saves too
+            trainer.save_checkpoint(self.folder / "step.ckpt")
+        if stop:
+            raise Stopped
+
+    def _is_due(self, step: int, nearly_last: bool) -> bool:  # noqa: FBT001
+        return self.save_every is not None and (step % self.save_every == 0 or nearly_last)
+
+    def _tell(self, trainer: Trainer, step: int, batch: int) -> None:
         text = f"{self.what}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.progress(text, self.before + trainer.global_step, self.total)
-        self.stop.check()
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Tell the progress."""
-        self._tell(trainer)
+        now = time.perf_counter()
+        if self._clock is None:
+            self._clock = (now, step)
+        elif step > self._clock[1]:
+            speed = (step - self._clock[1]) * batch / max(now - self._clock[0], 1e-9)
+            text += f", {speed:.0f} images/s"
+        self.progress(text, self.before + step, self.total)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Look whether to stop."""
-        self.stop.check()
+        if trainer.world_size == 1:
+            self.stop.check()

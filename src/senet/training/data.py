@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from senet.errors import ConfigError, DataError
+from senet.training.batches import Share
 from senet.training.config import DataConfig, TrainConfig
-from senet.training.images import (
-    InMemory,
-    LabelledImages,
-    OnDisk,
-    Streamed,
-    View,
-    decode,
-    statistics,
-)
-from senet.training.sources import IndexedSplit, Split, StreamSplit, open_splits
+from senet.training.images import InMemory, LabelledImages, OnDisk, Streamed, decode, statistics
+from senet.training.sources import open_splits
+from senet.training.splits import IndexedSplit, Split, StreamSplit
+from senet.training.unreadable import Unreadable
+from senet.training.view import View, imagenet_view
 
-__all__ = ["MAX_MEMORY_SIZE", "ImageData", "load_data"]
+__all__ = ["MAX_MEMORY_SIZE", "ImageData", "load_data", "numbered"]
 
 MAX_MEMORY_SIZE = 64  # px; larger images are read when they are needed
 _MAX_MEMORY_BYTES = 2**32
+_ALL = Share()
+_DISK_ONLY = ("rand_augment", "erasing", "rotation", "pixel_jitter")
 
 # Receives what is being done, how far it is, and out of how much.
 Progress = Callable[[str, int, int], None]
@@ -47,6 +45,7 @@ class ImageData:
         view: size and normalisation.
         train: the training images.
         test: the test images.
+        unreadable: the images that could not be read and were left out, so far.
     """
 
     config: DataConfig
@@ -54,15 +53,25 @@ class ImageData:
     view: View
     train: LabelledImages
     test: LabelledImages
+    unreadable: Unreadable = field(default_factory=Unreadable)
 
-    def train_batches(self, train: TrainConfig, *, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
+    def train_batches(
+        self, train: TrainConfig, *, epoch: int, share: Share = _ALL
+    ) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the batches of a training epoch, a function of `train.seed` and the epoch only."""
-        augmentation = self.augmentation(train)
-        return self.train.train_batches(self.view, train, augmentation=augmentation, epoch=epoch)
+        return self.train.train_batches(
+            self.view, train, augmentation=self.augmentation(train), epoch=epoch, share=share
+        )
 
-    def test_batches(self, train: TrainConfig) -> Iterable[tuple[Tensor, Tensor]]:
+    def test_batches(
+        self, train: TrainConfig, *, share: Share = _ALL
+    ) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the batches of a test."""
-        return self.test.test_batches(self.view, train)
+        return self.test.test_batches(self.view, train, share=share)
+
+    def steps(self, train: TrainConfig) -> int:
+        """Return the number of steps in an epoch."""
+        return max(1, len(self.train) // train.batch_size)
 
     def augmentation(self, train: TrainConfig) -> str:
         """Return the augmentation that is asked for, or what "auto" stands for.
@@ -71,6 +80,13 @@ class ImageData:
             ConfigError: it cannot be had for these data.
         """
         in_memory = isinstance(self.train, InMemory)
+        unfit = _DISK_ONLY if in_memory else ("cutout",)
+        for name in unfit:
+            if getattr(train, name):
+                raise ConfigError(
+                    f"{name} needs images {'above' if in_memory else 'of at most'} "
+                    f"{MAX_MEMORY_SIZE} px, these have {self.view.size[1]} px; leave it out"
+                )
         if train.augmentation == "resize-crop" and in_memory:
             raise ConfigError(
                 f"augmentation 'resize-crop' needs images above {MAX_MEMORY_SIZE} px, these have "
@@ -130,28 +146,32 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 def _into_memory(
     config: DataConfig, train: Split, test: Split, size: tuple[int, int], progress: Progress
 ) -> ImageData:
+    unreadable = Unreadable(config.max_bad_images)
+    options: Any = {"progress": progress, "unreadable": unreadable}
     if isinstance(train, IndexedSplit):
         classes = _class_names(config, train, test, train.labels)
-        labels = _numbered(train, train.labels, classes)
-        kept = _subset(config, train, labels)
-        images, _ = decode(train, kept, size, progress=progress)
+        labels = numbered(train, train.labels, classes)
+        wanted = _subset(config, train, labels)
+        images, _, readable = decode(train, wanted, size, **options)
+        labels = [labels[wanted[position]] for position in readable]
     else:
-        images, found = decode(train, None, size, progress=progress)
+        images, found, _ = decode(train, None, size, **options)
         classes = _class_names(config, train, test, found)
-        labels = _numbered(train, found, classes)
-        kept = _subset(config, train, labels)
-        images = images[kept]
-    test_images, test_labels = decode(test, None, size, progress=progress)
+        labels = numbered(train, found, classes)
+        wanted = _subset(config, train, labels)
+        images, labels = images[wanted], [labels[position] for position in wanted]
+    test_images, test_labels, _ = decode(test, None, size, **options)
     whole = (images.shape[1], size[0], size[1])
-    view = View.imagenet(whole)
-    if config.normalization != "imagenet":
+    view = imagenet_view(whole, divided=config.normalization != "imagenet-mean")
+    if config.normalization in ("auto", "data"):
         view = View(whole, *statistics(images))
     return ImageData(
         config,
         classes,
         view,
-        InMemory(images, torch.tensor(labels)[kept]),
-        InMemory(test_images, torch.tensor(_numbered(test, test_labels, classes))),
+        InMemory(images, torch.tensor(labels)),
+        InMemory(test_images, torch.tensor(numbered(test, test_labels, classes))),
+        unreadable,
     )
 
 
@@ -161,22 +181,46 @@ def _when_needed(config: DataConfig, train: Split, test: Split, size: tuple[int,
             f"normalization 'data' needs images of at most {MAX_MEMORY_SIZE} px, these have "
             f"{max(size)} px; try 'imagenet'"
         )
+    unreadable = Unreadable(config.max_bad_images)
     seen = train.labels if isinstance(train, IndexedSplit) else _labels_of_stream(test)
     classes = _class_names(config, train, test, seen)
-    first = next(iter(train))[0]
-    view = View.imagenet((1 if first.mode == "L" else 3, *size))
-    train_images = _images(config, train, classes, subset=True)
-    return ImageData(config, classes, view, train_images, _images(config, test, classes))
+    channels = 1 if _first_image(train, unreadable).mode == "L" else 3
+    view = imagenet_view(
+        (channels, *size),
+        divided=config.normalization != "imagenet-mean",
+        test_size=config.test_size,
+        crop=config.crop,
+    )
+    train_images = _images(config, train, classes, unreadable, subset=True)
+    test_images = _images(config, test, classes, unreadable)
+    return ImageData(config, classes, view, train_images, test_images, unreadable)
+
+
+def _first_image(split: Split, unreadable: Unreadable) -> Any:
+    """Return the first image that can be read."""
+    if not isinstance(split, IndexedSplit):
+        return next(iter(split))[0]
+    for position in range(len(split)):
+        try:
+            return split.image(position)
+        except DataError as error:
+            unreadable.add(str(error))
+    raise DataError(f"no image of the {split.name} split can be read")
 
 
 def _images(
-    config: DataConfig, split: Split, classes: Sequence[str], *, subset: bool = False
+    config: DataConfig,
+    split: Split,
+    classes: Sequence[str],
+    unreadable: Unreadable,
+    *,
+    subset: bool = False,
 ) -> LabelledImages:
     if isinstance(split, IndexedSplit):
-        labels = _numbered(split, split.labels, classes)
+        labels = numbered(split, split.labels, classes)
         index = _subset(config, split, labels) if subset else range(len(labels))
         workers = min(4, os.cpu_count() or 1)
-        return OnDisk(split, index, torch.tensor(labels)[list(index)], workers)
+        return OnDisk(split, index, torch.tensor(labels)[list(index)], workers, unreadable)
     if subset and config.train_images is not None:
         raise ConfigError(
             f"train_images needs data that can be read one by one, {config.name} is a stream; "
@@ -184,7 +228,7 @@ def _images(
         )
     if not isinstance(split, StreamSplit):
         raise TypeError(f"no such split: {type(split).__name__}")
-    return Streamed(split, lambda label: _numbered(split, [label], classes)[0])
+    return Streamed(split, lambda label: numbered(split, [label], classes)[0])
 
 
 def _labels_of_stream(split: Split) -> list[Any]:
@@ -212,7 +256,7 @@ def _class_names(
     return names
 
 
-def _numbered(split: Split, labels: Sequence[Any], classes: Sequence[str]) -> list[int]:
+def numbered(split: Split, labels: Sequence[Any], classes: Sequence[str]) -> list[int]:
     """Return the labels as indices into `classes`."""
     index = {name: number for number, name in enumerate(classes)}
     known: dict[Any, int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
@@ -15,43 +15,17 @@ from senet.training.batches import (
     AUGMENT,
     DiskBatches,
     MemoryBatches,
+    Share,
     StreamBatches,
     mix_seeds,
 )
 from senet.training.config import TrainConfig
-from senet.training.sources import IndexedSplit, Split, StreamSplit
+from senet.training.splits import IndexedSplit, Split, StreamSplit
+from senet.training.transforms import test_transform, train_transform
+from senet.training.unreadable import Unreadable
+from senet.training.view import View
 
-__all__ = ["InMemory", "LabelledImages", "OnDisk", "Streamed", "View", "decode", "statistics"]
-
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@final
-@dataclass(frozen=True)
-class View:
-    """How images reach the network.
-
-    Attributes:
-        size: (C, H, W).
-        mean: of the channels, in 0..1.
-        std: of the channels.
-    """
-
-    size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def padding(self) -> int:
-        """Zeros on each side for the random crop: an eighth of the size."""
-        return max(1, self.size[1] // 8)
-
-    @classmethod
-    def imagenet(cls, size: tuple[int, int, int]) -> View:
-        """Return the view with ImageNet's mean and standard deviation, averaged for grey images."""
-        if size[0] == 3:
-            return cls(size, _IMAGENET_MEAN, _IMAGENET_STD)
-        return cls(size, (sum(_IMAGENET_MEAN) / 3,), (sum(_IMAGENET_STD) / 3,))
+__all__ = ["InMemory", "LabelledImages", "OnDisk", "Streamed", "decode", "statistics"]
 
 
 class LabelledImages(ABC):
@@ -63,12 +37,14 @@ class LabelledImages(ABC):
 
     @abstractmethod
     def train_batches(
-        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int
+        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int, share: Share
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """Return one pass, shuffled and augmented; it has a length."""
 
     @abstractmethod
-    def test_batches(self, view: View, train: TrainConfig) -> Iterable[tuple[Tensor, Tensor]]:
+    def test_batches(
+        self, view: View, train: TrainConfig, *, share: Share
+    ) -> Iterable[tuple[Tensor, Tensor]]:
         """Return one pass in the fixed order, not augmented; it has a length."""
 
 
@@ -89,7 +65,7 @@ class InMemory(LabelledImages):
         return len(self.labels)
 
     def train_batches(
-        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int
+        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int, share: Share
     ) -> MemoryBatches:
         """Return one pass, shuffled and augmented."""
         return MemoryBatches(
@@ -98,13 +74,16 @@ class InMemory(LabelledImages):
             key=(train.seed, epoch),
             padding=None if augmentation == "none" else view.padding,
             flip=augmentation == "crop-flip",
+            cutout=train.cutout,
+            share=share,
         )
 
-    def test_batches(self, view: View, train: TrainConfig) -> MemoryBatches:
+    def test_batches(self, view: View, train: TrainConfig, *, share: Share) -> MemoryBatches:
         """Return one pass in the fixed order."""
         return MemoryBatches(
             *(self.images, self.labels, torch.tensor(view.mean), torch.tensor(view.std)),
             batch_size=train.batch_size,
+            share=share,
         )
 
 
@@ -118,12 +97,14 @@ class OnDisk(LabelledImages):
         index: which of them, and in which order.
         labels: int64 [N], of those.
         workers: processes that read, unless the recipe says how many.
+        unreadable: is told of images that cannot be read.
     """
 
     split: IndexedSplit
     index: Sequence[int]
     labels: Tensor
     workers: int
+    unreadable: Unreadable = field(default_factory=Unreadable)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -132,22 +113,28 @@ class OnDisk(LabelledImages):
         return self.split.image(self.index[position]), int(self.labels[position])
 
     def train_batches(
-        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int
+        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int, share: Share
     ) -> Iterable[tuple[Tensor, Tensor]]:
         """Return one pass, shuffled and augmented."""
         return DiskBatches(
-            *(self._read, len(self), train_transform(view, augmentation)),
+            *(self._read, len(self), train_transform(view, train, augmentation)),
             batch_size=train.batch_size,
             workers=self.workers if train.workers is None else train.workers,
             key=(train.seed, epoch),
+            share=share,
+            unreadable=self.unreadable,
         )
 
-    def test_batches(self, view: View, train: TrainConfig) -> Iterable[tuple[Tensor, Tensor]]:
+    def test_batches(
+        self, view: View, train: TrainConfig, *, share: Share
+    ) -> Iterable[tuple[Tensor, Tensor]]:
         """Return one pass in the fixed order."""
         return DiskBatches(
             *(self._read, len(self), test_transform(view)),
             batch_size=train.batch_size,
             workers=self.workers if train.workers is None else train.workers,
+            share=share,
+            unreadable=self.unreadable,
         )
 
 
@@ -168,23 +155,25 @@ class Streamed(LabelledImages):
         return len(self.split)
 
     def train_batches(
-        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int
+        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int, share: Share
     ) -> StreamBatches:
         """Return one pass, shuffled and augmented."""
         key = (train.seed, epoch)
         seed = mix_seeds(*key, AUGMENT) % 2**31
         return StreamBatches(
             *(lambda: self.split.shuffled(seed), len(self), self.number),
-            train_transform(view, augmentation),
+            train_transform(view, train, augmentation),
             batch_size=train.batch_size,
             key=key,
+            share=share,
         )
 
-    def test_batches(self, view: View, train: TrainConfig) -> StreamBatches:
+    def test_batches(self, view: View, train: TrainConfig, *, share: Share) -> StreamBatches:
         """Return one pass in the fixed order."""
         return StreamBatches(
             *(lambda: self.split, len(self), self.number, test_transform(view)),
             batch_size=train.batch_size,
+            share=share,
         )
 
 
@@ -194,7 +183,8 @@ def decode(
     size: tuple[int, int],
     *,
     progress: Callable[[str, int, int], None],
-) -> tuple[Tensor, list[Any]]:
+    unreadable: Unreadable,
+) -> tuple[Tensor, list[Any], list[int]]:
     """Read images into memory in the size of the network: the shorter side scaled, centre cropped.
 
     Args:
@@ -202,9 +192,10 @@ def decode(
         index: which; None for all.
         size: (H, W).
         progress: is told how far it is.
+        unreadable: is told of images that cannot be read, which are left out.
 
     Returns:
-        uint8 [N, C, H, W], and the labels as they are in the split.
+        uint8 [N, C, H, W], the labels as they are in the split, and the positions that were kept.
 
     Raises:
         DataError: an image cannot be read.
@@ -215,28 +206,42 @@ def decode(
     total = len(split) if index is None else len(index)
     images: Tensor | None = None
     labels: list[Any] = []
-    for image, label in _chosen(split, index):
+    kept: list[int] = []
+    for position, (image, label) in enumerate(_chosen(split, index)):
+        if isinstance(image, DataError):
+            unreadable.add(str(image))
+            continue
         pixels = transform(image)  # uint8 [C, H, W]
         if images is None:
             images = torch.empty((total, *pixels.shape), dtype=torch.uint8)
         if len(labels) == total or pixels.shape != images.shape[1:]:
             raise DataError(
-                f"image {len(labels)} of the {split.name} split is {list(pixels.shape)}, the "
+                f"image {position} of the {split.name} split is {list(pixels.shape)}, the "
                 f"{total} before are {list(images.shape[1:])}"
             )
         images[len(labels)] = pixels
         labels.append(label)
+        kept.append(position)
         if len(labels) % 1000 == 0 or len(labels) == total:
             progress(f"reading {split.name} images", len(labels), total)
     if images is None:
         raise DataError(f"the {split.name} split is empty")
-    return images[: len(labels)], labels
+    return images[: len(labels)], labels, kept
 
 
 def _chosen(split: Split, index: Sequence[int] | None) -> Iterator[tuple[Any, Any]]:
-    if index is None or not isinstance(split, IndexedSplit):
+    """Yield images and labels; in the place of an image that cannot be read, the error."""
+    if not isinstance(split, IndexedSplit):
         return iter(split)
-    return ((split.image(position), split.labels[position]) for position in index)
+    positions = range(len(split)) if index is None else index
+    return ((_read(split, position), split.labels[position]) for position in positions)
+
+
+def _read(split: IndexedSplit, position: int) -> Any:
+    try:
+        return split.image(position)
+    except DataError as error:
+        return error
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -249,34 +254,3 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean.append(centre)
         std.append(max(float((share * (levels - centre).square()).sum()) ** 0.5, 1 / 255))
     return tuple(mean), tuple(std)
-
-
-def test_transform(view: View) -> Callable[[Any], Tensor]:
-    """Return what a test image goes through: scaled, the central 7/8 cropped, normalised."""
-    transform: Callable[[Any], Tensor] = _timm_transform(view, is_training=False)
-    return transform
-
-
-def train_transform(view: View, augmentation: str) -> Callable[[Any], Tensor]:
-    """Return what a training image goes through; see `senet.training.config.AUGMENTATIONS`."""
-    from torchvision import transforms
-
-    if augmentation == "resize-crop":
-        made: Callable[[Any], Tensor] = _timm_transform(view, is_training=True, color_jitter=None)
-        return made
-    steps: list[Any] = []
-    if augmentation in ("crop", "crop-flip"):
-        steps.append(transforms.RandomCrop(view.size[1:], padding=view.padding))
-    if augmentation == "crop-flip":
-        steps.append(transforms.RandomHorizontalFlip())
-    whole = _timm_transform(view, is_training=True, no_aug=True)  # scale, crop, then to a tensor
-    chain: Callable[[Any], Tensor] = transforms.Compose(
-        [*whole.transforms[:2], *steps, *whole.transforms[2:]]
-    )
-    return chain
-
-
-def _timm_transform(view: View, **options: Any) -> Any:
-    from timm.data.transforms_factory import create_transform
-
-    return create_transform(view.size[1:], mean=view.mean, std=view.std, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -11,33 +12,21 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
-from senet.training.batches import NETWORK, mix_seeds
+from senet.errors import ConfigError, TrainingError
+from senet.insertion import convert_sync_batchnorm
+from senet.training.batches import NETWORK, Share, mix_seeds
+from senet.training.checkpoints import last_good
 from senet.training.config import TrainConfig
+from senet.training.counting import Counts
 from senet.training.data import ImageData
+from senet.training.schedule import decay_groups, freeze_norms, frozen_parameters, lr_factor
 
-__all__ = ["Classifier", "channels_last", "cosine_with_warmup", "logits_of"]
+__all__ = ["Classifier", "channels_last", "logits_of"]
 
 _AUXILIARY_WEIGHT = 0.3  # of the losses of auxiliary heads, as for the first Inception networks
-
-
-def cosine_with_warmup(step: int, *, steps: int, warmup: int) -> float:
-    """Return the factor of the step size: a linear rise over `warmup` steps, then half a cosine.
-
-    Args:
-        step: from 0 to `steps` - 1.
-        steps: number of steps in all.
-        warmup: number of steps of the rise.
-
-    Example:
-        >>> [round(cosine_with_warmup(t, steps=6, warmup=2), 3) for t in range(6)]
-        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def logits_of(output: Any) -> list[Tensor]:
@@ -50,18 +39,21 @@ def logits_of(output: Any) -> list[Tensor]:
     return [part for part in output if isinstance(part, Tensor)]
 
 
-def decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the parameter groups: weights of layers decay, vectors (bias, gamma, beta) do not."""
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-
-
 def channels_last(images: Tensor) -> Tensor:
     """Return images [N, C, H, W] in the memory format in which networks are trained."""
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def _mixer(train: TrainConfig, classes: int) -> Any:
+    """Return what mixes the images of a batch, None where nothing does."""
+    from torchvision.transforms import v2
+
+    chosen: list[Any] = []
+    if train.mixup:
+        chosen.append(v2.MixUp(alpha=train.mixup, num_classes=classes))
+    if train.cutmix:
+        chosen.append(v2.CutMix(alpha=train.cutmix, num_classes=classes))
+    return v2.RandomChoice(chosen) if chosen else None
 
 
 @final
@@ -74,76 +66,194 @@ class Classifier(LightningModule):
         train: the recipe.
     """
 
+    # a test may have fewer images than there are devices
+    allow_zero_length_dataloader_with_multiple_devices = True
+    first_bad_step: Tensor
+
     def __init__(self, net: nn.Module, data: ImageData, train: TrainConfig) -> None:
         super().__init__()
         # convolutions read [N, H, W, C] fastest, on CPUs and GPUs alike
         self.net = net.to(memory_format=torch.channels_last)
         self.data, self.train_config = data, train
-        # A loss that is no number stays one, and shows: by default it is left out of the mean, and
-        # with "disable" torchmetrics (1.9) leaves out the weights.
+        self.ema: AveragedModel | None = None
+        if train.ema is not None:
+            average = get_ema_multi_avg_fn(train.ema)  # type: ignore[no-untyped-call]
+            self.ema = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+            self.ema.requires_grad_(requires_grad=False)
+        if train.compile:
+            self.net.compile()  # in place: the names of the weights stay
+        # A loss that is no number stays one, and shows: by default it is left out of the mean.
         self.train_loss = MeanMetric(nan_strategy=math.nan)
-        self.test_loss = MeanMetric(nan_strategy=math.nan)
-        self.accuracy = MulticlassAccuracy(len(data.classes), average="micro")
+        self.counts = Counts()
+        self._mix = _mixer(train, len(data.classes))
+        self._frozen: list[nn.Parameter] = []
+        self._done: tuple[int, int] = (0, 0)  # epoch, and parts of it that are done
+        self._resumed: tuple[int, int] | None = None
+        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested: the averaged one where there is one."""
+        return self.net if self.ema is None else self.ema.module
+
+    # ---- data
+
+    def _share(self) -> Share:
+        skip = 0
+        if self._resumed is not None and self._resumed[0] == self.current_epoch:
+            skip = self._resumed[1]
+        trainer = self.trainer
+        return Share(trainer.global_rank, trainer.world_size, self.train_config.accumulate, skip)
 
     def train_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return the batches of the epoch that begins."""
-        return self.data.train_batches(self.train_config, epoch=self.current_epoch)
+        """Return the batches of the epoch that begins, or the rest of the one that goes on."""
+        return self.data.train_batches(
+            self.train_config, epoch=self.current_epoch, share=self._share()
+        )
 
     def val_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the test batches."""
-        return self.data.test_batches(self.train_config)
+        return self.data.test_batches(self.train_config, share=self._share())
+
+    # ---- training
+
+    def on_fit_start(self) -> None:
+        """Share batch norms between devices; DDP has wrapped the network, and would refuse on CPUs.
+
+        Raises:
+            ConfigError: a batch norm without an SE block, on CPUs.
+        """
+        if not self.train_config.sync_bn or self.trainer.world_size == 1:
+            return
+        convert_sync_batchnorm(self.net)
+        plain = [
+            path
+            for path, module in self.net.named_modules()
+            if isinstance(module, nn.SyncBatchNorm) and not hasattr(module, "se")
+        ]
+        if plain and self.device.type == "cpu":
+            raise ConfigError(
+                f"sync_bn on CPUs works for batch norms with an SE block, and {plain[0]!r} has none"
+                " (torch's SyncBatchNorm needs GPUs); leave sync_bn out"
+            )
+
+    def _begin_epoch(self) -> None:
+        train, epoch = self.train_config, self.current_epoch
+        if train.se_only_epochs or train.freeze_bn_epochs:
+            self.net.train()
+            freeze_norms(self.net, train, epoch=epoch)
+            self._frozen = frozen_parameters(self.net, train, epoch=epoch)
+
+    def on_train_start(self) -> None:
+        """Freeze what is frozen, also where the run goes on in the middle of an epoch."""
+        self._begin_epoch()
 
     def on_train_epoch_start(self) -> None:
-        """Seed what the network itself draws (dropout), by the epoch."""
-        torch.manual_seed(mix_seeds(self.train_config.seed, self.current_epoch, NETWORK))
+        """Freeze what is frozen in this epoch."""
+        self._begin_epoch()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed what the network itself draws (dropout) and what mixes images, by the step."""
+        key = (self.train_config.seed, self.current_epoch, NETWORK, batch_idx, self.global_rank)
+        torch.manual_seed(mix_seeds(*key))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Return the loss of a batch."""
         images, labels = batch
+        count = len(labels)
+        if self._mix is not None:
+            images, labels = self._mix(images, labels)
         smoothing = self.train_config.label_smoothing
         losses = [
             F.cross_entropy(logits, labels, label_smoothing=smoothing)
             for logits in logits_of(self.net(channels_last(images)))
         ]
         loss = losses[0] + _AUXILIARY_WEIGHT * sum(losses[1:])
-        self.train_loss(loss.detach(), weight=len(labels))
+        self.train_loss(loss.detach(), weight=count)
+        first = (self.first_bad_step < 0) & ~loss.detach().isfinite()
+        self.first_bad_step = torch.where(first, self.global_step, self.first_bad_step)
+        self._done = (self.current_epoch, index + 1)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep frozen parameters where they are, without momentum or decay."""
+        for parameter in self._frozen:
+            parameter.grad = None
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Step, then average the weights."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.ema is not None:
+            self.ema.update_parameters(self.net)
+
+    def check_finite(self) -> None:
+        """Raise `TrainingError` if the loss was no number at some step; all devices ask alike."""
+        step = int(self.first_bad_step)
+        if not self.trainer.strategy.reduce_boolean_decision(step >= 0, all=False):
+            return
+        at = f"at step {step + 1}" if step >= 0 else "on another device"
+        raise TrainingError(
+            f"the loss is no longer finite {at}, in epoch {self.current_epoch + 1}; "
+            f"try a smaller lr than {self.train_config.peak_lr}, a longer warm-up, or clip_norm; "
+            f"{last_good(Path(self.trainer.default_root_dir))}"
+        )
+
+    # ---- test
+
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
-        """Add a test batch to the test loss and the accuracy."""
+        """Add a test batch to the counts."""
         images, labels = batch
-        logits = logits_of(self.net(channels_last(images)))[0].float()
-        self.test_loss(F.cross_entropy(logits, labels), weight=len(labels))
-        self.accuracy(logits, labels)
+        self.counts.update(logits_of(self.tested(channels_last(images)))[0], labels)
 
     def epoch_metrics(self) -> dict[str, float | None]:
         """Return the metrics of the epoch that ends, and begin new ones; None if it had no test."""
         found: dict[str, float | None] = {"train_loss": float(self.train_loss.compute())}
-        found |= {"test_loss": None, "test_accuracy": None}
+        found |= dict.fromkeys(("test_loss", "test_accuracy", "test_top5"))
         if (self.current_epoch + 1) % self.train_config.test_every == 0:
-            images = len(self.data.test)
-            # A share of whole images: float32 would not give it exactly.
-            correct = round(float(self.accuracy.compute()) * images)
-            found |= {"test_loss": float(self.test_loss.compute())}
-            found |= {"test_accuracy": correct / images}
-        for metric in (self.train_loss, self.test_loss, self.accuracy):
-            metric.reset()
+            counts = self.counts.compute()
+            found |= {"test_loss": counts["loss"], "test_accuracy": counts["top1"]}
+            if len(self.data.classes) > 5:
+                found["test_top5"] = counts["top5"]
+        self.train_loss.reset()
+        self.counts.reset()
         return found
+
+    # ---- going on
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep where the epoch stands: how much of it is done, and its loss so far."""
+        sums = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        checkpoint["position"] = {
+            "epoch": self._done[0],
+            "parts": self._done[1],
+            "loss": sums.tolist(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up where the epoch stood."""
+        position = checkpoint["position"]
+        self._resumed = self._done = (position["epoch"], position["parts"])
+        if self.trainer.global_rank == 0:
+            loss, weight = position["loss"]
+            self.train_loss.mean_value.fill_(loss)
+            self.train_loss.weight.fill_(weight)
 
     def configure_optimizers(self) -> Any:
         """Return SGD and its schedule, stepped after every batch."""
         train = self.train_config
         optimizer = torch.optim.SGD(
-            decay_groups(self.net, train.weight_decay),
-            lr=train.lr,
+            decay_groups(self.net, train.weight_decay, decay=train.decay),
+            lr=train.peak_lr,
             momentum=train.momentum,
-            nesterov=train.momentum > 0,
+            nesterov=train.nesterov and train.momentum > 0,
         )
-        per_epoch = len(self.data.train_batches(train, epoch=0))  # type: ignore[arg-type]
-        warmup = min(train.warmup_epochs, train.epochs) * per_epoch
+        per_epoch = self.data.steps(train)
 
         def factor(step: int) -> float:
-            return cosine_with_warmup(step, steps=train.epochs * per_epoch, warmup=round(warmup))
+            return lr_factor(train, step, per_epoch=per_epoch)
 
         schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,20 @@ from typing import Any, final
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from senet.errors import ConfigError
-from senet.training.callbacks import History, Progress, Steps, Stop, Stopped
+from senet.training import checks
+from senet.training.callbacks import History, Steps
+from senet.training.checkpoints import CheckpointFiles, newest_checkpoint, step_of
 from senet.training.config import PRECISIONS, TrainConfig
 from senet.training.data import ImageData
 from senet.training.module import Classifier
+from senet.training.stopping import Progress, Stop, Stopped
 
-__all__ = ["Run", "find_device", "finished_epochs", "load_weights", "train_run"]
+__all__ = ["Placement", "Run", "find_device", "finished_epochs", "train_run"]
 
 # What Lightning says that is either meant (a single process reads images that lie in memory) or
 # would be said once per run.
@@ -32,6 +37,8 @@ _EXPECTED = (
     ".*GPU available but not used.*",
     ".*reload_dataloaders_every_n_epochs.*",
     ".*treespec, LeafSpec.*",  # Lightning calls what newer versions of torch deprecate
+    ".*ended before the epoch ended.*",  # the batches know where to go on
+    ".*is in eval mode|.*in eval mode at the start.*",  # frozen batch norms
 )
 
 
@@ -42,7 +49,7 @@ class Run:
 
     Attributes:
         epochs: the metrics of each finished epoch: epoch, train_loss, test_loss, test_accuracy,
-            seconds.
+            test_top5, lr, seconds.
         done: whether it is finished.
     """
 
@@ -73,23 +80,81 @@ def find_device(name: str) -> torch.device:
 def finished_epochs(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics of the epochs that a run has finished; none where it has not begun."""
     history = folder / "history.json"
-    if not history.exists() or not (folder / "last.ckpt").exists():
+    if not history.exists() or newest_checkpoint(folder) is None:
         return []
     found: list[dict[str, Any]] = json.loads(history.read_text(encoding="utf-8"))
     return found
 
 
-def load_weights(net: nn.Module, folder: Path) -> nn.Module:
-    """Load the weights of a run's last epoch into the network, and return it."""
-    checkpoint = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
-    prefix = "net."
-    state = {
-        key.removeprefix(prefix): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith(prefix)
-    }
-    net.load_state_dict(state)
-    return net
+@final
+@dataclass(frozen=True)
+class Placement:
+    """On which devices a run is trained.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        devices: how many on each machine; torchrun and SLURM have said it already.
+        nodes: how many machines; likewise.
+        strategy: "auto", "ddp" (a copy of the network on each device) or "fsdp" (a part of it on
+            each GPU). "auto": ddp on several devices.
+        join: take part in what torchrun or SLURM has started, if it has.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+
+    device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    join: bool = True
+
+    def __post_init__(self) -> None:
+        checks.whole(self, "devices", "nodes", least=1)
+        checks.choice(self, strategy=dict.fromkeys(("auto", "ddp", "fsdp"), ""))
+        if self.strategy == "fsdp" and self.kind != "cuda":
+            raise ConfigError("strategy 'fsdp' needs GPUs; try 'ddp'")
+
+    @property
+    def kind(self) -> str:
+        """The kind of device: cpu, cuda or mps."""
+        return find_device(self.device).type
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one process."""
+        devices, nodes = self.shape()
+        return devices * nodes > 1
+
+    def shape(self) -> tuple[int, int]:
+        """Return devices per machine and machines: as they were started, else as asked for."""
+        env = os.environ
+        if self.join and "TORCHELASTIC_RUN_ID" in env:
+            local = int(env["LOCAL_WORLD_SIZE"])
+            return local, int(env["WORLD_SIZE"]) // local
+        if self.join and SLURMEnvironment.detect() and "SLURM_NTASKS" in env:
+            nodes = int(env.get("SLURM_NNODES", "1"))
+            return int(env["SLURM_NTASKS"]) // nodes, nodes
+        return self.devices, self.nodes
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of Lightning's trainer."""
+        device = find_device(self.device)
+        devices, nodes = self.shape()
+        found: dict[str, Any] = {
+            "accelerator": "gpu" if device.type == "cuda" else device.type,
+            "devices": devices,
+            "num_nodes": nodes,
+        }
+        if not self.several:
+            found["devices"] = [device.index or 0] if device.type == "cuda" else 1
+            plugins: list[Any] = [LightningEnvironment()]  # one process, also in a cluster's job
+        else:
+            found["strategy"] = "fsdp" if self.strategy == "fsdp" else "ddp"
+            found["use_distributed_sampler"] = False  # the batches know their share themselves
+            # the project saves and stops by itself
+            plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+        return {**found, "plugins": plugins}
 
 
 def train_run(
@@ -98,55 +163,70 @@ def train_run(
     train: TrainConfig,
     *,
     folder: Path,
-    device: torch.device,
+    device: torch.device | Placement,
     what: str,
     progress: Progress,
     stop: Stop,
     before: int = 0,
     total: int = 0,
+    save_every: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Train a network, or go on from the last finished epoch in the folder.
+    """Train a network, or go on from the newest checkpoint in the folder.
 
     Args:
         net: the network, trained in place.
         data: the images.
         train: the recipe.
-        folder: of this run: `history.json` and `last.ckpt`.
-        device: where to train.
+        folder: of this run: the history and the checkpoints.
+        device: where to train; a device alone is one process.
         what: the run's name in the progress.
         progress: is told after each step.
         stop: ends the run after a step.
         before: steps of the runs before this one.
         total: steps of all runs.
+        save_every: save after so many steps, beside after each epoch and where the run is stopped.
+        callbacks: of Lightning, called before the checkpoints are written.
 
     Raises:
-        ConfigError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or the disk is full.
     """
     finished = finished_epochs(folder)
-    if len(finished) >= train.epochs:
+    newest = newest_checkpoint(folder)
+    steps = train.epochs * data.steps(train)
+    if len(finished) >= train.epochs and newest is not None and step_of(newest) >= steps:
         return Run(finished, done=True)
+    placement = device if isinstance(device, Placement) else Placement(str(device), join=False)
     history = History(folder)
-    steps = Steps(progress, stop, what=what, before=before, total=total)
+    told = Steps(
+        *(progress, stop),
+        what=what,
+        before=before,
+        total=total or steps,
+        folder=folder,
+        save_every=save_every,
+    )
     with _quiet():
-        trainer = _trainer(train, folder, device, [steps, history])
+        trainer = _trainer(train, folder, placement, [*callbacks, told, history])
         try:
-            trainer.fit(
-                Classifier(net, data, train),
-                ckpt_path=folder / "last.ckpt" if finished else None,
-            )
+            trainer.fit(Classifier(net, data, train), ckpt_path=newest)
         except Stopped:
             return Run(finished_epochs(folder), done=False)
+    if trainer.is_global_zero:
+        history.write()  # the run may have been killed between its last two files
     return Run(history.epochs, done=True)
 
 
 def _trainer(
-    train: TrainConfig, folder: Path, device: torch.device, callbacks: list[Any]
+    train: TrainConfig, folder: Path, placement: Placement, callbacks: list[Callback]
 ) -> Trainer:
+    options = placement.options()
+    options["plugins"] += [CheckpointFiles(folder)]
     return Trainer(
-        accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
         precision=PRECISIONS[train.precision],  # type: ignore[arg-type]
         max_epochs=train.epochs,
+        accumulate_grad_batches=train.accumulate,
+        gradient_clip_val=train.clip_norm,
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
@@ -156,7 +236,7 @@ def _trainer(
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,  # the order of an epoch is a function of its number
         default_root_dir=folder,
-        plugins=[LightningEnvironment()],  # one process, also inside a cluster's job
+        **options,
     )
 
 

@@ -7,8 +7,7 @@ images that they cannot read; here such an image is an error with its name.
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ from PIL import Image
 
 from senet.errors import DataError, unknown_name
 from senet.training.config import DataConfig
+from senet.training.shards import Shards, find_shards
+from senet.training.splits import IndexedSplit, Split, StreamSplit, class_names, first_line
 
-__all__ = ["IndexedSplit", "Split", "StreamSplit", "first_line", "open_splits"]
+__all__ = ["open_split", "open_splits"]
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "eval", "evaluation")
@@ -30,91 +31,10 @@ _TORCHVISION = (
     *("places365", "qmnist"),
 )
 _STREAMS = ("wds", "tfds", "hfids")
-KNOWN = ("digits", "folder", *(f"torch/{name}" for name in _TORCHVISION), "hfds/", "hfids/", "wds/")
-
-
-class Split(ABC):
-    """The images of one split.
-
-    Attributes:
-        name: of the split.
-        classes: names of the classes, label k is classes[k]; empty where the data do not say.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of images."""
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[tuple[Image.Image, Any]]:
-        """Yield image and label, in a fixed order."""
-
-
-@final
-class IndexedSplit(Split):
-    """Images that can be read one by one, with labels that are known before.
-
-    Args:
-        name: of the split.
-        classes: see `Split`.
-        labels: one for each image.
-        read: opens the image at an index (anything that PIL opens, or a PIL image).
-    """
-
-    def __init__(
-        self, name: str, classes: Sequence[str], labels: Sequence[Any], read: Callable[[int], Any]
-    ) -> None:
-        self.name, self.classes, self.labels = name, tuple(classes), list(labels)
-        self._read = read
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __iter__(self) -> Iterator[tuple[Image.Image, Any]]:
-        return ((self.image(index), label) for index, label in enumerate(self.labels))
-
-    def image(self, index: int) -> Image.Image:
-        """Return the image, in RGB or grey."""
-        try:
-            opened = self._read(index)
-            if isinstance(opened, Image.Image):
-                return opened if opened.mode in ("L", "RGB") else opened.convert("RGB")
-            with opened, Image.open(opened) as image:
-                return image.convert("RGB")
-        except Exception as error:  # readers and decoders raise anything
-            raise DataError(
-                f"image {index} of the {self.name} split cannot be read: {first_line(error)}"
-            ) from error
-
-
-@final
-class StreamSplit(Split):
-    """Images that come as a stream, in shards.
-
-    Args:
-        name: of the split.
-        open_stream: opens timm's dataset, for training in an order that depends on the seed, or
-            (None) in the fixed order.
-    """
-
-    def __init__(self, name: str, open_stream: Callable[[int | None], Any]) -> None:
-        self.name, self._open = name, open_stream
-        dataset = open_stream(None)
-        self.classes = _class_names(getattr(dataset.reader, "class_to_idx", None))
-        self._count = len(dataset)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[tuple[Image.Image, Any]]:
-        return iter(self._open(None))
-
-    def shuffled(self, seed: int) -> Any:
-        """Return the stream of a training epoch, a timm dataset."""
-        return self._open(seed)
+KNOWN = (
+    *("digits", "folder", *(f"torch/{name}" for name in _TORCHVISION)),
+    *("hfds/", "hfids/", "tar/", "wds/"),
+)
 
 
 @final
@@ -128,12 +48,6 @@ class _First:
         return self.samples[index][0]
 
 
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line with its type."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
-
-
 def open_splits(config: DataConfig) -> tuple[Split, Split]:
     """Open the training and the test split.
 
@@ -141,15 +55,27 @@ def open_splits(config: DataConfig) -> tuple[Split, Split]:
         DataError: a folder is missing, or something cannot be opened.
         UnknownNameError: the name is neither a folder nor a known kind of data.
     """
+    return open_split(config, training=True), open_split(config, training=False)
+
+
+def open_split(config: DataConfig, *, training: bool) -> Split:
+    """Open one of the splits.
+
+    Raises:
+        DataError: a folder is missing, or something cannot be opened.
+        UnknownNameError: the name is neither a folder nor a known kind of data.
+    """
+    given = config.train_split if training else config.test_split
+    usual = TRAIN_NAMES if training else TEST_NAMES
     if config.name == "digits":
-        return _digits()
+        return _digits()[0 if training else 1]
     name = _full_name(config)
     if not name:
-        return _folder_splits(config)
+        return _folder_split(config, given, usual)
+    if name.startswith("tar/"):
+        return _tar_split(Path(name.removeprefix("tar/")), given, usual)
     with _quiet():
-        train = _open_first(config, name, _candidates(name, config.train_split, TRAIN_NAMES))
-        test = _open_first(config, name, _candidates(name, config.test_split, TEST_NAMES))
-    return train, test
+        return _open_first(config, name, _candidates(name, given, usual))
 
 
 def _full_name(config: DataConfig) -> str:
@@ -162,7 +88,11 @@ def _full_name(config: DataConfig) -> str:
         if rest not in _TORCHVISION:
             raise unknown_name("torchvision data", rest, _TORCHVISION)
         return config.name
-    if slash and prefix in ("hfds", *_STREAMS):
+    if prefix == "tar" and not Path(rest).expanduser().is_dir():
+        raise DataError(f"the folder of {config.name} does not exist: {rest}")
+    if prefix == "wds" and rest and Path(rest).expanduser().is_dir():
+        return f"tar/{Path(rest).expanduser()}"  # shards on this machine are read in any order
+    if slash and prefix in ("hfds", "tar", *_STREAMS):
         path = Path(rest).expanduser()
         if rest.startswith(("/", "./", "../", "~")) and not path.exists():
             raise DataError(f"the folder of {config.name} does not exist: {path}")
@@ -227,13 +157,22 @@ def _open(config: DataConfig, name: str, split: str) -> Split:
     return _indexed(split, create_dataset(name, **options).reader)
 
 
+def _tar_split(root: Path, given: str | None, usual: Sequence[str]) -> Split:
+    """Open tar files; see `senet.training.shards`."""
+    name, paths = find_shards(root, usual if given is None else (given,))
+    shards = Shards(paths)
+    read = shards.__getitem__
+    return IndexedSplit(name, shards.classes, shards.labels, read, shards.filename)
+
+
 def _indexed(split: str, reader: Any) -> IndexedSplit:
     """Return the split behind one of timm's readers: an image folder, or Hugging Face datasets."""
     if hasattr(reader, "samples"):
         labels = [label for _, label in reader.samples]
     else:
         labels = _hugging_face_labels(reader)
-    return IndexedSplit(split, _class_names(reader.class_to_idx), labels, _First(reader))
+    names = class_names(reader.class_to_idx)
+    return IndexedSplit(split, names, labels, _First(reader), reader.filename)
 
 
 def _hugging_face_labels(reader: Any) -> list[Any]:
@@ -248,10 +187,6 @@ def _hugging_face_labels(reader: Any) -> list[Any]:
     return list(reader.dataset[reader.label_key])
 
 
-def _class_names(class_to_index: dict[Any, int] | None) -> tuple[str, ...]:
-    return tuple(str(name) for name in sorted(class_to_index or {}, key=(class_to_index or {}).get))  # type: ignore[arg-type]
-
-
 def _torchvision_classes(dataset: Any) -> Sequence[str]:
     return [name if isinstance(name, str) else name[0] for name in getattr(dataset, "classes", ())]
 
@@ -263,30 +198,36 @@ def _torchvision_labels(dataset: Any) -> list[int]:
     return [int(label) for label in targets]
 
 
-def _folder_splits(config: DataConfig) -> tuple[Split, Split]:
-    """Open an image folder: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg."""
+def _folder_split(config: DataConfig, given: str | None, usual: Sequence[str]) -> Split:
+    """Open a split of an image folder: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg."""
     from timm.data.dataset_factory import create_dataset
 
-    given = config.root if config.name == "folder" else config.name
-    if given is None:
+    path = config.root if config.name == "folder" else config.name
+    if path is None:
         raise DataError("the data 'folder' need the path of the image folder as their root")
-    root = Path(given).expanduser()
+    root = Path(path).expanduser()
     if not root.is_dir():
         raise DataError(f"the image folder {root} does not exist")
-    folders = [
-        _subfolder(root, config.train_split, TRAIN_NAMES),
-        _subfolder(root, config.test_split, TEST_NAMES),
-    ]
-    splits = []
-    for folder in folders:
-        try:
-            dataset = create_dataset("", root=str(folder), search_split=False)
-        except RuntimeError as error:
-            raise DataError(
-                f"{folder} holds no images; it needs one folder of images for each class"
-            ) from error
-        splits.append(_indexed(folder.name, dataset.reader))
-    return splits[0], splits[1]
+    folder = _subfolder(root, given, usual)
+    _check_classes(folder)
+    try:
+        dataset = create_dataset("", root=str(folder), search_split=False)
+    except RuntimeError as error:
+        raise DataError(
+            f"{folder} holds no images; it needs one folder of images for each class"
+        ) from error
+    return _indexed(folder.name, dataset.reader)
+
+
+def _check_classes(folder: Path) -> None:
+    """Raise `DataError` for a class folder without any file in it, beside others that have some."""
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    empty = [path.name for path in folders if not any(path.iterdir())]
+    if empty and len(empty) < len(folders):
+        raise DataError(
+            f"{folder} has classes without images: {', '.join(empty[:5])}; add some, or remove the "
+            "folders"
+        )
 
 
 def _subfolder(root: Path, given: str | None, usual: Sequence[str]) -> Path:

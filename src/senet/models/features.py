@@ -1,0 +1,89 @@
+"""A network without its classifier, that returns maps of several resolutions: a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from senet.errors import ConfigError
+from senet.insertion import SEConfig
+from senet.models.registry import create_model
+from senet.models.stages import Staged
+
+__all__ = ["backbone", "features_of"]
+
+# timm's networks that keep their layers one level down, in an nn.Sequential of this name
+_NESTED = ("features", "blocks")
+
+
+def backbone(
+    network: str | nn.Module,
+    *,
+    out_indices: Sequence[int] | None = None,
+    in_chans: int = 3,
+    se: SEConfig | Mapping[str, Any] | None = None,
+    layout: str | None = None,
+) -> nn.Module:
+    """Return a network that maps a picture to the last maps of some of its resolutions.
+
+    It is what timm's `features_only=True` gives: a module whose output is the list of maps, finest
+    first, and whose `feature_info` has `channels()`, `reduction()` (how many times smaller than the
+    picture) and `module_name()`. What comes behind the last map that is asked for is left out. The
+    names of parameters stay; only where a network of timm has its layers in one sequence, they have
+    one level less (`features_0.weight`).
+
+    Args:
+        network: a name of this project's networks; or a network, with weights perhaps. Its modules
+            are used, not copied, so it should not be used any more.
+        out_indices: which resolutions, 0 for the finest; negative ones count from the coarsest. All
+            if not given.
+        in_chans: channels of the picture, for a name.
+        se: see `senet.create_model`, for a name.
+        layout: see `senet.create_model`, for a name.
+
+    Raises:
+        ConfigError: an index that the network does not have, or a network that does not say where
+            its maps are (it has no `feature_info`).
+        UnknownNameError: there is no such network.
+
+    Example:
+        >>> import torch
+        >>> body = backbone("se_resnet20", out_indices=(1, 2))
+        >>> [tuple(each.shape) for each in body(torch.zeros(1, 3, 32, 32))]
+        [(1, 32, 16, 16), (1, 64, 8, 8)]
+        >>> body.feature_info.channels(), body.feature_info.reduction()
+        ([32, 64], [2, 4])
+    """
+    if isinstance(network, str):
+        network = create_model(network, num_classes=0, in_chans=in_chans, se=se, layout=layout)
+    return features_of(network, out_indices)
+
+
+def features_of(network: nn.Module, out_indices: Sequence[int] | None = None) -> nn.Module:
+    """Return the backbone of a network; see `backbone`."""
+    from timm.models import FeatureListNet
+
+    known = getattr(network, "feature_info", None)
+    if not isinstance(known, Sequence):
+        raise ConfigError(
+            f"a backbone needs a network with feature_info, and this {type(network).__name__} has "
+            "none; take one of the project's networks, or of timm's"
+        )
+    count = len(known)
+    wanted = range(count) if out_indices is None else out_indices
+    for index in wanted:
+        if not -count <= index < count:
+            raise ConfigError(
+                f"out_indices must be from 0 to {count - 1} for this {type(network).__name__}, "
+                f"got {tuple(wanted)}"
+            )
+    indices = tuple(sorted(index % count for index in wanted))
+    body: nn.Module = FeatureListNet(network, indices, flatten_sequential=nested(network))
+    return body
+
+
+def nested(network: nn.Module) -> bool:
+    """Return whether the modules of `feature_info` are one level below the network's children."""
+    return not isinstance(network, Staged) and any(hasattr(network, name) for name in _NESTED)

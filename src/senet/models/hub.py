@@ -1,0 +1,287 @@
+"""Networks on the Hugging Face Hub, and in folders of its form.
+
+A folder holds `model.safetensors`; `config.json`, from which the network is built again; for a
+network that `senet.insert` changed, `senet.json` with the sites; and a model card, `README.md`. The
+card and the description in `config.json` are those that timm reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from senet.errors import DataError, InputError
+from senet.insertion import load, save, se_modules
+from senet.insertion.graft import grafts
+from senet.models.origin import Origin, keep_origin, origin_of
+from senet.models.registry import NETWORKS, create_model
+from senet.models.timm_registry import timm_description, timm_names
+from senet.models.weights.pictures import Preprocessing, preprocessing, remember
+
+__all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
+
+_FORMAT = "senet.hub/1"
+_WEIGHTS, _CONFIG, _PLAN, _CARD = "model.safetensors", "config.json", "senet.json", "README.md"
+
+
+def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Save a network so that `senet.from_pretrained` builds it again.
+
+    Args:
+        model: a network of `senet.create_model`, changed by `senet.insert` or not.
+        folder: where; made if it does not exist.
+
+    Raises:
+        ConfigError: the network is of another origin.
+    """
+    from safetensors.torch import save_model
+
+    config = _config(model)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    if grafts(model):
+        save(model, target)
+    else:
+        (target / _PLAN).unlink(missing_ok=True)  # of another network that was here
+        save_model(model, str(target / _WEIGHTS), metadata={"format": "pt"})
+    text = json.dumps(config, indent=1) + "\n"
+    (target / _CONFIG).write_text(text, encoding="utf-8")
+    if not (target / _CARD).exists():
+        (target / _CARD).write_text(_card(config["senet"]["network"]["name"]), encoding="utf-8")
+
+
+def from_pretrained(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> nn.Module:
+    """Build a network from a folder of `senet.save_pretrained`, or from a repository of the Hub.
+
+    Args:
+        source: a folder, or "OWNER/REPOSITORY". A folder that exists comes first.
+        revision: branch, tag or commit of the repository.
+        token: for a private repository; the one that `hf auth login` stored if not given.
+        cache_dir: where the Hub's client keeps files, if not where it always does.
+        local_files_only: do not ask the Hub; take what the cache has.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        DataError: the files are missing, broken or do not fit, or cannot be fetched.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _fetched(
+            str(source),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+    facts = _read(folder / _CONFIG)
+    model = _rebuilt(folder, facts)
+    pictures = facts.get("preprocessing")
+    if pictures is not None:
+        remember(model, Preprocessing.from_dict(pictures))
+    return model.eval()
+
+
+def push_to_hub(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    commit_message: str = "Upload a network with senet",
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> str:
+    """Save a network into a repository of the Hub, which is made if it does not exist.
+
+    Args:
+        model: a network of `senet.create_model`, changed by `senet.insert` or not.
+        repo_id: "OWNER/REPOSITORY".
+        commit_message: of the commit.
+        private: whether a new repository is; the owner's default if not given.
+        revision: the branch to commit to.
+        token: of the owner; the one that `hf auth login` stored if not given.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ConfigError: the network is of another origin.
+        DataError: the Hub cannot be reached, or refuses.
+    """
+    from tempfile import TemporaryDirectory
+
+    from huggingface_hub import HfApi
+
+    hub = HfApi(token=token)
+    with TemporaryDirectory() as folder:
+        save_pretrained(model, folder)
+        try:
+            hub.create_repo(repo_id, private=private, exist_ok=True)
+            commit = hub.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+            )
+        except Exception as error:
+            raise DataError(
+                f"{repo_id} must be a repository of huggingface.co that can be written to, but: "
+                f"{_line(error)}; connect to the network, and log in with `hf auth login`"
+            ) from error
+    return str(commit.commit_url)
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    """Return what `config.json` holds: how the network is built, and timm's description of it."""
+    origin = origin_of(model)
+    facts: dict[str, Any] = {
+        "format": _FORMAT,
+        "network": origin.to_dict(),
+        # whether SE blocks of the name are there that `senet.json` does not hold
+        "written": len(se_modules(model)) > len(grafts(model)),
+    }
+    if isinstance(getattr(model, "global_pool", None), str):
+        facts["head"] = {name: getattr(model, name) for name in ("global_pool", "drop_rate")}
+    described = dict(getattr(model, "pretrained_cfg", None) or {})
+    with suppress(InputError):  # of random weights, nothing is known
+        pictures = preprocessing(model)
+        facts["preprocessing"] = pictures.to_dict()
+        described |= {
+            "mean": pictures.mean,
+            "std": pictures.std,
+            "interpolation": pictures.interpolation,
+            "crop_pct": pictures.crop / (pictures.resize or pictures.crop),
+        }
+    return {**_for_timm(model, origin, described), "senet": facts}
+
+
+def _for_timm(model: nn.Module, origin: Origin, described: dict[str, Any]) -> dict[str, Any]:
+    """Return timm's fields, for `timm.create_model("hf-hub:OWNER/REPOSITORY")`."""
+    library, slash, bare = origin.name.partition("/")
+    arguments: dict[str, Any] = {}
+    if not slash:
+        names = timm_names()
+        architecture = next(entry for entry, name in names.items() if name == origin.name)
+        given = {"se": origin.se, "layout": origin.layout}
+        arguments = {option: value for option, value in given.items() if value is not None}
+        described = {**timm_description(origin.name), **described}
+    elif library == "timm":
+        architecture = bare
+    else:
+        return {}
+    return {
+        "architecture": architecture,
+        "num_classes": origin.num_classes,
+        "num_features": getattr(model, "num_features", None),
+        "model_args": {"in_chans": origin.in_chans, **arguments},
+        "pretrained_cfg": {**described, "num_classes": origin.num_classes},
+    }
+
+
+def _fetched(source: str, *, local_files_only: bool, **options: Any) -> Path:
+    """Return the folder in the cache of the Hub's client, filled if need be."""
+    from huggingface_hub import snapshot_download
+
+    files = [_WEIGHTS, _CONFIG, _PLAN]
+    try:
+        return Path(
+            snapshot_download(
+                source, allow_patterns=files, local_files_only=local_files_only, **options
+            )
+        )
+    except Exception as error:
+        raise DataError(
+            f"{source} must be a folder, a repository in the cache, or one that can be fetched "
+            f"from huggingface.co, but: {_line(error)}; connect to the network, or save it first"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))["senet"]
+        if facts["format"] != _FORMAT:
+            raise DataError(
+                f"{path} must have the format {_FORMAT!r}, has {facts['format']!r}; "
+                "was it written by another version?"
+            )
+    except OSError as error:
+        raise DataError(f"{path} must be there, as senet.save_pretrained writes it") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} must be as senet.save_pretrained writes it, but has no part for senet; "
+            "weights of other libraries are read by senet.load_weights"
+        ) from error
+    return dict(facts)
+
+
+def _rebuilt(folder: Path, facts: Mapping[str, Any]) -> nn.Module:
+    """Build the network that a folder describes, and load its weights."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    origin = Origin.from_dict(facts["network"])
+    network, se = origin.name, origin.se
+    if not facts["written"] and network in NETWORKS:
+        network, se = NETWORKS[network].plain, None
+    model = create_model(
+        network,
+        num_classes=origin.num_classes,
+        in_chans=origin.in_chans,
+        se=se,
+        layout=origin.layout,
+    )
+    for name, value in facts.get("head", {}).items():
+        setattr(model, name, value)
+    if (folder / _PLAN).exists():
+        load(model, folder)
+    else:
+        try:
+            load_model(model, folder / _WEIGHTS)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise DataError(
+                f"{folder / _WEIGHTS} must be a whole safetensors file with the weights of "
+                f"{network}, but: {_line(error)}"
+            ) from error
+    return keep_origin(model, origin)
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says in one line."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _card(name: str) -> str:
+    return f"""---
+library_name: senet
+pipeline_tag: image-classification
+tags:
+- senet
+- squeeze-and-excitation
+---
+# {name}
+
+```python
+import senet
+
+model = senet.from_pretrained("OWNER/REPOSITORY")
+```
+
+Squeeze-and-Excitation Networks: https://arxiv.org/abs/1709.01507
+"""

@@ -1,0 +1,85 @@
+"""Where a network came from: the call of `senet.create_model` that built it, kept with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import nn
+
+from senet.errors import ConfigError, DataError
+
+__all__ = ["Origin", "keep_origin", "origin_of"]
+
+_ATTRIBUTE = "_senet_origin"
+
+
+@final
+@dataclass(frozen=True)
+class Origin:
+    """The arguments of `senet.create_model`, JSON-able.
+
+    Attributes:
+        name: with its library before it, where that is not this project.
+        num_classes: number of logits.
+        in_chans: channels of the picture.
+        se: fields of `senet.SEConfig`, or None.
+        layout: of the residual networks, or None.
+    """
+
+    name: str
+    num_classes: int
+    in_chans: int = 3
+    se: Mapping[str, Any] | None = None
+    layout: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Origin:
+        """Return what `to_dict` gave.
+
+        Raises:
+            DataError: the fields are others.
+        """
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise DataError(
+                f"a network's origin must have the fields "
+                f"{[field.name for field in dataclasses.fields(cls)]}, has {list(fields)}"
+            ) from error
+
+
+def keep_origin(model: nn.Module, origin: Origin) -> nn.Module:
+    """Keep with a network how it was built; return the network."""
+    setattr(model, _ATTRIBUTE, origin)
+    return model
+
+
+def origin_of(model: nn.Module) -> Origin:
+    """Return how a network was built, with the number of logits that it has now.
+
+    Raises:
+        ConfigError: `senet.create_model` did not build it.
+
+    Example:
+        >>> from senet.models import create_model
+        >>> origin_of(create_model("se_resnet20", se={"reduction": 4}))
+        Origin(name='se_resnet20', num_classes=10, in_chans=3, se={'reduction': 4}, layout=None)
+    """
+    found = getattr(model, _ATTRIBUTE, None)
+    if not isinstance(found, Origin):
+        raise ConfigError(
+            f"the network must be one that senet.create_model built, so that its name can be "
+            f"written down, and this {type(model).__name__} is not; create_model also builds "
+            "torchvision's and timm's networks; any other goes to disk with senet.save"
+        )
+    classes = getattr(model, "num_classes", None)
+    if isinstance(classes, int) and classes != found.num_classes:
+        return dataclasses.replace(found, num_classes=classes)
+    return found

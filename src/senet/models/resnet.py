@@ -1,0 +1,257 @@
+"""ResNet, ResNeXt and SENet-154, plain and with SE, as the authors' files define them.
+
+Sources: K. He et al., "Deep Residual Learning for Image Recognition"; S. Xie et al., "Aggregated
+Residual Transformations for Deep Neural Networks"; J. Hu et al., "Squeeze-and-Excitation Networks",
+table 1 and appendix; the authors' prototxt files (github.com/hujie-frank/SENet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor, nn
+
+from senet.blocks import residual_tail
+from senet.errors import unknown_name
+from senet.models.skeleton import Classifier, Options, last_norm
+from senet.models.stages import Stage
+
+__all__ = ["BasicBlock", "Bottleneck", "ResNet"]
+
+LAYOUTS = ("authors", "torchvision")
+_WIDTHS = (64, 128, 256, 512)  # of the four stages, before expansion
+
+
+@final
+@dataclass(frozen=True)
+class _Shape:
+    """What is the same in all bottlenecks of a network."""
+
+    groups: int
+    width_per_group: int
+    thin: int  # the first 1x1 has so many times fewer channels than the 3x3
+    projection: int  # kernel of the projections that change the size
+    stride_first: bool  # the stride is on the first 1x1, not on the 3x3
+    se: Options
+
+
+@final
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions: relu(SE(branch(x)) + shortcut(x)); in ResNet-18 and 34.
+
+    Args:
+        in_channels: channels of the input.
+        base: channels of the output.
+        stride: of the first convolution and of the projection.
+        shape: of the network's blocks; only `se` matters.
+    """
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, base: int, *, stride: int, shape: _Shape) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, base, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(base)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(base, base, 3, padding=1, bias=False)
+        self.bn2 = last_norm(base, shape.se)
+        self.downsample = _projection(in_channels, base, stride=stride, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, in_channels, H, W] to [N, base, ceil(H / stride), ceil(W / stride)]."""
+        identity = x if self.downsample is None else self.downsample(x)
+        u = self.conv2(self.relu(self.bn1(self.conv1(x))))
+        return residual_tail(self.bn2, u, identity, self.relu)
+
+
+@final
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1: relu(SE(branch(x)) + shortcut(x)).
+
+    Args:
+        in_channels: channels of the input.
+        base: a quarter of the channels of the output.
+        stride: of the block.
+        shape: of the network's blocks.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, base: int, *, stride: int, shape: _Shape) -> None:
+        super().__init__()
+        width = base * shape.width_per_group // 64 * shape.groups
+        reduced, channels = width // shape.thin, base * self.expansion
+        first, second = (stride, 1) if shape.stride_first else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, reduced, 1, first, bias=False)
+        self.bn1 = nn.BatchNorm2d(reduced)
+        self.conv2 = nn.Conv2d(
+            reduced, width, 3, second, padding=1, groups=shape.groups, bias=False
+        )
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, channels, 1, bias=False)
+        self.bn3 = last_norm(channels, shape.se)
+        self.relu = nn.ReLU(inplace=True)
+        kernel = shape.projection if stride > 1 else 1
+        self.downsample = _projection(in_channels, channels, stride=stride, kernel=kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, in_channels, H, W] to [N, 4 base, ceil(H / stride), ceil(W / stride)]."""
+        identity = x if self.downsample is None else self.downsample(x)
+        u = self.relu(self.bn1(self.conv1(x)))
+        u = self.conv3(self.relu(self.bn2(self.conv2(u))))
+        return residual_tail(self.bn3, u, identity, self.relu)
+
+
+_BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
+    "basic": BasicBlock,
+    "bottleneck": Bottleneck,
+}
+_CHOICES: dict[str, Sequence[str]] = {
+    "layout": LAYOUTS,
+    "block": tuple(_BLOCKS),
+    "stem": ("7x7", "3x3"),
+}
+
+
+@final
+class ResNet(Classifier):
+    """A residual network for ImageNet, with or without SE blocks.
+
+    Names of parameters are torchvision's; an SE block is the child `se` of the last batch norm of
+    each branch (`layer1.0.bn3.se.fc1.weight`), as after `senet.insert`. Convolutions and classifier
+    start with He's normal initialisation, batch norms with 1 and 0.
+
+    Args:
+        depths: blocks of the four stages.
+        block: "basic" or "bottleneck".
+        groups: of the 3x3 convolutions (ResNeXt's cardinality).
+        width_per_group: channels of each group in the first stage.
+        stem: "7x7", or "3x3": three of them (64, 64, 128 channels).
+        thin: the first 1x1 of a bottleneck has so many times fewer channels than its 3x3.
+        projection: kernel size of the projections that change the size: 1 or 3.
+        stride_first: the authors' layout has the stride on the first 1x1 of a bottleneck, not on
+            the 3x3.
+        drop_rate: probability of dropout before the classifier.
+        layout: "authors": the stride as `stride_first` says, and the stem's pooling without
+            padding, its size rounded up (Caffe's). "torchvision": the stride on the 3x3, and the
+            pooling padded by 1, as in torchvision and timm.
+        se: options of `senet.SqueezeExcitation`; None for the plain network.
+        zero_init_last: start the last gamma of each branch at 0, as timm does; the paper does not.
+        num_classes: number of logits; 0 for the pooled features.
+        in_chans: channels of the picture.
+
+    Raises:
+        UnknownNameError: no such block, stem or layout.
+
+    Example:
+        >>> import torch
+        >>> net = ResNet(depths=(1, 1, 1, 1), se={"reduction": 8}, num_classes=10)
+        >>> net(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        block: str = "bottleneck",
+        groups: int = 1,
+        width_per_group: int = 64,
+        stem: str = "7x7",
+        thin: int = 1,
+        projection: int = 1,
+        stride_first: bool = False,
+        drop_rate: float = 0.0,
+        layout: str = "authors",
+        se: Options = None,
+        zero_init_last: bool = False,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+    ) -> None:
+        super().__init__()
+        _check(layout=layout, block=block, stem=stem)
+        authors = layout == "authors"
+        shape = _Shape(
+            groups, width_per_group, thin, projection, stride_first=stride_first and authors, se=se
+        )
+        self.drop_rate, self.num_classes = drop_rate, num_classes
+        self.input_size = (in_chans, 224, 224)
+        channels = 64 if stem == "7x7" else 128
+        self.conv1 = _stem(stem, in_chans)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=0 if authors else 1, ceil_mode=authors)
+        self.feature_info = [{"module": "relu", "num_chs": channels, "reduction": 2}]
+        stages = []
+        for number, (base, blocks) in enumerate(zip(_WIDTHS, depths, strict=True), start=1):
+            stride = 1 if number == 1 else 2
+            stages.append(_stage(_BLOCKS[block], channels, base, blocks, stride, shape))
+            channels = base * _BLOCKS[block].expansion
+            self.feature_info.append(
+                {"module": f"layer{number}", "num_chs": channels, "reduction": 2 ** (number + 1)}
+            )
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.num_features = channels
+        self._finish()
+        if zero_init_last:
+            self._zero_last_gammas()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map pictures [N, in_chans, H, W] to [N, num_features, H / 32, W / 32], rounded up."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
+
+    def _zero_last_gammas(self) -> None:
+        for module in self.modules():
+            if isinstance(module, BasicBlock | Bottleneck):
+                last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+                nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+
+
+def _check(**words: str) -> None:
+    for option, word in words.items():
+        if word not in _CHOICES[option]:
+            raise unknown_name(option, word, _CHOICES[option])
+
+
+def _stem(kind: str, in_chans: int) -> nn.Module:
+    if kind == "7x7":
+        return nn.Conv2d(in_chans, 64, 7, 2, padding=3, bias=False)
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 64, 3, 2, padding=1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(64, 64, 3, padding=1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(64, 128, 3, padding=1, bias=False),
+    )
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck],
+    in_channels: int,
+    base: int,
+    blocks: int,
+    stride: int,
+    shape: _Shape,
+) -> Stage:
+    """Return one stage: the first block changes size and channels, the others keep them."""
+    first = block(in_channels, base, stride=stride, shape=shape)
+    channels = base * block.expansion
+    rest = (block(channels, base, stride=1, shape=shape) for _ in range(blocks - 1))
+    return Stage(first, *rest)
+
+
+def _projection(
+    in_channels: int, channels: int, *, stride: int, kernel: int
+) -> nn.Sequential | None:
+    """Return the shortcut of a block that changes size or channels, None for the others."""
+    if stride == 1 and in_channels == channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(channels),
+    )

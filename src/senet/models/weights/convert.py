@@ -1,0 +1,120 @@
+"""Published weights as a safetensors file with this project's names."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from senet.errors import ConfigError, DataError
+from senet.models.registry import NETWORKS, create_model
+from senet.models.weights.keys import HEAD, canonical
+from senet.models.weights.layout import check_layout
+from senet.models.weights.matching import Match, match
+from senet.models.weights.sources import FORMAT, Source, read_source
+
+__all__ = ["convert_weights"]
+
+
+def convert_weights(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    sha256: str | None = None,
+) -> str:
+    """Write published weights as a safetensors file with the names of this project.
+
+    The file is written whole or not at all. `senet.load_weights` reads it, and so does
+    `load_state_dict` after `safetensors.torch.load_file`. Its metadata say where it comes from, the
+    layout and the pictures.
+
+    Args:
+        source: what `senet.load_weights` takes.
+        out: the file to write, `*.safetensors`.
+        model: the network, by a name of this project; by default the one whose tensors these are.
+        sha256: as in `senet.load_weights`.
+
+    Returns:
+        The name of the network.
+
+    Raises:
+        DataError: as in `senet.load_weights`; or the tensors are of no network of this project.
+        ConfigError: `out` is no `*.safetensors`, or `model` is another library's.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(out)
+    if target.suffix != ".safetensors":
+        raise ConfigError(f"the file to write must be called *.safetensors, got {target.name!r}")
+    if model is not None and model not in NETWORKS:
+        raise ConfigError(
+            f"model must be a network of this project, got {model!r}; senet models lists them"
+        )
+    read = read_source(source, sha256=sha256)
+    name, found = _recognised(read) if model is None else (model, _fit(model, read))
+    facts = {
+        "format": FORMAT,
+        "model": name,
+        "layout": read.layout,
+        "preprocessing": read.preprocessing and read.preprocessing.to_dict(),
+        "source": Path(read.name).name if read.kind == "caffe" else read.name,
+        "sha256": read.sha256,
+    }
+    partial = target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        weights = {key: tensor.contiguous() for key, tensor in found.tensors.items()}
+        save_file(weights, partial, metadata={"format": "pt", "senet": json.dumps(facts)})
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return name
+
+
+def _fit(name: str, source: Source) -> Match:
+    """Match a source with a network of this name, which is built without memory."""
+    network = _empty(name, source)
+    check_layout(network, source)
+    found = match(network, source)
+    if found.absent_se:
+        raise DataError(
+            f"{source.name} must have the SE blocks of {name}, but has none; convert it as "
+            f"{NETWORKS[name].plain}, and load that into {name}"
+        )
+    return found
+
+
+def _empty(name: str, source: Source) -> nn.Module:
+    layouts = NETWORKS[name].family.layouts
+    layout = source.layout if source.layout in layouts else None
+    with torch.device("meta"):
+        return create_model(name, num_classes=_classes(source), layout=layout)
+
+
+def _classes(source: Source) -> int | None:
+    """Return the number of classes of the last layer, if it has the usual name."""
+    for old, new in canonical(source.state).items():
+        if new == f"{HEAD}.weight" and source.state[old].dim() == 2:
+            return len(source.state[old])
+    return None
+
+
+def _recognised(source: Source) -> tuple[str, Match]:
+    """Return the network whose tensors these are, among those with the paper's own SE blocks."""
+    with_se = any(".se." in name for name in canonical(source.state).values())
+    for name, network in NETWORKS.items():
+        wanted = network.family.se if with_se else None
+        if not network.family.written or network.se != wanted:
+            continue
+        try:
+            return name, _fit(name, source)
+        except DataError:
+            continue
+    raise DataError(
+        f"{source.name} must be of a network of this project, and its {len(source.state)} tensors "
+        "are of none; name the network with model=..., to see what differs"
+    )

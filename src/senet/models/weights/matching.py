@@ -1,0 +1,185 @@
+"""Which tensor of a source goes to which tensor of a network; every check, and no change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from senet.blocks import SqueezeExcitation
+from senet.errors import DataError, InputError
+from senet.models.weights.keys import IGNORED, canonical
+from senet.models.weights.sources import Source
+
+__all__ = ["Match", "match", "se_paths"]
+
+
+@final
+@dataclass
+class Match:
+    """The tensors of a network with those that go into them.
+
+    Attributes:
+        tensors: name in the network -> tensor of the source, of the network's shape.
+        absent_se: paths of the SE blocks that the source does not have.
+        ignored: names in the source that no network needs, or that were not asked for.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    absent_se: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
+def se_paths(model: nn.Module) -> list[str]:
+    """Return the paths of the project's SE blocks in a network."""
+    return [path for path, m in model.named_modules() if isinstance(m, SqueezeExcitation)]
+
+
+def match(model: nn.Module, source: Source, *, head: bool = True) -> Match:
+    """Match the tensors of a source with those of a network, by canonical names.
+
+    Raises:
+        DataError: a tensor is missing, has another shape, or is of no use to this network.
+        InputError: without `head`, the network has no last linear layer.
+    """
+    theirs = {new: old for old, new in canonical(source.state).items()}
+    state = model.state_dict()
+    ours = canonical(state)
+    found, wrong = Match(), _Wrong()
+    skipped = () if head else _head(model)
+    found.absent_se, absent = _absent_se(model, ours, theirs)
+    for name, target in state.items():
+        given = theirs.pop(ours[name], None)
+        if name in skipped:
+            found.ignored += [] if given is None else [given]
+        elif given is not None:
+            tensor = _fitted(source.state[given], target, ours[name])
+            if tensor is None:
+                wrong.shapes[name] = _misfit(name, target, given, source)
+            else:
+                found.tensors[name] = tensor
+        elif name not in absent and not IGNORED.fullmatch(ours[name]):
+            wrong.missing[name] = f"{name} {list(target.shape)} is missing"
+    for new, old in theirs.items():
+        if IGNORED.fullmatch(new):
+            found.ignored.append(old)
+        else:
+            shape = list(source.state[old].shape)
+            wrong.strange[new] = f"{source.origin.get(old, old)} {shape} is not of this network"
+    if wrong.names:
+        raise _refusal(model, source, wrong)
+    return found
+
+
+@final
+@dataclass
+class _Wrong:
+    """What does not fit: name -> the line that says so."""
+
+    shapes: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    strange: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """All of them, the shapes first."""
+        return {**self.shapes, **self.missing, **self.strange}
+
+
+def _absent_se(
+    model: nn.Module, ours: Mapping[str, str], theirs: Mapping[str, str]
+) -> tuple[list[str], set[str]]:
+    """Return the SE blocks that the source lacks, and their tensors: all of them or none.
+
+    Where a source has some of the blocks only, it is another network's, and these are missing.
+    """
+    blocks = {path: [n for n in ours if n.startswith(f"{path}.")] for path in se_paths(model)}
+    names = {name for inside in blocks.values() for name in inside}
+    if any(ours[name] in theirs for name in names):
+        return [], set()
+    return list(blocks), names
+
+
+def _fitted(tensor: Tensor, target: Tensor, name: str) -> Tensor | None:
+    """Return a tensor in the shape of its target; SE layers may be 1x1 convolutions on one side."""
+    if tensor.is_floating_point() != target.is_floating_point():
+        return None
+    if tensor.shape == target.shape:
+        return tensor
+    dense = ".fc1." in name or ".fc2." in name
+    if dense and _bare(tensor.shape) == _bare(target.shape):
+        return tensor.reshape(target.shape)
+    return None
+
+
+def _bare(shape: torch.Size) -> tuple[int, ...]:
+    """Return a shape [out, in] of a layer or of a 1x1 convolution [out, in, 1, 1]."""
+    return tuple(shape[:2]) if all(size == 1 for size in shape[2:]) else tuple(shape)
+
+
+def _misfit(name: str, target: Tensor, given: str, source: Source) -> str:
+    tensor = source.state[given]
+    there = source.origin.get(given, given)
+    here = "" if there == name else f" ({there})"
+    if tensor.shape == target.shape:
+        return f"{name} must be {_kind(target)}, is {_kind(tensor)}{here}"
+    return f"{name} must be {list(target.shape)}, is {list(tensor.shape)}{here}"
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _refusal(model: nn.Module, source: Source, wrong: _Wrong) -> DataError:
+    lines = [*wrong.names.values()]
+    more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+    cure = _cure(model, wrong)
+    return DataError(
+        f"{source.name} must fit this {type(model).__name__}, but {'; '.join(lines[:3])}{more}. "
+        f"Nothing was loaded{cure and '; '}{cure}"
+    )
+
+
+def _cure(model: nn.Module, wrong: _Wrong) -> str:
+    """Return what to try, where all that is wrong is of one kind."""
+    if wrong.names.keys() <= set(_head(model, strict=False)):
+        return "head=False leaves the last layer as it is"
+    if all(re.search(r"\.(fc[12]|se)\.", name) for name in wrong.names):
+        return "the SE blocks of network and file differ: build it with those of the file (se=...)"
+    if not wrong.shapes and not wrong.strange:
+        return "the file is cut off, or of a smaller network"
+    return "build the network that the file is of, with its options"
+
+
+def _head(model: nn.Module, *, strict: bool = True) -> tuple[str, ...]:
+    """Return the names of the tensors of the last linear layer, SE layers apart."""
+    inside = tuple(f"{path}." for path in se_paths(model))
+    linear = [
+        path
+        for path, m in model.named_modules()
+        if isinstance(m, nn.Linear) and not path.startswith(inside)
+    ]
+    if not linear:
+        if strict:
+            raise InputError(
+                f"head=False leaves out the last linear layer, and this {type(model).__name__} has "
+                "none; leave the option out"
+            )
+        return ()
+    return tuple(f"{linear[-1]}.{name}" for name in ("weight", "bias"))
+
+
+def counted(names: Iterable[str], limit: int = 3) -> str:
+    """Return some names, and how many more there are.
+
+    Example:
+        >>> counted(["a", "b", "c", "d"])
+        'a, b, c and 1 more'
+    """
+    listed = list(names)
+    rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + rest

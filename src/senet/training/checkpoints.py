@@ -1,0 +1,194 @@
+"""Checkpoints that are whole or not there, and that say so themselves.
+
+A file's name carries the head of its own sha256, `step-00001200-1f0c...ckpt`: so the rename that
+puts it in place commits the data and their checksum in one, and a file that was cut off or changed
+since is noticed when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+from torch import nn
+
+from senet.errors import DataError, TrainingError
+
+__all__ = [
+    "CheckpointFiles",
+    "last_good",
+    "load_weights",
+    "newest_checkpoint",
+    "read_checkpoint",
+    "step_of",
+    "write_atomically",
+]
+
+_NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.ckpt")
+_log = logging.getLogger("senet")
+
+
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file as a whole or not at all, also where the machine goes down meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renames in a folder last."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # folders cannot be opened everywhere
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _listed(folder: Path) -> list[tuple[int, str, Path]]:
+    """Return step, checksum and path of each checkpoint, the newest first."""
+    found = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("step-*.ckpt")]
+    steps = [(int(match[1]), match[2], path) for path, match in found if match]
+    return sorted(steps, reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that is whole; None where there is none.
+
+    One that is not is named in a warning and set aside as `*.damaged`.
+    """
+    for _, checksum, path in _listed(folder):
+        try:
+            if hashlib.sha256(path.read_bytes()).hexdigest().startswith(checksum):
+                return path
+            path.replace(path.with_name(path.name + ".damaged"))
+        except FileNotFoundError:  # another process of the same run has set it aside
+            continue
+        _log.warning(
+            "%s is damaged: cut off or changed since it was written; going on from the checkpoint "
+            "before it",
+            path,
+        )
+    return None
+
+
+def last_good(folder: Path) -> str:
+    """Return for a message which checkpoint a run can go on from."""
+    found = _listed(folder)
+    return f"the last good checkpoint is {found[0][2]}" if found else "there is no checkpoint yet"
+
+
+def step_of(path: Path) -> int:
+    """Return the number of optimizer steps before a checkpoint."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+@final
+class CheckpointFiles(CheckpointIO):
+    """How Lightning writes and reads checkpoints of a run.
+
+    Args:
+        folder: of the run.
+        keep: how many to keep; one is the last, the others are there in case it is damaged.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save_checkpoint(
+        self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint and remove those that are no longer needed.
+
+        Raises:
+            TrainingError: it cannot be written; those before are kept.
+        """
+        step = int(checkpoint["global_step"])
+        buffer = io.BytesIO()
+        torch.save(dict(checkpoint), buffer)
+        data = buffer.getbuffer()
+        checksum = hashlib.sha256(data).hexdigest()[:16]
+        target = self.folder / f"step-{step:08}-{checksum}.ckpt"
+        for stale in self.folder.glob("step-*.new"):  # of a run that was killed while it wrote
+            stale.unlink(missing_ok=True)
+        try:
+            write_atomically(target, data)
+        except OSError as error:
+            raise TrainingError(
+                f"the checkpoint of step {step} cannot be written to {self.folder}: "
+                f"{error.strerror or error}; {last_good(self.folder)}; make room, then --resume"
+            ) from error
+        for _, _, path in _listed(self.folder)[self.keep :]:
+            path.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self,
+        path: Any,
+        map_location: Any | None = None,
+        weights_only: bool | None = None,  # noqa: FBT001 - the name and place are Lightning's
+    ) -> dict[str, Any]:
+        """Read a checkpoint; nothing in it is executed."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what is in a checkpoint; nothing in it is executed.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip files, pickles and disks fail in many ways
+        raise DataError(f"{path} is no checkpoint that can be read: {error}") from error
+    return found
+
+
+def load_weights(net: nn.Module, folder: Path) -> nn.Module:
+    """Load the weights of a run's last checkpoint into the network, and return it.
+
+    Where averaged weights were kept, it is those.
+
+    Raises:
+        DataError: there is no checkpoint, or it is that of another network.
+    """
+    path = newest_checkpoint(folder)
+    if path is None:
+        raise DataError(f"{folder} holds no checkpoint; train first")
+    state = read_checkpoint(path)["state_dict"]
+    averaged = any(key.startswith("ema.") for key in state)
+    prefix = "ema.module." if averaged else "net."
+    weights = {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        first = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise DataError(f"{path} holds the weights of another network: {first}") from error
+    return net

@@ -1,0 +1,257 @@
+"""Testing trained networks, alone or together: accuracy with its interval, per class, the speed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from senet.analysis import proportion_interval
+from senet.errors import ConfigError, DataError
+from senet.training.crops import Crops
+from senet.training.data import numbered
+from senet.training.module import channels_last, logits_of
+from senet.training.splits import IndexedSplit, Split
+from senet.training.stopping import Progress
+from senet.training.trained import Trained
+from senet.training.unreadable import Unreadable
+
+__all__ = ["Predictions", "evaluate", "predict", "predictions_csv", "summary"]
+
+SCHEMA = "senet.eval/1"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What networks said of images.
+
+    Attributes:
+        classes: names of the classes.
+        names: of the images.
+        labels: int64 [N].
+        scores: mean softmax over crops and networks, float32 [N, K].
+        seconds: that the networks took, with reading the images.
+    """
+
+    classes: tuple[str, ...]
+    names: list[str]
+    labels: Tensor
+    scores: Tensor
+    seconds: float
+
+
+class _Shown(Dataset[tuple[int, list[Tensor]] | str]):
+    """The pictures of each image; of one that cannot be read, what is wrong."""
+
+    def __init__(self, split: IndexedSplit, shown: Callable[[Any], list[Tensor]]) -> None:
+        self.split, self.shown = split, shown
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[int, list[Tensor]] | str:
+        try:
+            return index, self.shown(self.split.image(index))
+        except DataError as error:
+            return str(error)
+
+
+def _same(rows: list[Any]) -> list[Any]:
+    """Leave a batch a list: images may differ in size."""
+    return rows
+
+
+def _scores(net: torch.nn.Module, shown: Sequence[list[Tensor]], device: torch.device) -> Tensor:
+    """Return the mean softmax of each image over its pictures, [N, K]."""
+    total, pictures = None, 0
+    for group in range(len(shown[0])):
+        several = [each[group] for each in shown]  # [K, C, H, W] each
+        count = len(several[0])
+        alike = len({each.shape for each in several}) == 1
+        parts = [torch.cat(several)] if alike else several
+        logits = [logits_of(net(channels_last(part.to(device))))[0].float() for part in parts]
+        scores = F.softmax(torch.cat(logits), 1)
+        found = scores.reshape(len(shown), count, -1).sum(1)
+        total = found if total is None else total + found
+        pictures += count
+    if total is None:
+        raise ConfigError("no picture was made of an image")
+    return (total / pictures).cpu()
+
+
+def _stream(split: Split, shown: Callable[[Any], list[Tensor]], size: int) -> Iterator[list[Any]]:
+    rows = []
+    for index, (image, _) in enumerate(split):
+        rows.append((index, shown(image)))
+        if len(rows) == size:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def _batches(
+    split: Split, shown: Callable[[Any], list[Tensor]], *, batch_size: int, workers: int
+) -> Iterable[list[Any]]:
+    if not isinstance(split, IndexedSplit):
+        return _stream(split, shown, batch_size)
+    return DataLoader(
+        _Shown(split, shown),
+        batch_size,
+        num_workers=workers,
+        collate_fn=_same,
+        generator=torch.Generator(),
+    )
+
+
+def evaluate(
+    networks: Sequence[Trained],
+    split: Split,
+    *,
+    crops: Crops | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    max_bad_images: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Predictions, Unreadable]:
+    """Return what networks say of a split's images; several average their scores.
+
+    Args:
+        networks: with the same classes.
+        split: labelled images.
+        crops: what the networks are shown; the single crop if not given.
+        batch_size: images at a time.
+        workers: processes that read images.
+        device: where the networks run.
+        max_bad_images: how many unreadable images are left out.
+        progress: is told how far it is.
+
+    Raises:
+        ConfigError: networks with different classes.
+        DataError: unreadable images, or labels outside of the classes.
+    """
+    first, target = networks[0], torch.device(device)
+    if len({each.classes for each in networks}) > 1:
+        raise ConfigError("networks that are averaged must have the same classes")
+    how, unreadable = crops or Crops(), Unreadable(max_bad_images)
+    total: Tensor | None = None
+    began = time.perf_counter()
+    kept: list[int] = []
+    for number, trained in enumerate(networks):
+        net = trained.net.to(target).to(memory_format=torch.channels_last).eval()
+        kept, parts = [], []
+        loader = _batches(
+            split, how.transform(trained.view), batch_size=batch_size, workers=workers
+        )
+        with torch.inference_mode():
+            for rows in loader:
+                good = [row for row in rows if not isinstance(row, str)]
+                for what in (row for row in rows if isinstance(row, str)):
+                    unreadable.add(what)
+                if good:
+                    kept += [index for index, _ in good]
+                    parts.append(_scores(net, [shown for _, shown in good], target))
+                if progress is not None:
+                    done = number * len(split) + len(kept)
+                    progress(f"testing {trained.name}", done, len(networks) * len(split))
+        scores = torch.cat(parts)
+        total = scores if total is None else total + scores
+    seconds = time.perf_counter() - began
+    if total is None:
+        raise ConfigError("at least one network must be given")
+    classes = first.classes or split.classes or tuple(map(str, range(total.shape[1])))
+    labels = numbered(split, _labels(split, kept), classes)
+    names = [_name(split, index) for index in kept]
+    return Predictions(
+        tuple(classes), names, torch.tensor(labels), total / len(networks), seconds
+    ), unreadable
+
+
+def _labels(split: Split, kept: Sequence[int]) -> list[Any]:
+    if isinstance(split, IndexedSplit):
+        return [split.labels[index] for index in kept]
+    return [label for _, label in split]
+
+
+def _name(split: Split, index: int) -> str:
+    return split.named(index) if isinstance(split, IndexedSplit) else str(index)
+
+
+def summary(found: Predictions) -> dict[str, Any]:
+    """Return the JSON-able result: top-1, top-5, per class, with Wilson's 95 % intervals."""
+    best = found.scores.topk(min(5, found.scores.shape[1]), dim=1).indices
+    hit = best == found.labels[:, None]
+    images = len(found.labels)
+    first = hit[:, 0]
+    per_class = {}
+    for number, name in enumerate(found.classes):
+        mine = found.labels == number
+        if mine.any():
+            per_class[name] = asdict(proportion_interval(int(first[mine].sum()), int(mine.sum())))
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "images": images,
+        "top1": asdict(proportion_interval(int(first.sum()), images)),
+        "top5": None,
+        "per_class": per_class,
+        "seconds": round(found.seconds, 3),
+        "images_per_second": round(images / max(found.seconds, 1e-9), 1),
+    }
+    if len(found.classes) > 5:
+        result["top5"] = asdict(proportion_interval(int(hit.any(1).sum()), images))
+    return result
+
+
+def predictions_csv(found: Predictions) -> str:
+    """Return a row for each image: its name and class, and up to five classes with their scores."""
+    count = min(5, len(found.classes))
+    values, best = found.scores.topk(count, dim=1)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    heads = [f"{what}{place}" for place in range(1, count + 1) for what in ("class", "score")]
+    writer.writerow(["image", "label", *heads])
+    for name, label, scores, places in zip(
+        found.names, found.labels.tolist(), values.tolist(), best.tolist(), strict=True
+    ):
+        cells = [
+            cell
+            for score, place in zip(scores, places, strict=True)
+            for cell in (found.classes[place], f"{score:.6g}")
+        ]
+        writer.writerow([name, found.classes[label], *cells])
+    return text.getvalue()
+
+
+def predict(
+    trained: Trained, images: Sequence[Image.Image], *, crops: Crops | None = None, top: int = 5
+) -> list[list[tuple[str, float]]]:
+    """Return for each image the best classes with their scores, the best first.
+
+    Args:
+        trained: the network.
+        images: PIL images.
+        crops: what the network is shown; the single crop if not given.
+        top: how many classes.
+    """
+    shown = (crops or Crops()).transform(trained.view)
+    found = []
+    with torch.inference_mode():
+        for image in images:
+            scores = _scores(trained.net, [shown(image)], torch.device("cpu"))[0]
+            values, places = scores.topk(min(top, len(scores)))
+            names = trained.classes or tuple(map(str, range(len(scores))))
+            found.append(
+                [(names[k], v) for k, v in zip(places.tolist(), values.tolist(), strict=True)]
+            )
+    return found

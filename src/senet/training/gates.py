@@ -1,0 +1,105 @@
+"""The gates of a network while it is trained: a row per block and epoch, and which are stuck.
+
+A gate that hardly differs between images and channels does nothing that a constant would not do.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from senet.analysis import ExcitationRecorder
+from senet.insertion import se_modules
+from senet.training.callbacks import classifier
+from senet.training.checkpoints import write_atomically
+from senet.training.module import channels_last
+
+__all__ = ["Gates"]
+
+_STUCK = 0.01  # the spread below which a gate is nearly constant
+_EPOCHS = 3  # for so many tests in a row
+_log = logging.getLogger("senet")
+
+
+@final
+class Gates(Callback):
+    """Looks at the gates on the first test batch of each test, and writes `gates.csv`.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self._images: torch.Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what a checkpoint kept."""
+        self.rows = list(state_dict["rows"])
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Keep the first batch."""
+        if batch_idx == 0:
+            self._images = batch[0]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the gates."""
+        net = classifier(pl_module).tested
+        if not trainer.is_global_zero or self._images is None or not se_modules(net):
+            return
+        with torch.no_grad(), ExcitationRecorder(net) as recorder:
+            # `forward`, not a call: a compiled network does not see new hooks
+            net.forward(channels_last(self._images))
+        self._images = None
+        for block in recorder.excitations().blocks:
+            self.rows.append(
+                {
+                    "epoch": trainer.current_epoch + 1,
+                    "block": block.path,
+                    "mean": float(f"{block.overall_mean:.5g}"),
+                    "std": float(f"{block.overall_std:.5g}"),
+                    "channel_std": float(f"{block.channel_mean.std(correction=0).item():.5g}"),
+                }
+            )
+        self._report(trainer.current_epoch + 1)
+        self._write()
+
+    def stuck(self) -> dict[str, float]:
+        """Return the blocks whose gates were nearly constant in the last tests, with their mean."""
+        found = {}
+        for path in dict.fromkeys(row["block"] for row in self.rows):
+            last = [row for row in self.rows if row["block"] == path][-_EPOCHS:]
+            if len(last) == _EPOCHS and all(row["std"] < _STUCK for row in last):
+                found[path] = last[-1]["mean"]
+        return found
+
+    def _report(self, epoch: int) -> None:
+        """Name a block once, when it has been stuck for long enough."""
+        for path, mean in self.stuck().items():
+            earlier = [row for row in self.rows if row["block"] == path][:-1][-_EPOCHS:]
+            if len(earlier) == _EPOCHS and all(row["std"] < _STUCK for row in earlier):
+                continue
+            _log.warning(
+                "epoch %d: the gates of %s have been nearly constant for %d tests, at %.3g",
+                *(epoch, path, _EPOCHS, mean),
+            )
+
+    def _write(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.folder / "gates.csv", text.getvalue())

@@ -1,0 +1,105 @@
+"""The step size of each step, and which parameters move and decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from senet.blocks import SqueezeExcitation
+from senet.training.config import TrainConfig
+
+__all__ = ["cosine_with_warmup", "decay_groups", "frozen_parameters", "lr_factor"]
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def cosine_with_warmup(step: int, *, steps: int, warmup: int) -> float:
+    """Return the factor of the step size: a linear rise over `warmup` steps, then half a cosine.
+
+    Args:
+        step: from 0 to `steps` - 1.
+        steps: number of steps in all.
+        warmup: number of steps of the rise.
+
+    Example:
+        >>> [round(cosine_with_warmup(t, steps=6, warmup=2), 3) for t in range(6)]
+        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def lr_factor(train: TrainConfig, step: int, *, per_epoch: int) -> float:
+    """Return the factor of the largest step size at a step.
+
+    Args:
+        train: the recipe.
+        step: of the run, from 0.
+        per_epoch: steps of an epoch.
+
+    Example:
+        >>> train = TrainConfig(epochs=4, schedule="step", milestones=(2, 3), warmup_epochs=0.5)
+        >>> [lr_factor(train, t, per_epoch=2) for t in range(8)]
+        [1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.010000000000000002, 0.010000000000000002]
+    """
+    warmup = round(min(train.warmup_epochs, train.epochs) * per_epoch)
+    if train.schedule == "cosine":
+        return cosine_with_warmup(step, steps=train.epochs * per_epoch, warmup=warmup)
+    rise = (step + 1) / warmup if step < warmup else 1.0
+    drops = sum(step >= round(milestone * per_epoch) for milestone in train.milestones)
+    return rise * train.gamma**drops
+
+
+def _decays(net: nn.Module, decay: str) -> set[int]:
+    """Return the ids of the parameters that decay."""
+    if decay == "all":
+        return {id(p) for p in net.parameters()}
+    if decay == "weights":
+        return {id(p) for p in net.parameters() if p.dim() > 1}
+    return {id(p) for name, p in net.named_parameters() if name.rpartition(".")[2] != "bias"}
+
+
+def decay_groups(
+    net: nn.Module, weight_decay: float, *, decay: str = "weights"
+) -> list[dict[str, Any]]:
+    """Return the parameter groups of the optimizer: those that decay, and the others.
+
+    Args:
+        net: the network.
+        weight_decay: of the first group.
+        decay: see `senet.training.config.DECAYS`.
+    """
+    chosen = _decays(net, decay)
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if id(p) in chosen], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in chosen], "weight_decay": 0.0},
+    ]
+
+
+def _inside(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Parameter]:
+    for module in net.modules():
+        if isinstance(module, kinds):
+            yield from module.parameters(recurse=isinstance(module, SqueezeExcitation))
+
+
+def frozen_parameters(net: nn.Module, train: TrainConfig, *, epoch: int) -> list[nn.Parameter]:
+    """Return the parameters that do not move in an epoch (from 0)."""
+    if epoch < train.se_only_epochs:
+        moving = {id(p) for p in _inside(net, (SqueezeExcitation,))}
+        return [p for p in net.parameters() if id(p) not in moving]
+    if epoch >= train.epochs - train.freeze_bn_epochs:
+        return list(_inside(net, _NORMS))
+    return []
+
+
+def freeze_norms(net: nn.Module, train: TrainConfig, *, epoch: int) -> None:
+    """Let batch norms use their running statistics in the epochs in which they are frozen."""
+    if epoch < train.se_only_epochs or epoch >= train.epochs - train.freeze_bn_epochs:
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.training = False

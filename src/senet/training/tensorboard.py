@@ -1,0 +1,61 @@
+"""TensorBoard's curves, where TensorBoard is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from senet.errors import ConfigError
+from senet.training.callbacks import History
+
+__all__ = ["TensorBoard"]
+
+
+@final
+class TensorBoard(Callback):
+    """Writes the metrics of each epoch for TensorBoard.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError(
+                "--tensorboard needs the package tensorboard, which is not installed; "
+                "pip install tensorboard, or read history.csv"
+            )
+        self.folder = folder
+        self._written = 0
+        self._writer: Any = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the epochs that have ended."""
+        self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last epoch."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if not trainer.is_global_zero:
+            return
+        epochs = next(
+            each.epochs for each in vars(trainer)["callbacks"] if isinstance(each, History)
+        )
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"))
+        for epoch in epochs[self._written :]:
+            for name, value in epoch.items():
+                if name != "epoch" and value is not None:
+                    self._writer.add_scalar(name, value, epoch["epoch"])
+        self._written = len(epochs)
+        self._writer.flush()

@@ -1,0 +1,99 @@
+"""Networks that are ready to be used: of a run on the disk, or by name with published weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from torch import nn
+
+from senet.errors import DataError
+from senet.models import create_model
+from senet.models.weights import load_weights as load_published
+from senet.models.weights import preprocessing
+from senet.training.checkpoints import load_weights
+from senet.training.config import DataConfig
+from senet.training.data import MAX_MEMORY_SIZE
+from senet.training.networks import build_network
+from senet.training.settings import RunConfig
+from senet.training.view import View
+
+__all__ = ["Trained", "load_published_network", "load_run"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network with what is needed to use it.
+
+    Attributes:
+        name: of the run or the network.
+        net: with its weights, in test mode.
+        view: how images reach it; `view.crop` is the share of the scaled shorter side.
+        classes: names of the classes; None where nobody said.
+        data: what it was trained on; None where nobody said.
+    """
+
+    name: str
+    net: nn.Module
+    view: View
+    classes: tuple[str, ...] | None = None
+    data: DataConfig | None = None
+
+
+def load_run(folder: str | os.PathLike[str]) -> Trained:
+    """Return the network of a run of `senet train`, with its last weights.
+
+    Where averaged weights were kept, it is those.
+
+    Raises:
+        DataError: the folder holds no run that can be read.
+    """
+    path = Path(folder) / "run.json"
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data = found["data"]
+        config, classes = RunConfig.from_dict(found["config"]), tuple(data["classes"])
+        channels, height, width = data["image_size"]
+        mean, std = tuple(data["view"]["mean"]), tuple(data["view"]["std"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder} holds no run of senet train that can be read: run.json gives "
+            f"{type(error).__name__}; a run has it once it is finished or was stopped"
+        ) from error
+    size = (channels, height, width)
+    side = config.data.test_size or height
+    # small images are scaled to their size, whole
+    crop = 1.0 if max(height, width) <= MAX_MEMORY_SIZE else config.data.crop
+    without = RunConfig(config.model, None, config.se, config.data, config.train)
+    net = build_network(without, num_classes=len(classes), size=size)
+    return Trained(
+        name=str(folder),
+        net=load_weights(net, Path(folder)).eval(),
+        view=View(size, mean, std, (side, side), crop),
+        classes=classes,
+        data=config.data,
+    )
+
+
+def load_published_network(name: str, weights: str, *, num_classes: int = 1000) -> Trained:
+    """Return a network by its name with published weights, and the preprocessing they expect.
+
+    Args:
+        name: that `senet.create_model` takes.
+        weights: that `senet.load_weights` takes.
+        num_classes: number of logits.
+
+    Raises:
+        SenetError: no such network or weights, or they do not fit.
+    """
+    net = create_model(name, num_classes=num_classes)
+    load_published(net, weights)
+    wanted = preprocessing(net)
+    size = (len(wanted.mean), wanted.crop, wanted.crop)
+    share = min(1.0, wanted.crop / (wanted.resize or wanted.crop))
+    return Trained(name, net.eval(), View(size, wanted.mean, wanted.std, None, share))

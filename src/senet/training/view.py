@@ -1,0 +1,62 @@
+"""How images reach the network: their size and normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+__all__ = ["View", "imagenet_view"]
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@final
+@dataclass(frozen=True)
+class View:
+    """How images reach the network.
+
+    Attributes:
+        size: (C, H, W) in training.
+        mean: of the channels, in 0..1.
+        std: of the channels.
+        test_size: (H, W) in the test; None for that of training.
+        crop: the share of the scaled shorter side that a test's centre crop shows.
+    """
+
+    size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    test_size: tuple[int, int] | None = None
+    crop: float = 0.875
+
+    @property
+    def padding(self) -> int:
+        """Zeros on each side for the random crop: an eighth of the size."""
+        return max(1, self.size[1] // 8)
+
+    @property
+    def seen_in_tests(self) -> tuple[int, int]:
+        """(H, W) in the test."""
+        return self.test_size or self.size[1:]
+
+
+def imagenet_view(
+    size: tuple[int, int, int],
+    *,
+    divided: bool = True,
+    test_size: int | None = None,
+    crop: float = 0.875,
+) -> View:
+    """Return the view with ImageNet's mean and standard deviation, averaged for grey images.
+
+    Args:
+        size: (C, H, W) in training.
+        divided: by the standard deviation; else values are levels of 0..255 less the mean.
+        test_size: height and width in the test; None for those of training.
+        crop: see `View`.
+    """
+    mean = _IMAGENET_MEAN
+    std = _IMAGENET_STD if divided else (1 / 255,) * 3
+    if size[0] != 3:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)  # type: ignore[assignment]
+    return View(size, mean, std, None if test_size is None else (test_size, test_size), crop)

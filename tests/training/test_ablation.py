@@ -1,0 +1,54 @@
+"""The ablations: the paper's rows, each variant trained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from senet.errors import ConfigError
+from senet.training import DataConfig, TrainConfig
+from senet.training.ablation import TABLES, VARIANTS, ablate
+from senet.training.data import load_data
+from senet.training.networks import build_network
+from senet.training.settings import RunConfig
+
+
+def test_ablation_trains_each_variant_once_and_goes_on(tmp_path: Path) -> None:
+    data, recipe = DataConfig(train_images=64), TrainConfig(epochs=1, batch_size=32)
+    options: dict[str, Any] = {"data": data, "train": recipe, "device": "cpu", "out": tmp_path}
+    first = ablate(**options, tables=(11,), seeds=1)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
+    result = ablate(**options, tables=(11, 15), seeds=1)
+
+    assert {run["variant"] for run in result["runs"]} == {"se", "max", "inner"}
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert result["tables"][0] == first["tables"][0]
+    row = result["tables"][0]["rows"][0]
+    assert (row["name"], row["paper_error"], row["paper_difference"]) == ("max", 22.57, 0.29)
+    assert row["direction"] == "open"  # one seed has no interval
+    with pytest.raises(ConfigError, match="holds an ablation with another train"):
+        ablate(**{**options, "train": TrainConfig(epochs=2)}, seeds=1)
+
+
+def test_tables_are_the_papers() -> None:
+    """Top-1 errors of tables 10-16, and that each variant is what its row says."""
+    listed = {number: [row.paper for row in rows] for number, (_, _, rows) in TABLES.items()}
+    assert listed == {
+        10: [22.29, 22.25, 22.26, 22.28, 22.72, 23.30],
+        11: [22.57, 22.28],
+        12: [23.47, 23.00, 22.28],
+        13: [23.30, 23.03, 23.04, 22.68, 22.28],
+        14: [22.28, 22.23, 22.78, 22.20],
+        15: [22.28, 22.48],
+        16: [23.30, 22.93, 22.28],
+    }
+    assert {row.variant for _, _, rows in TABLES.values() for row in rows} == set(VARIANTS)
+    assert VARIANTS["plain"] is None
+    assert all(each is None or not each.bias for each in VARIANTS.values())
+    data = load_data(DataConfig(), input_size=(1, 8, 8))
+    for name, each in VARIANTS.items():
+        net = build_network(RunConfig("resnet20", se=each), num_classes=10, size=data.view.size)
+        assert net.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 10), name

@@ -1,0 +1,166 @@
+"""`senet eval` and `senet predict`: what networks are shown, and what comes out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from senet.analysis import proportion_interval
+from senet.cli.commands import app
+from senet.errors import ConfigError, DataError, UnknownNameError
+from senet.training import DataConfig
+from senet.training.crops import Crops
+from senet.training.evaluation import evaluate, predict, summary
+from senet.training.job import train
+from senet.training.runner import Placement
+from senet.training.settings import RunConfig, overridden
+from senet.training.sources import open_split
+from senet.training.trained import Trained, load_run
+from senet.training.view import View
+
+CPU = Placement("cpu")
+CONFIG = overridden(
+    RunConfig(),
+    {
+        "model": "resnet20", "se": {"reduction": 4, "init": "identity"}, "train_images": 200,
+        "epochs": 4, "batch_size": 50, "lr": 0.05, "ema": 0.5, "cutout": 2, "mixup": 0.2,
+        "cutmix": 1.0, "se_only_epochs": 1, "freeze_bn_epochs": 1, "clip_norm": 5.0,
+    },
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "a"
+    train(CONFIG, out=out, placement=CPU, command="senet train")
+    return out
+
+
+def invoked(*arguments: str, code: int = 0) -> str:
+    found = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert found.exit_code == code, (found.output, found.exception)
+    return found.output
+
+
+def test_evaluation_is_the_test_of_the_training(run: Path, tmp_path: Path) -> None:
+    trained = load_run(run)
+    found, unreadable = evaluate([trained], open_split(DataConfig(), training=False))
+    result = summary(found)
+    last = json.loads((run / "run.json").read_text())["epochs"][-1]
+
+    assert result["top1"]["proportion"] == last["test_accuracy"]
+    assert result["top5"]["proportion"] == last["test_top5"]
+    correct = round(last["test_accuracy"] * 599)
+    assert result["top1"]["low"] == proportion_interval(correct, 599).low
+    assert len(unreadable) == 0
+    per_class = result["per_class"].values()
+    assert sum(each["n"] for each in per_class) == 599
+    assert sum(each["proportion"] * each["n"] for each in per_class) == pytest.approx(correct)
+    torch.testing.assert_close(found.scores.sum(1), torch.ones(599))
+
+
+def test_eval_and_predict_on_the_command_line(run: Path, tmp_path: Path) -> None:
+    shown = invoked("eval", str(run), "--device", "cpu", "--out", str(tmp_path))
+    assert "top-1" in shown
+    assert "95 % interval" in shown
+    result = json.loads((tmp_path / "eval.json").read_text())
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "predictions.csv").read_text())))
+    assert len(rows) == result["images"] == 599
+    right = sum(row["label"] == row["class1"] for row in rows)
+    assert right / 599 == result["top1"]["proportion"]
+
+    picture = tmp_path / "digit.png"
+    open_split(DataConfig(), training=False).image(0).save(picture)  # type: ignore[attr-defined]
+    line = invoked("predict", str(picture), "--run", str(run), "--top", "2")
+    assert line.startswith(f"{picture}: {rows[0]['class1']} ")
+    best = json.loads(invoked("predict", str(picture), "--run", str(run), "--json"))
+    assert next(iter(best[str(picture)])) == rows[0]["class1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval"], "give folders of runs, or --model with --weights"),
+        (["eval", "gone"], "gone holds no run of senet train that can be read"),
+        (["eval", "x", "--method", "two"], "unknown method 'two'"),
+        (["eval", "x", "--scales", "8,x", "--method", "dense"], "--scales must be numbers"),
+        (["eval", "x", "--scales", "8"], "method 'dense' and scales go together"),
+        (["predict", "gone.png", "--model", "resnet20"], "give folders of runs, or --model"),
+        (["ablate", "--tables", "ten"], "--tables must be numbers such as 10,12-14"),
+        (["train", "--set", "lr"], "--set takes KEY=VALUE"),
+        (["train", "--save-every", "0"], "--save-every must be at least 1"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], message: str) -> None:
+    found = CliRunner().invoke(app, arguments)
+    assert isinstance(found.exception, (ConfigError, DataError, UnknownNameError)), found.output
+    assert message in str(found.exception)
+
+
+class Mean(nn.Module):
+    """Scores are the mean of the picture, and its left half's: what it was shown can be told."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x.mean((1, 2, 3)), x[..., : x.shape[-1] // 2].mean((1, 2, 3))], 1)
+
+
+def looked(image: Image.Image, crops: Crops, *, side: int = 8) -> list[torch.Tensor]:
+    view = View((3, side, side), (0.0,) * 3, (1.0,) * 3, None, 0.8)
+    return crops.transform(view)(image)
+
+
+def test_crops_are_where_they_should_be() -> None:
+    """A picture whose red is the column and whose green is the row."""
+    image = Image.new("RGB", (20, 10))
+    image.putdata([(x * 10, y * 10, 0) for y in range(10) for x in range(20)])
+
+    (single,) = looked(image, Crops())
+    assert single.shape == (1, 3, 8, 8)  # shorter side 10, centre 8
+    assert (single[0, 0, 0, 0] * 255 / 10).round() == 6
+    assert (single[0, 1, 0, 0] * 255 / 10).round() == 1
+    (ten,) = looked(image, Crops("ten"))
+    corners = (ten[:, :2, 0, 0] * 255 / 10).round().int().tolist()
+    assert corners[:5] == [[0, 0], [12, 0], [0, 2], [12, 2], [6, 1]]
+    assert corners[5:] == [[19, 0], [7, 0], [19, 2], [7, 2], [13, 1]]
+    dense = looked(image, Crops("dense", scales=(10, 20)))
+    assert [tuple(part.shape) for part in dense] == [(2, 3, 10, 20), (2, 3, 20, 40)]
+    assert torch.equal(dense[0][1], dense[0][0].flip(-1))
+    assert looked(image, Crops(crop=5, resize=10))[0].shape == (1, 3, 5, 5)
+    with pytest.raises(ConfigError, match="crop must be at most resize, 4, got 5"):
+        Crops(crop=5, resize=4)
+
+
+def test_scores_are_the_mean_over_pictures_and_networks() -> None:
+    image = Image.new("RGB", (12, 10))
+    image.putdata([(x * 20, 0, 0) for _ in range(10) for x in range(12)])
+    view = View((3, 8, 8), (0.0,) * 3, (1.0,) * 3, None, 0.8)
+    trained = Trained("mean", Mean().eval(), view, ("whole", "left"))
+    (shown,) = looked(image, Crops("ten"))
+
+    found = dict(predict(trained, [image], crops=Crops("ten"))[0])
+    expected = Mean()(shown).softmax(1).mean(0)
+    assert found["whole"] == pytest.approx(expected[0].item())
+    split = open_split(DataConfig(), training=False)
+    grey = View((1, 8, 8), (0.0,), (1.0,), None, 1.0)
+    one = Trained("a", Mean().eval(), grey, tuple("0123456789"))
+    with pytest.raises(ConfigError, match="must have the same classes"):
+        evaluate([one, trained], split)
+
+
+def test_ensemble_is_the_mean_of_the_scores(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b"
+    train(overridden(CONFIG, {"seed": 1, "epochs": 1}), out=other, placement=CPU)
+    runs = [load_run(run), load_run(other)]
+    split = open_split(DataConfig(), training=False)
+    alone = [evaluate([each], split)[0].scores for each in runs]
+
+    both, _ = evaluate(runs, split, batch_size=100)
+    torch.testing.assert_close(both.scores, (alone[0] + alone[1]) / 2, rtol=1e-4, atol=1e-5)

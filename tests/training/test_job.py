@@ -1,0 +1,155 @@
+"""A run of `senet train` in its folder: what is there, what is frozen when, going on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from senet.errors import ConfigError
+from senet.insertion import SEConfig, se_modules, se_parameters
+from senet.training.checkpoints import load_weights
+from senet.training.gates import Gates
+from senet.training.job import train
+from senet.training.networks import build_network, start_as_he
+from senet.training.runner import Placement
+from senet.training.settings import RunConfig, overridden, read_yaml
+from senet.training.trained import load_run
+
+CPU = Placement("cpu")
+CONFIG = overridden(
+    RunConfig(),
+    {
+        "model": "resnet20", "se": {"reduction": 4, "init": "identity"}, "train_images": 200,
+        "epochs": 4, "batch_size": 50, "lr": 0.05, "ema": 0.5, "cutout": 2, "mixup": 0.2,
+        "cutmix": 1.0, "se_only_epochs": 1, "freeze_bn_epochs": 1, "clip_norm": 5.0,
+    },
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "a"
+    train(CONFIG, out=out, placement=CPU, command="senet train")
+    return out
+
+
+def test_folder_says_everything(run: Path) -> None:
+    result = json.loads((run / "run.json").read_text())
+
+    assert overridden(RunConfig(), read_yaml(run / "config.yaml")) == CONFIG
+    assert (result["state"], result["command"]) == ("done", "senet train")
+    assert RunConfig.from_dict(result["config"]) == CONFIG
+    rows = list(csv.DictReader(io.StringIO((run / "history.csv").read_text())))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["test_accuracy"]) == result["epochs"][-1]["test_accuracy"]
+    assert result["epochs"][-1]["test_top5"] >= result["epochs"][-1]["test_accuracy"]
+    gates = list(csv.DictReader(io.StringIO((run / "gates.csv").read_text())))
+    assert len(gates) == 4 * 9
+    assert {row["block"] for row in gates} == set(load_blocks(run))
+
+
+def load_blocks(run: Path) -> list[str]:
+    return list(se_modules(load_run(run).net))
+
+
+def test_base_is_frozen_first_and_batch_norms_at_the_end(tmp_path: Path) -> None:
+    """Of two epochs the first moves SE blocks alone, the second all but batch norms."""
+    config = overridden(CONFIG, {"epochs": 2, "ema": None})
+    start = build_network(config, num_classes=10, size=(1, 8, 8))
+    states: list[dict[str, torch.Tensor]] = [dict(start.state_dict())]
+
+    def progress(_what: str, done: int, _total: int) -> None:
+        if done == 5:  # the first step of the second epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(config, out=tmp_path, placement=CPU, progress=progress)
+    again = build_network(config, num_classes=10, size=(1, 8, 8))
+    states.append(dict(load_weights(again, tmp_path).state_dict()))
+    train(config, out=tmp_path, placement=CPU, resume=True)
+    states.append(dict(load_run(tmp_path).net.state_dict()))
+    ours = {id(p) for p in se_parameters(start).se}
+    se = {name for name, p in start.named_parameters() if id(p) in ours}
+    moved = [
+        {name for name in start.state_dict() if not torch.equal(before[name], after[name])}
+        for before, after in pairwise(states)
+    ]
+    assert moved[0] == se
+    assert se < moved[1]
+    assert not any("running" in name for name in moved[1])
+    norms = {
+        f"{path}.{name}"
+        for path, module in start.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    assert moved[1].isdisjoint(norms)
+    assert "linear.weight" in moved[1]
+
+
+def test_going_on_needs_the_same_options(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not empty; go on with what is there by --resume"):
+        train(CONFIG, out=run, placement=CPU)
+    with pytest.raises(ConfigError, match=r"same options, but train.lr was 0.05, is 0.1; give"):
+        train(overridden(CONFIG, {"lr": 0.1}), out=run, placement=CPU, resume=True)
+    free = overridden(CONFIG, {"workers": 1, "max_bad_images": 5})
+    assert train(free, out=run, placement=CPU, resume=True)["state"] == "done"
+    with pytest.raises(ConfigError, match="precision 'fp16' needs a GPU"):
+        train(overridden(CONFIG, {"precision": "fp16"}), out=tmp_path, placement=CPU)
+
+
+def test_tensorboard_that_is_missing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="needs the package tensorboard, which is not installed"):
+        train(CONFIG, out=tmp_path, placement=CPU, tensorboard=True)
+
+
+def test_he_start() -> None:
+    net = build_network(CONFIG, num_classes=10, size=(1, 8, 8))
+    gates = [p.clone() for p in se_parameters(net).se]
+    start_as_he(net)
+
+    weight = net.get_parameter("layer3.2.conv1.weight")
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.03)
+    small = build_network(CONFIG, num_classes=2, size=(1, 8, 8))
+    start_as_he(small)  # two classes must not make the logits large
+    assert small.get_parameter("linear.weight").std().item() == pytest.approx(1 / 32**0.5, rel=0.2)
+    assert all(torch.equal(a, b) for a, b in zip(gates, se_parameters(net).se, strict=True))
+
+
+def test_bf16_and_weights_to_start_from(tmp_path: Path) -> None:
+    plain = build_network(RunConfig("resnet20"), num_classes=10, size=(3, 8, 8))
+    path = tmp_path / "plain.pth"
+    torch.save(plain.state_dict(), path)
+    config = RunConfig("resnet20", weights=str(path), se=SEConfig())
+    net = build_network(config, num_classes=10, size=(3, 8, 8)).eval()
+    x = torch.randn(2, 3, 8, 8)
+
+    torch.testing.assert_close(net(x), plain.eval()(x), rtol=0, atol=0)
+    short = overridden(CONFIG, {"epochs": 1, "precision": "bf16", "freeze_bn_epochs": 0})
+    short = overridden(short, {"se_only_epochs": 0})
+    assert train(short, out=tmp_path / "run", placement=CPU)["state"] == "done"
+
+
+def test_gates_that_are_stuck_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gates = Gates(tmp_path)
+    for epoch in range(1, 5):
+        for path, std in (("a.se", 0.001), ("b.se", 0.1)):
+            row = {"epoch": epoch, "block": path, "mean": 0.65, "std": std, "channel_std": std}
+            gates.rows.append(row)
+        with caplog.at_level(logging.WARNING, "senet"):
+            gates._report(epoch)
+
+    assert gates.stuck() == {"a.se": 0.65}
