@@ -56,8 +56,9 @@ def draw() -> None:
                 if column == "ratio":
                     ends = [float(row["ratio_lower"]), float(row["ratio_upper"])]
                     panel.plot(ends, [y, y], color="#333333", linewidth=1)
+                end = max(value, float(row["ratio_upper"]) if column == "ratio" else 1)
                 panel.annotate(
-                    f"{value:.3f}", (max(value, 1), y), (26 if column == "ratio" else 3, 0),
+                    f"{value:.3f}", (end, y), (4, 0),
                     textcoords="offset points", va="center", fontsize=7, color="#333333",
                 )  # fmt: skip
         panel.axvline(1, color="#333333", linewidth=1)
