@@ -107,7 +107,7 @@ def test_too_few_classes(tmp_path: Path) -> None:
 
 def test_label_outside_the_classes(tmp_path: Path) -> None:
     """As in the unlabelled test splits of Hugging Face, whose labels are -1."""
-    import datasets
+    datasets = pytest.importorskip("datasets", reason="reads what Hugging Face datasets writes")
 
     folder = parquet_folder(tmp_path / "parquet", train=3, test=1)
     rows = datasets.Dataset.from_parquet(str(folder / "test.parquet"))
@@ -199,7 +199,7 @@ def test_options_that_do_not_go_with_the_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [8, 72])
 def test_stream_in_memory_and_as_it_comes(tmp_path: Path, size: int) -> None:
-    from datasets import load_dataset
+    load_dataset = pytest.importorskip("datasets", reason="streams a data set").load_dataset
 
     folder, cache = parquet_folder(tmp_path / "parquet", train=4, test=2), str(tmp_path / "cache")
     load_dataset(str(folder), cache_dir=cache)

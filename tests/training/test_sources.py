@@ -82,7 +82,7 @@ def test_stream(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"length is unknown|has no readable split"):
         open_splits(config)  # a folder of parquet files does not say how many images it has
 
-    from datasets import load_dataset
+    load_dataset = pytest.importorskip("datasets", reason="streams a data set").load_dataset
 
     load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))  # now it does
     train, test = open_splits(config)

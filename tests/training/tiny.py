@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def image_folder(
 
 def parquet_folder(root: Path, *, train: int = 12, test: int = 4, size: int = 8) -> Path:
     """The same as a folder that Hugging Face datasets reads; the labels are class labels."""
-    import datasets
+    datasets = pytest.importorskip("datasets", reason="reads what Hugging Face datasets writes")
 
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["blue", "red"])}
