@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from cifar10 import commit
 
 from senet.compare.results import device_name
 from senet.training import DataConfig, TrainConfig
@@ -55,17 +56,6 @@ class Lines:
         if time.monotonic() - self.last > 60:
             self.last = time.monotonic()
             print(f"{time.strftime('%H:%M:%S')} {what} ({done}/{total})", flush=True)
-
-
-def commit() -> str:
-    """The commit the numbers come from."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def row_cells(row: dict[str, Any]) -> list[str]:
