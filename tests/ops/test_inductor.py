@@ -11,10 +11,13 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
+from torch.utils.flop_counter import FlopCounterMode
 
 from ops.cases import OUTPUT, TAIL, batch_norm_se, laid_out, problem, recalibrate, results
 from senet import SqueezeExcitation, functional, ops
-from senet.ops.inductor import INDUCTOR
+from senet.ops import backends, inductor, stages
+from senet.ops.inductor import INDUCTOR, Inductor
+from senet.ops.passes import CHANNELS_FIRST
 from tolerances import assert_close
 
 needs_compiler = pytest.mark.skipif(
@@ -46,14 +49,77 @@ def check(shape, memory, kind, end, dtype=torch.float32):
 @needs_compiler
 def test_one_compilation_serves_all_sizes():
     check((3, 5, 4, 6), "channels_last", "train", TAIL)
-    compiled, recompiles = INDUCTOR.count, counters["stats"]["unique_graphs"]
+    compiled = INDUCTOR.count
     # equal sizes, squares, odd ones, other numbers of dimensions
     for shape in ((4, 4, 4, 4), (2, 8, 7, 7), (2, 9, 3, 11), (5, 33, 6, 2), (2, 3, 3, 2, 4)):
         check(shape, "channels_last", "train", TAIL)
     assert INDUCTOR.count == compiled
-    assert counters["stats"]["unique_graphs"] == recompiles
     assert INDUCTOR.broken is None
     assert INDUCTOR.seconds > 0
+
+
+def check_squeeze(engine: Inductor, *shape: int) -> None:
+    u = torch.randn(shape)
+    found = engine.run(stages.squeeze, u, order=CHANNELS_FIRST)
+    assert_close(found, u.mean(2))
+
+
+@needs_compiler
+def test_a_size_beyond_what_inductor_assumed_is_compiled_anew_also_with_code_from_disk():
+    for from_disk in (False, True):
+        engine, hits = Inductor(), counters["inductor"]["fxgraph_cache_hit"]
+        for shape in ((2, 3, 4), (5, 6, 7), (3, 2, 9000), (2, 7, 9001), (8, 3, 4)):
+            check_squeeze(engine, *shape)
+        assert engine.broken is None
+        assert 1 <= engine.count <= 2  # one if this Inductor assumes nothing
+        if from_disk:
+            assert counters["inductor"]["fxgraph_cache_hit"] >= hits + engine.count
+
+
+@needs_compiler
+def test_the_setting_that_compiled_code_depends_on_makes_another():
+    engine, threads = Inductor(), torch.get_num_threads()
+    u = torch.randn(2, 3, 4)
+    engine.run(stages.squeeze, u, order=CHANNELS_FIRST)
+    try:
+        torch.set_num_threads(threads + 1)
+        check_squeeze(engine, 2, 3, 4)
+    finally:
+        torch.set_num_threads(threads)
+    assert engine.count == 2
+    engine.run(stages.squeeze, u.double(), order=CHANNELS_FIRST)
+    assert engine.count == 3
+
+
+@needs_compiler
+def test_sizes_that_never_fit_end_in_a_warning(monkeypatch):
+    engine, made = Inductor(), inductor._Compiled(lambda _: [], [], lambda _: False, single=False)
+    monkeypatch.setattr(inductor, "_compile", lambda _: made)
+    for size in range(2, 10):
+        engine.run(stages.squeeze, torch.randn(2, 3, size), order=CHANNELS_FIRST)
+    with pytest.warns(RuntimeWarning, match="squeeze was compiled 8 times already"):
+        check_squeeze(engine, 2, 3, 11)
+    check_squeeze(engine, 2, 3, 12)
+
+
+@needs_compiler
+def test_a_first_call_in_inference_mode_or_under_a_counter_compiles_for_all(monkeypatch):
+    engine = Inductor()
+    monkeypatch.setattr(backends, "INDUCTOR", engine)
+    block = SqueezeExcitation(8)
+    with ops.use_backend("inductor"), torch.inference_mode():
+        block(torch.randn(2, 8, 4, 4))
+    x = torch.randn(2, 8, 4, 4, requires_grad=True)
+    with ops.use_backend("inductor"):
+        y = block(x)
+        with FlopCounterMode(display=False):
+            y.sum().backward()  # the first backward
+    assert engine.count == 4
+    assert engine.broken is None
+    found, x.grad = x.grad, None
+    with ops.use_backend("reference"):
+        block(x).sum().backward()
+    assert_close(found, x.grad)
 
 
 @needs_compiler

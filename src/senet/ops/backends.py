@@ -32,7 +32,7 @@ BACKENDS = {
     "auto": "inductor where maps are large enough to be worth a compilation, else reference",
     "reference": "batch norm, then the SE block, as in senet.functional",
     "eager": "the closed form in ordinary operations: keeps as little as inductor, but is slow",
-    "inductor": "the closed form compiled by torch.compile",
+    "inductor": "the closed form compiled by Inductor",
     "triton": "the closed form in Triton kernels, on CUDA; not yet measured there",
 }
 
@@ -148,7 +148,7 @@ def _floor(*, training: bool) -> int:
 def _preferred(device: str, values: int, *, training: bool) -> tuple[str, str]:
     """Return what "auto" wants, and why."""
     if device not in ("cpu", "cuda", "xpu"):
-        return "reference", f"torch.compile is not used on {device}"
+        return "reference", f"Inductor is not used on {device}"
     floor = _floor(training=training)
     purpose = "with statistics of the batch" if training else "with given statistics or none"
     if values < floor:

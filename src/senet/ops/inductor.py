@@ -1,4 +1,4 @@
-"""The stages compiled by torch.compile, each once for all batch and image sizes."""
+"""The stages compiled by Inductor, each once for all batch and image sizes."""
 
 from __future__ import annotations
 
@@ -7,51 +7,30 @@ import importlib.util
 import os
 import shutil
 import sys
+import threading
 import time
-import types
 import warnings
 from collections.abc import Callable, Hashable
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from senet.ops.passes import PLAIN
 
 __all__ = ["INDUCTOR", "Inductor"]
 
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What torch.compile raises when it cannot compile, or has compiled too often."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit
-
-    return RuntimeError, ImportError, OSError, FailOnRecompileLimitHit
-
-
-def _kind(
-    stage: Callable[..., Any], given: list[Tensor | None], options: dict[str, Any]
-) -> Hashable:
-    tensors = tuple(None if t is None else (t.dtype, tuple(n == 1 for n in t.shape)) for t in given)
-    device = next(t.device.type for t in given if t is not None)
-    modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
-    return stage.__name__, tuple(options.items()), device, modes, tensors
-
-
-def _own_code(stage: Callable[..., Any], options: dict[str, Any], name: str) -> Callable[..., Any]:
-    """Return given -> stage(PLAIN, *given, **options) with a code object that no other shares."""
-
-    def call(*given: Tensor | None) -> Any:
-        return stage(PLAIN, *given, **options)
-
-    code = call.__code__.replace(co_name=name)
-    return types.FunctionType(code, call.__globals__, name, None, call.__closure__)
+_REMEMBERED = 4096  # calls whose compiled stage is found by one look into a table
+_MOST = 8  # compilations of a kind: more than that, and the sizes are not dynamic after all
 
 
 @functools.cache
 def _missing(device: str) -> str | None:
-    """Return what torch.compile lacks for this type of device, or None."""
-    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
-        return "TORCHDYNAMO_DISABLE=1 is set"
+    """Return what Inductor lacks for this type of device, or None."""
+    for switch in ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"):
+        if os.environ.get(switch) == "1":
+            return f"{switch}=1 is set"
     if device == "cpu":
         default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
         compiler = os.environ.get("CXX", default)
@@ -59,7 +38,101 @@ def _missing(device: str) -> str | None:
     if device in ("cuda", "xpu"):
         found = importlib.util.find_spec("triton") is not None
         return None if found else "the package triton is not installed"
-    return f"torch.compile is not used on {device!r}"
+    return f"Inductor is not used on {device!r}"
+
+
+class _Compiled(NamedTuple):
+    """A stage that Inductor has compiled, as a function of sizes and tensors."""
+
+    call: Callable[[list[Any]], Any]
+    """Takes a list, and empties it."""
+    sizes: list[tuple[int, int]]
+    """Which sizes are the first elements of that list: dimension d of tensor i."""
+    fits: Callable[[list[Any]], bool]
+    """Whether the list is what the stage was compiled for."""
+    single: bool
+    """Whether the stage returns a tensor, not several."""
+
+    def arguments(self, given: list[Tensor]) -> list[Any]:
+        return [*(given[i].shape[d] for i, d in self.sizes), *given]
+
+
+class _Call(NamedTuple):
+    """A stage and its arguments."""
+
+    stage: Callable[..., Any]
+    tensors: tuple[Tensor | None, ...]
+    options: dict[str, Any]
+
+    def given(self) -> list[Tensor]:
+        return [t.contiguous() for t in self.tensors if t is not None]
+
+    def kind(self) -> Hashable:
+        """What one compilation serves: all sizes, but 0 and 1, which a compiler treats apart."""
+        sizes = (None if t is None else tuple(min(n, 2) for n in t.shape) for t in self.tensors)
+        return *_setting(self.stage, self.tensors, self.options), *sizes
+
+    def function(self, *given: Tensor) -> list[Tensor | None]:
+        """The stage as a function of the tensors that are given."""
+        rest = iter(given)
+        found = self.compute([None if t is None else next(rest) for t in self.tensors])
+        return [found] if isinstance(found, Tensor) else list(found)
+
+    def compute(self, tensors: Any) -> Any:
+        return self.stage(PLAIN, *tensors, **self.options)
+
+
+def _setting(
+    stage: Callable[..., Any], tensors: tuple[Tensor | None, ...], options: dict[str, Any]
+) -> tuple[Hashable, ...]:
+    """All but the sizes. Compiled C++ has its number of threads built in."""
+    types = tuple([None if t is None else (t.dtype, t.device) for t in tensors])
+    return stage, types, torch.get_num_threads(), *options.values()
+
+
+def _compile(call: _Call) -> _Compiled:
+    """Compile a stage for all sizes of the kind of this call's."""
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch.fx.experimental import _config as shapes
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with (
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+        _disable_current_modes(),
+        shapes.patch(use_duck_shape=False),  # type: ignore[attr-defined]
+    ):
+        like = [t.detach() for t in call.given()]  # no parameters
+        trace = make_fx(call.function, select_decomp_table(), tracing_mode="symbolic")
+        graph = trace(*like).graph
+        places = graph.find_nodes(op="placeholder")
+        inputs = [place.meta["val"] for place in places]
+        sizes = _symbols(inputs)
+        with graph.inserting_before(places[0]):
+            for i, d in sizes:
+                graph.placeholder(f"size_{i}_{d}").meta["val"] = inputs[i].shape[d]
+        outputs: Any = graph.output_node().args[0]
+        fake, inputs = inputs[0].fake_mode, [*(inputs[i].shape[d] for i, d in sizes), *inputs]
+        with tracing(TracingContext(fake)):
+            compiled = compile_fx_inner(torch.fx.GraphModule({}, graph), inputs)
+    rule = fake.shape_env.produce_guards_expression(inputs)
+
+    def fits(given: list[Any]) -> bool:
+        return rule is None or bool(fake.shape_env.evaluate_guards_expression(rule, given))
+
+    return _Compiled(compiled, sizes, fits, single=len(outputs) == 1)
+
+
+def _symbols(inputs: list[Any]) -> list[tuple[int, int]]:
+    """Return where each symbol first is a size: dimension d of tensor i."""
+    found: dict[str, tuple[int, int]] = {}
+    for i, t in enumerate(inputs):
+        for d, size in enumerate(t.shape):
+            if isinstance(size, torch.SymInt):  # not one of 0 or 1
+                found.setdefault(str(size.node.expr), (i, d))
+    return list(found.values())
 
 
 @final
@@ -67,10 +140,13 @@ class Inductor:
     """Compiles a stage when it is first called with a new kind of arguments.
 
     A kind is: the stage and its options, which tensors are given, their types, and which of their
-    sizes are 1 (a compiler treats 1 apart). All other sizes are dynamic, and sizes that happen to
-    be equal are not taken to be the same. Each kind is compiled from a code object of its own:
-    torch.compile counts its recompile limit per code object, and runs what exceeds it eagerly
-    without a word. The compiled code is kept on disk by Inductor's own cache.
+    sizes are 0 or 1. All other sizes are dynamic, and sizes that happen to be equal are not taken
+    to be the same. Where Inductor assumes something about them all the same, such as "at most 4096
+    images", a call for which it does not hold is compiled anew.
+
+    A stage is traced and compiled here, without torch.compile around it: the arguments of a stage
+    are known, so nothing is left of what torch.compile checks in each call, which takes longer than
+    a small map (docs/adr/0006). The compiled code is kept on disk by Inductor's own cache.
     """
 
     def __init__(self) -> None:
@@ -78,12 +154,11 @@ class Inductor:
         """The time that first calls took, nearly all of it compilation."""
         self.broken: str | None = None
         """Why compiled stages are no longer used, or None."""
-        self._compiled: dict[Hashable, Callable[..., Any]] = {}
-
-    @property
-    def count(self) -> int:
-        """How many kinds of stages have been compiled."""
-        return len(self._compiled)
+        self.count = 0
+        """How often a stage has been compiled."""
+        self._known: dict[Hashable, tuple[_Compiled, list[int]]] = {}
+        self._kinds: dict[Hashable, list[_Compiled]] = {}
+        self._lock = threading.RLock()
 
     def unavailable(self, device: str) -> str | None:
         """Return why stages cannot be compiled for this type of device, or None if they can."""
@@ -91,40 +166,50 @@ class Inductor:
 
     def run(self, stage: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
         """Compute a stage of `senet.ops.stages`; if it cannot be compiled, warn and compute it."""
-        given = [None if t is None else t.detach().contiguous() for t in tensors]
+        shapes = tuple([None if t is None else t.shape for t in tensors])
+        key = *_setting(stage, tensors, options), shapes
+        known = self._known.get(key)
+        if known is not None:
+            compiled, sizes = known
+            found = compiled.call([*sizes, *[t.contiguous() for t in tensors if t is not None]])
+            return found[0] if compiled.single else found
+        call = _Call(stage, tensors, options)
         if self.broken is None:
-            key = _kind(stage, given, options)
             try:
-                if key in self._compiled:
-                    return self._compiled[key](*given)
-                return self._first(key, stage, given, options)
+                return self._first(key, call)
             except torch.OutOfMemoryError:
                 raise
-            except _failures() as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, the stage can be computed
                 self._give_up(error)
-        return stage(PLAIN, *given, **options)
+        return call.compute(tensors)
 
-    def _first(
-        self,
-        key: Hashable,
-        stage: Callable[..., Any],
-        given: list[Tensor | None],
-        options: dict[str, Any],
-    ) -> Any:
-        from torch.fx.experimental import _config as shapes
-
+    def _first(self, key: Hashable, call: _Call) -> Any:
+        """Compute the first call with these sizes."""
         start = time.perf_counter()
-        function = _own_code(stage, options, f"senet_{stage.__name__}_{len(self._compiled)}")
-        compiled = torch.compile(function, dynamic=True, fullgraph=True)
-        with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            result = compiled(*given)
-        self._compiled[key] = compiled
+        with self._lock:
+            variants, given = self._kinds.setdefault(call.kind(), []), call.given()
+            fitting = (found for found in variants if found.fits(found.arguments(given)))
+            compiled = next(fitting, None)
+            if compiled is None:
+                if len(variants) == _MOST:
+                    raise RuntimeError(f"{call.stage.__name__} was compiled {_MOST} times already")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch's own
+                    compiled = _compile(call)
+                variants.append(compiled)
+                self.count += 1
+        arguments = compiled.arguments(given)
+        sizes = arguments[: len(compiled.sizes)]
+        result = compiled.call(arguments)
+        if len(self._known) == _REMEMBERED:
+            self._known.clear()
+        self._known[key] = compiled, sizes
         self.seconds += time.perf_counter() - start
-        return result
+        return result[0] if compiled.single else result
 
     def _give_up(self, error: Exception) -> None:
         text = str(error).strip() or type(error).__name__
-        self.broken = f"torch.compile failed: {text.splitlines()[0]}"
+        self.broken = f"Inductor failed: {text.splitlines()[0]}"
         warnings.warn(
             f"senet computes batch norm with SE in ordinary operations, correct but slower: "
             f"{self.broken}. To choose that and see no warning: senet.set_backend('reference')",

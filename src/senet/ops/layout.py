@@ -29,6 +29,8 @@ def split(x: Tensor, order: str) -> Tensor:
         return x  # a compiler chooses the layout itself; the passes take [N, C, *spatial] as well
     if order == CHANNELS_FIRST:
         return x.contiguous().view(*x.shape[:2], x.shape[2:].numel())
+    if x.dim() == 4:
+        return x.permute(0, 2, 3, 1).contiguous()
     rows = x.shape[2:-1].numel()
     return x.movedim(1, -1).contiguous().view(x.shape[0], rows, x.shape[-1], x.shape[1])
 
@@ -39,6 +41,8 @@ def join(x: Tensor, size: torch.Size, order: str) -> Tensor:
         return x
     if order == CHANNELS_FIRST:
         return x.view(size)
+    if len(size) == 4:
+        return x.permute(0, 3, 1, 2)
     return x.view(size[0], *size[2:], size[1]).movedim(-1, 1)
 
 
@@ -48,4 +52,6 @@ def dense(x: Tensor, order: str) -> Tensor:
         return x
     if order == CHANNELS_FIRST:
         return x.contiguous()
+    if x.dim() == 4:
+        return x.contiguous(memory_format=torch.channels_last)
     return x.movedim(1, -1).contiguous().movedim(-1, 1)

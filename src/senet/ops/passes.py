@@ -15,6 +15,7 @@ Sums, statistics and gates are wide: float64 for float64 maps, else float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
 def positions(u: Tensor, order: str) -> int:
     """Return H W, the number of positions of each channel of each sample."""
     size = u.shape[1:-1] if order == CHANNELS_LAST else u.shape[2:]
-    return size.numel()
+    return math.prod(size)  # not size.numel(): a tracer of symbolic sizes would take the number
 
 
 def _wide(u: Tensor) -> Tensor:
