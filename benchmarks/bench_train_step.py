@@ -4,7 +4,7 @@
     python benchmarks/bench_train_step.py --networks all --modes eager compiled --rounds 20
     python benchmarks/bench_train_step.py --batches 1 8 64 --images 64 224 512   # how it grows
 
-For each network, in one process, step by step in turn:
+For each network, in one process, each step between two of the plain network:
 
     plain       the network without SE
     timm        timm's network with SE: modules in a row, each with its own passes
@@ -14,8 +14,9 @@ For each network, in one process, step by step in turn:
     zoo         the project's own network of that name; the addition and the ReLU are in the op too
 
 A step is forward, cross entropy, backward, without the optimizer. The rows go to
-benchmarks/results/train_step.csv: times in ms, the quartiles of the ratios of steps that followed
-each other, the bytes of activations kept for the backward, and on CUDA the peak of memory.
+benchmarks/results/train_step.csv: times in ms, the ratio to the mean of the two plain steps around
+(its median, quartiles, and the 95 % interval of the median by order statistics), the bytes of
+activations kept for the backward, and on CUDA the peak of memory.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import contextlib
 import csv
 import datetime
 import itertools
+import math
 import platform
 import subprocess
 import sys
@@ -84,6 +86,8 @@ class Row:
     ratio: float
     ratio_lower: float
     ratio_upper: float
+    median_low: float
+    median_high: float
     kept_mib: float
     kept_ratio: float
     peak_mib: float
@@ -194,13 +198,36 @@ def measure(name: str, dtype: str, mode: str, options: argparse.Namespace) -> li
         tasks[variant] = task
         rows[variant] = {"kept": kept, "first_step_s": first, "peak_mib": peak_mib(task, device)}
     wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    timing = interleave(tasks, repeats=options.rounds, warmup=1, wait=wait)
-    plain = timing.samples["plain"]
+    others = [variant for variant in tasks if variant != "plain"]
+    turns = {"plain 0": tasks["plain"]}
+    for i, variant in enumerate(others, 1):
+        turns |= {variant: tasks[variant], f"plain {i}": tasks["plain"]}
+    times = interleave(turns, repeats=options.rounds, warmup=1, wait=wait).samples
+    ratios = {"plain": [1.0] * options.rounds}
+    for i, variant in enumerate(others):
+        around = zip(times[f"plain {i}"], times[f"plain {i + 1}"], strict=True)
+        pairs = zip(times[variant], around, strict=True)
+        ratios[variant] = [2 * own / sum(plain) for own, plain in pairs]
     for variant, row in rows.items():
-        ratios = [a / b for a, b in zip(timing.samples[variant], plain, strict=True)]
-        row |= {"variant": variant, "ratio": quartiles(ratios), "ms": timing.of(variant).median}
+        row |= {"variant": variant, "ratio": quartiles(ratios[variant])}
+        row["interval"] = median_interval(ratios[variant])
+        row["ms"] = quartiles(times["plain 0" if variant == "plain" else variant]).median
         row["kept_ratio"] = row["kept"] / rows["plain"]["kept"]
     return list(rows.values())
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the median, of any distribution: two of the values.
+
+    The k-th smallest of n values lies above the median if fewer than k of n fair coins show heads.
+    Below 6 values no two of them are far enough apart, and the interval is all there is.
+    """
+    n, k, outside = len(values), 0, 0.5 ** len(values)
+    while outside <= 0.025:
+        k += 1
+        outside += math.comb(n, k) * 0.5**n
+    ordered, k = sorted(values), max(k, 1)
+    return ordered[k - 1], ordered[n - k]
 
 
 def commit() -> str:
@@ -239,6 +266,8 @@ def finished(row: dict[str, Any], name: str, dtype: str, mode: str, options: Any
         ratio=round(ratio.median, 4),
         ratio_lower=round(ratio.lower, 4),
         ratio_upper=round(ratio.upper, 4),
+        median_low=round(row["interval"][0], 4),
+        median_high=round(row["interval"][1], 4),
         kept_mib=round(row["kept"] / 2**20, 2),
         kept_ratio=round(row["kept_ratio"], 4),
         peak_mib=round(row["peak_mib"], 1),
@@ -271,7 +300,7 @@ def show(row: Row) -> None:
     print(
         f"{row.network:12s} {row.dtype:5s} {row.mode:9s} {row.batch:3d} x {row.image:3d}"
         f" {row.variant:10s} {row.step_ms:9.1f} ms"
-        f"  x {row.ratio:.3f} [{row.ratio_lower:.3f} {row.ratio_upper:.3f}]"
+        f"  x {row.ratio:.3f} [{row.median_low:.3f} {row.median_high:.3f}]"
         f"  kept x {row.kept_ratio:.4f}  first step {row.first_step_s:.1f} s",
         flush=True,
     )

@@ -39,7 +39,7 @@ BACKENDS = {
 # From how many values of a map on `auto` compiles. A small map stays in the caches, where passes
 # cost little. Without batch statistics it may be one image in evaluation, which should not wait for
 # a compiler: the largest map behind which ResNet-50 has SE is of 802,816 values (224 x 224 image).
-TRAINING_VALUES = 2**18
+TRAINING_VALUES = 2**17
 OTHER_VALUES = 2**20
 
 
