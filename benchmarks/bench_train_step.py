@@ -1,8 +1,7 @@
 """The training step of networks with SE, as a multiple of the step of the same network without.
 
     python benchmarks/bench_train_step.py        # ResNet-50, fp32 and bf16: minutes on two cores
-    python benchmarks/bench_train_step.py --networks all --modes eager compiled --rounds 20
-    python benchmarks/bench_train_step.py --batches 1 8 64 --images 64 224 512   # how it grows
+    python benchmarks/bench_train_step.py --networks all --batches 1 64 --images 64 224 --rounds 20
 
 For each network, in one process, each step between two of the plain network:
 
@@ -13,10 +12,9 @@ For each network, in one process, each step between two of the plain network:
     triton      the same on the Triton kernels (not by default; on CUDA)
     zoo         the project's own network of that name; the addition and the ReLU are in the op too
 
-A step is forward, cross entropy, backward, without the optimizer. The rows go to
-benchmarks/results/train_step.csv: times in ms, the ratio to the mean of the two plain steps around
-(its median, quartiles, and the 95 % interval of the median by order statistics), the bytes of
-activations kept for the backward, and on CUDA the peak of memory.
+A step is forward, cross entropy, backward. benchmarks/results/train_step.csv gets ms, the ratio to
+the mean of the two plain steps around (median, its 95 % interval, quartiles), the bytes kept for
+the backward, and on CUDA the peak of memory.
 """
 
 from __future__ import annotations
@@ -206,8 +204,9 @@ def measure(name: str, dtype: str, mode: str, options: argparse.Namespace) -> li
     ratios = {"plain": [1.0] * options.rounds}
     for i, variant in enumerate(others):
         around = zip(times[f"plain {i}"], times[f"plain {i + 1}"], strict=True)
-        pairs = zip(times[variant], around, strict=True)
-        ratios[variant] = [2 * own / sum(plain) for own, plain in pairs]
+        ratios[variant] = [
+            2 * own / sum(pair) for own, pair in zip(times[variant], around, strict=True)
+        ]
     for variant, row in rows.items():
         row |= {"variant": variant, "ratio": quartiles(ratios[variant])}
         row["interval"] = median_interval(ratios[variant])
@@ -226,8 +225,8 @@ def median_interval(values: list[float]) -> tuple[float, float]:
     while outside <= 0.025:
         k += 1
         outside += math.comb(n, k) * 0.5**n
-    ordered, k = sorted(values), max(k, 1)
-    return ordered[k - 1], ordered[n - k]
+    k = max(k, 1)
+    return sorted(values)[k - 1], sorted(values)[n - k]
 
 
 def commit() -> str:
@@ -314,8 +313,7 @@ def arguments() -> argparse.Namespace:
     add("--variants", nargs="+", default=[v for v in VARIANTS if v != "triton"], choices=VARIANTS)
     add("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"])
     add("--modes", nargs="+", default=["eager"], choices=["eager", "compiled"])
-    formats = ["channels_last", "contiguous_format"]
-    add("--memory-format", default=formats[0], choices=formats)
+    add("--memory-format", default="channels_last", choices=["channels_last", "contiguous_format"])
     add("--batches", type=int, nargs="+", default=[8])
     add("--images", type=int, nargs="+", default=[224])
     add("--rounds", type=int, default=10)
@@ -325,8 +323,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if "plain" not in options.variants:
         options.variants.insert(0, "plain")
-    if "all" in options.networks:
-        options.networks = list(NETWORKS)
+    options.networks = list(NETWORKS) if "all" in options.networks else options.networks
     return options
 
 

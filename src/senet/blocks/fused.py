@@ -3,7 +3,8 @@
 A module is called for its result and for its hooks. The op skips the call of the SE block (and,
 with the residual tail, of the norm and the activation), so it is taken only where nothing listens
 to those calls: no hook (but one that says `only_looks = True`), no replaced forward. The layers
-inside the SE block and its gate are always called.
+inside the SE block and its gate are called if something listens to them, or if they are not the
+block's own.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules import module as nn_module
 
 from senet import ops
+from senet.blocks.heard import heard
 from senet.blocks.squeeze_excitation import SqueezeExcitation
 
 __all__ = ["batch_norm_se", "fusible", "residual_tail"]
@@ -26,18 +27,6 @@ _WITH_ACTIVATION = (
     "timm.layers.norm_act.FrozenBatchNormAct2d",
 )
 _TORCH = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)  # 1d, 2d and 3d share the first
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def _heard(*modules: nn.Module) -> bool:
-    """Whether something would miss the call of one of these modules."""
-    if any("forward" in vars(module) for module in modules):
-        return True
-    places = [getattr(nn_module, f"_global{kind}") for kind in _HOOKS]
-    places += [getattr(module, kind) for module in modules for kind in _HOOKS]
-    return any(
-        not getattr(hook, "only_looks", False) for hooks in places for hook in hooks.values()
-    )
 
 
 def _name(base: type[nn.Module]) -> str:
@@ -53,7 +42,7 @@ def fusible(norm: nn.Module, base: type[nn.Module], se: nn.Module, x: Any) -> bo
         se: the block.
         x: the input.
     """
-    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or _heard(se):
+    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or heard(se):
         return False
     if not isinstance(x, Tensor) or x.dim() < 2 or x.shape[1] != se.channels:
         return False
@@ -68,7 +57,7 @@ def fusible(norm: nn.Module, base: type[nn.Module], se: nn.Module, x: Any) -> bo
 def _is_identity(norm: Any) -> bool:
     """Whether a norm with an activation has none."""
     parts = norm.drop, norm.act
-    return all(type(part) is nn.Identity for part in parts) and not _heard(*parts)
+    return all(type(part) is nn.Identity for part in parts) and not heard(*parts)
 
 
 def batch_norm_se(
@@ -99,9 +88,9 @@ def batch_norm_se(
             mean = var = None
     statistics = mean, var, norm.weight, norm.bias
     if identity is None:
-        return ops.batch_norm_se(x, *statistics, se.excite, **options)
+        return ops.batch_norm_se(x, *statistics, se.excitation(), **options)
     return ops.batch_norm_se_add_act(
-        x, *statistics, se.excite, identity, activation=activation, **options
+        x, *statistics, se.excitation(), identity, activation=activation, **options
     )
 
 
@@ -146,7 +135,7 @@ def residual_tail(norm: nn.Module, u: Tensor, identity: Tensor, activation: nn.M
     inside = getattr(norm, "block_inside", None)
     if inside is not None and type(activation) is nn.ReLU and identity.shape == u.shape:
         se = inside(u)
-        if se is not None and not _heard(norm, activation):
+        if se is not None and not heard(norm, activation):
             return batch_norm_se(norm, se, u, identity=identity, activation="relu")
     y: Tensor = activation(norm(u) + identity)
     return y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet import ops
+from senet.blocks.heard import heard
 from senet.errors import ConfigError, InputError, unknown_name
 from senet.functional import (
     EXCITATIONS,
@@ -31,6 +33,8 @@ _ALIASES = (
     ("fc.0.", "fc1."),
     ("fc.2.", "fc2."),
 )
+# What parameters are where no library has replaced them by tensors of its own.
+_PLAIN = (nn.Parameter, Tensor, type(None))
 
 
 @final
@@ -177,6 +181,20 @@ class SqueezeExcitation(nn.Module):
         """Return the gate s [N, C] of a squeeze z [N, C] (or both [N, C, *spatial])."""
         return self.gate(self.fc2(torch.relu(self.fc1(z))))  # type: ignore[no-any-return]
 
+    def excitation(self) -> Callable[[Tensor], Tensor]:
+        """Return what `senet.ops` takes as the excitation: `excite`, as data where that is all.
+
+        That is where both layers and the gate are the block's own and nothing listens to them.
+        """
+        first, second, gate = self.fc1, self.fc2, self.gate
+        kinds = type(first), type(second), type(gate)
+        if kinds != (Dense, Dense, Gate) or heard(first, second, gate) or "excite" in vars(self):
+            return self.excite
+        weights = first.weight, first.bias, second.weight, second.bias
+        if any(type(t) not in _PLAIN for t in weights):
+            return self.excite
+        return ops.TwoLayers(*weights, gate.excitation, gate.centered)
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return s * x.
 
@@ -193,7 +211,7 @@ class SqueezeExcitation(nn.Module):
                 f"this SE block needs [N, {self.channels}, *spatial], got shape {list(x.shape)}"
             )
         if mask is None and self.squeeze == "avg":
-            return ops.recalibrate(x, self.excite)
+            return ops.recalibrate(x, self.excitation())
         with no_autocast(x):
             return scale(x, self.excite(squeeze(x, self.squeeze, mask=mask)))
 

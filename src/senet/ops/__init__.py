@@ -4,10 +4,12 @@ from senet.ops.backends import BACKENDS, Backend, backend, fuses, set_backend, u
 from senet.ops.batch_norm import batch_norm_se, batch_norm_se_add_act
 from senet.ops.modes import observed, recomputing
 from senet.ops.recalibration import recalibrate, recalibrate_add_act
+from senet.ops.whole import TwoLayers
 
 __all__ = [
     "BACKENDS",
     "Backend",
+    "TwoLayers",
     "backend",
     "batch_norm_se",
     "batch_norm_se_add_act",

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from senet.errors import unknown_name
-from senet.ops.closed_form import plain
 from senet.ops.inductor import INDUCTOR
 from senet.ops.modes import Observer, observer, traced, transformed, watched
+from senet.ops.plan import plain
 
 __all__ = [
     "BACKENDS",
@@ -49,6 +49,7 @@ class Choice(NamedTuple):
     name: str
     reason: str
     run: Callable[..., Any] | None  # None: the reference
+    whole: bool = False  # whether stages may be computed together, see `Plan`
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _settled(device: str, values: int, *, training: bool) -> Choice:
         reason = f"auto: {reason}"
     why = _unavailable(name, device)
     if why is None:
-        return Choice(name, reason, _runner(name))
+        return Choice(name, reason, _runner(name), whole=True)
     place = "reference"
     if name == "triton" and INDUCTOR.unavailable(device) is None:
         place = "inductor"
@@ -177,7 +178,7 @@ def _settled(device: str, values: int, *, training: bool) -> Choice:
             RuntimeWarning,
             stacklevel=2,
         )
-    return Choice(place, f"in place of {name}: {why}", _runner(place))
+    return Choice(place, f"in place of {name}: {why}", _runner(place), whole=True)
 
 
 def _visible(values: int, *, training: bool) -> Choice:

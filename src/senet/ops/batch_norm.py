@@ -13,10 +13,11 @@ from senet import functional
 from senet.errors import InputError
 from senet.functional import no_autocast
 from senet.ops.backends import choose
-from senet.ops.closed_form import BATCH, FROZEN, Norm, Plan, closed_form, plain
+from senet.ops.closed_form import closed_form
 from senet.ops.layout import dense, order_of
 from senet.ops.modes import recomputing
 from senet.ops.passes import wide_type
+from senet.ops.plan import BATCH, FROZEN, Norm, Plan, plain
 from senet.ops.reference import add_act
 from senet.ops.tail import check_map, check_tail, fusible
 
@@ -162,7 +163,7 @@ def _batch_norm_se(
         )
     weight, bias, mean, var = norm
     repeated = training and recomputing()
-    run = choose(x, training=training).run
+    _, _, run, whole = choose(x, training=training)
     if group is None and (run is None or x.numel() == 0):
         # not None for the statistics: checkpointing counts the tensors that are kept
         share = 0.0 if repeated else momentum
@@ -171,7 +172,8 @@ def _batch_norm_se(
         return add_act(y, identity, activation)
     order = order_of(x)
     kind = BATCH if training else FROZEN
-    plan = Plan(run or plain, kind, order, relu=activation == "relu", eps=eps, group=group)
+    relu = activation == "relu"
+    plan = Plan(run or plain, kind, order, relu=relu, eps=eps, group=group, whole=whole)
     given = Norm(weight, bias)
     if not training and mean is not None and var is not None:
         wide = wide_type(x.dtype)

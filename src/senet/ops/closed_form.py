@@ -20,8 +20,7 @@ derivatives add reaches U directly and the link carries first gradients only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -32,119 +31,11 @@ from senet.functional import no_autocast
 from senet.ops import stages
 from senet.ops.layout import join, split
 from senet.ops.modes import traced
-from senet.ops.passes import PLAIN, positions, wide_type
-from senet.ops.sync import shared_statistics, shared_sums
+from senet.ops.passes import wide_type
+from senet.ops.plan import BATCH, NONE, Found, Norm, Plan, differentiated, find, plain, resolve
+from senet.ops.whole import TwoLayers, whole
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
-__all__ = ["BATCH", "FROZEN", "NONE", "Norm", "Plan", "closed_form", "plain"]
-
-BATCH = "batch"  # batch norm with the statistics of the batch
-FROZEN = "frozen"  # batch norm with given statistics
-NONE = "none"  # no batch norm
-
-
-def plain(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
-    """Compute a stage with ordinary PyTorch operations."""
-    return stage(PLAIN, *tensors, **options)
-
-
-@final
-@dataclass(frozen=True)
-class Plan:
-    """How one call is computed.
-
-    Args:
-        run: run(stage, *tensors, **options) computes a stage of `senet.ops.stages`.
-        kind: the batch norm in front: BATCH, FROZEN or NONE.
-        order: of the maps, see `senet.ops.passes`.
-        relu: a ReLU stands behind.
-        eps: added to the variance.
-        group: the processes that share the statistics of the batch, or None.
-    """
-
-    run: Callable[..., Any]
-    kind: str
-    order: str
-    relu: bool = False
-    eps: float = 1e-5
-    group: ProcessGroup | None = None
-
-
-class Norm(NamedTuple):
-    """The tensors of a batch norm, [C] each: gamma, beta, and its statistics if they are given."""
-
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    mean: Tensor | None = None
-    var: Tensor | None = None
-
-
-class _Found(NamedTuple):
-    """What stage 1 finds: `stages.Statistics` as far as there is a batch norm, else None."""
-
-    z: Tensor
-    deviation: Any = None
-    mu: Any = None
-    rstd: Any = None
-    var: Any = None
-    total: Any = None  # values per channel, a tensor, where processes share the statistics
-
-
-def _find(run: Callable[..., Any], plan: Plan, x: Tensor, norm: Norm) -> _Found:
-    """Stage 1 of a map in order."""
-    if plan.kind == NONE:
-        return _Found(run(stages.squeeze, x, order=plan.order))
-    options = {"order": plan.order, "eps": plan.eps}
-    if plan.kind == FROZEN:
-        given = norm.mean, norm.var, norm.weight, norm.bias
-        return _Found(*run(stages.frozen_statistics, x, *given, **options))
-    if plan.group is None:
-        return _Found(*run(stages.batch_statistics, x, norm.weight, norm.bias, **options))
-    m, v = run(stages.local_moments, x, order=plan.order)
-    mu, var, total = shared_statistics(m, v, positions(x, plan.order), plan.group)
-    statistics = stages.normalise(m - mu, mu, var, norm.weight, norm.bias, eps=plan.eps)
-    return _Found(*statistics, total)
-
-
-def _resolve(
-    run: Callable[..., Any],
-    plan: Plan,
-    g: Tensor,
-    x: Tensor,
-    found: _Found,
-    link: Tensor,
-    dz: Tensor,
-    weight: Tensor | None,
-) -> Any:
-    """Stage 4: (dU in order, dgamma [C] or None, dbeta [C] or None)."""
-    if plan.kind == NONE:
-        return run(stages.scale_gradient, g, link[0], dz, order=plan.order), None, None
-    s, a, b = link.unbind()
-    sums = s, a, b, dz, found.deviation
-    if plan.kind == FROZEN:
-        return run(stages.frozen_gradient, g, *sums, found.rstd, weight, order=plan.order)
-    norm = found.mu, found.rstd, weight
-    if plan.group is None:
-        return run(stages.batch_gradient, g, x, *sums, *norm, order=plan.order)
-    dbeta, q = stages.channel_sums(*sums)
-    shared = shared_sums(dbeta, q, plan.group)
-    options = {"order": plan.order}
-    du = run(stages.map_gradient, g, x, s, dz, *norm, *shared, found.total, **options)
-    return du, q * found.rstd, dbeta
-
-
-def _differentiated(plan: Plan) -> bool:
-    """Whether the backward that is running will itself be differentiated (create_graph=True)."""
-    if not torch.is_grad_enabled() or traced():
-        return False
-    if plan.group is not None:
-        raise InputError(
-            "a backward with create_graph=True cannot cross statistics that processes share; "
-            "leave out create_graph or the process group"
-        )
-    return True
+__all__ = ["closed_form"]
 
 
 @final
@@ -161,7 +52,7 @@ class _Squeeze(Function):
         var: Tensor | None,
         plan: Plan,
     ) -> tuple[Tensor | None, ...]:
-        found = _find(plan.run, plan, split(u, plan.order), Norm(weight, bias, mean, var))
+        found = find(plan.run, plan, split(u, plan.order), Norm(weight, bias, mean, var))
         ctx.plan = plan
         ctx.save_for_backward(u, weight, bias, mean, var, *found[1:4], found.total)
         batch = plan.kind == BATCH  # given statistics are not handed out again
@@ -177,12 +68,12 @@ class _Squeeze(Function):
     ) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
         u, weight, bias, mean, var, deviation, mu, rstd, total = ctx.saved_tensors
-        run, found = plan.run, _Found(u, deviation, mu, rstd, total=total)
+        run, found = plan.run, Found(u, deviation, mu, rstd, total=total)
         with no_autocast(u):
             x = split(u, plan.order)
-            if _differentiated(plan):
+            if differentiated(plan):
                 run = plain
-                found = _find(run, plan, x, Norm(weight, bias, mean, var))
+                found = find(run, plan, x, Norm(weight, bias, mean, var))
             if g is None or link is None:  # y went unused, only the gate was, as in a penalty
                 link = x.new_zeros((), dtype=wide_type(x.dtype))
                 link = link.expand(1 if plan.kind == NONE else 3, *u.shape[:2])
@@ -194,7 +85,7 @@ class _Squeeze(Function):
                 dbeta, q = stages.channel_sums(s, a, b, dz, found.deviation)
                 return None, q * found.rstd, dbeta, None, None, None
             g = split(g, plan.order)
-            du, dgamma, dbeta = _resolve(run, plan, g, x, found, link, dz, weight)
+            du, dgamma, dbeta = resolve(run, plan, g, x, found, link.unbind(), dz, weight)
         du = join(du, u.shape, plan.order)
         needed = zip((du, dgamma, dbeta), ctx.needs_input_grad, strict=False)
         return *(grad if need else None for grad, need in needed), None, None, None
@@ -233,10 +124,10 @@ class _Scale(Function):
         with no_autocast(u):
             x, dy = split(u, plan.order), split(grad, plan.order)
             out = None if out is None else split(out, plan.order)
-            if _differentiated(plan):
+            if differentiated(plan):
                 run = plain
                 if plan.kind == BATCH:
-                    found = _find(run, plan, x, Norm(weight, bias))
+                    found = find(run, plan, x, Norm(weight, bias))
                     mu, rstd = found.mu, found.rstd
             if plan.kind == NONE:
                 g, ds = run(stages.scale_correlation, dy, out, x, order=plan.order)
@@ -295,8 +186,12 @@ def closed_form(
         identity: a map of the shape, type and memory order of u, added before the ReLU.
     """
     weight, bias, mean, var = norm
+    together = plan.whole and plan.group is None
+    together = together and (u.requires_grad or not torch.is_grad_enabled())
+    if together and isinstance(excitation, TwoLayers):
+        return *whole(u, excitation, plan, norm, identity), None
     if not torch.is_grad_enabled() or torch.compiler.is_exporting():
-        found = _find(plan.run, plan, split(u, plan.order), norm)
+        found = find(plan.run, plan, split(u, plan.order), norm)
         s = _excite(excitation, found.z)
         used = Norm(weight, bias, found.mu, found.var)
         return _scale(plan, u, s, used, found.rstd, identity), used, found.total

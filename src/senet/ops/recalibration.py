@@ -9,8 +9,9 @@ from torch import Tensor
 from senet.functional import no_autocast
 from senet.ops import reference
 from senet.ops.backends import choose
-from senet.ops.closed_form import NONE, Norm, Plan, closed_form
+from senet.ops.closed_form import closed_form
 from senet.ops.layout import dense, order_of
+from senet.ops.plan import NONE, Norm, Plan
 from senet.ops.tail import check_map, check_tail, fusible
 
 __all__ = ["recalibrate", "recalibrate_add_act"]
@@ -85,11 +86,11 @@ def _recalibrate(
     identity: Tensor | None,
     activation: str | None,
 ) -> Tensor:
-    run = choose(x, training=False).run
+    _, _, run, whole = choose(x, training=False)
     if run is None or x.numel() == 0:
         return reference.add_act(reference.recalibrate(x, excitation), identity, activation)
     order = order_of(x)
-    plan = Plan(run, NONE, order, relu=activation == "relu")
+    plan = Plan(run, NONE, order, relu=activation == "relu", whole=whole)
     with no_autocast(x):
         y, _, _ = closed_form(dense(x, order), excitation, plan, Norm(), identity)
     return y
