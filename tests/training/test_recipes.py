@@ -63,23 +63,30 @@ def test_values_are_the_published_ones(name: str, expected: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    ("model", "lr", "epochs", "milestones", "gamma", "decay"),
+    ("model", "lr", "epochs", "milestones", "gamma", "decay", "batch"),
     [
-        ("se_resnet110", 0.1, 164, (82, 123), 0.1, 1e-4),
-        ("preact_resnet164", 0.1, 164, (82, 123), 0.1, 1e-4),
-        ("se_wrn16_8", 0.1, 200, (60, 120, 160), 0.2, 5e-4),
-        ("se_shake_shake26_2x96d", 0.2, 1800, (), 0.1, 1e-4),
+        ("se_resnet110", 0.1, 164, (82, 123), 0.1, 1e-4, 128),
+        ("preact_resnet164", 0.1, 164, (82, 123), 0.1, 1e-4, 128),
+        ("se_wrn16_8", 0.1, 200, (60, 120, 160), 0.2, 5e-4, 128),
+        ("se_shake_shake26_2x96d", 0.2, 1800, (), 0.1, 1e-4, 128),
+        ("se_shake_even29_2x4x64d", 0.025, 1800, (), 0.1, 5e-4, 32),
     ],
 )
 def test_cifar_is_each_networks_own(
-    model: str, lr: float, epochs: int, milestones: tuple[int, ...], gamma: float, decay: float
+    model: str,
+    lr: float,
+    epochs: int,
+    milestones: tuple[int, ...],
+    gamma: float,
+    decay: float,
+    batch: int,
 ) -> None:
     found = recipe("cifar", model=model)
     train = found.train
     assert found.model == model
     assert (found.se is None) == (not model.startswith("se_"))
     assert (train.lr, train.epochs, train.milestones) == (lr, epochs, milestones)
-    assert (train.gamma, train.weight_decay, train.batch_size) == (gamma, decay, 128)
+    assert (train.gamma, train.weight_decay, train.batch_size) == (gamma, decay, batch)
 
 
 def test_every_value_has_a_source_and_every_network_is_there() -> None:
