@@ -54,9 +54,9 @@ def draw() -> None:
                 value = float(row[column])
                 panel.barh(y, value - 1, left=1, height=0.22, color=colour)
                 if column == "ratio":
-                    ends = [float(row["ratio_lower"]), float(row["ratio_upper"])]
+                    ends = [float(row["median_low"]), float(row["median_high"])]
                     panel.plot(ends, [y, y], color="#333333", linewidth=1)
-                end = max(value, float(row["ratio_upper"]) if column == "ratio" else 1)
+                end = max(value, float(row["median_high"]) if column == "ratio" else 1)
                 panel.annotate(
                     f"{value:.3f}", (end, y), (4, 0),
                     textcoords="offset points", va="center", fontsize=7, color="#333333",
