@@ -17,9 +17,11 @@ from senet.training import DataConfig, TrainConfig
 from senet.training.batches import Share
 from senet.training.data import ImageData, load_data
 from senet.training.images import InMemory
+from senet.training.job import train as train_job
 from senet.training.opening import opened_image
-from senet.training.unreadable import Unreadable
-from training.tiny import image_folder, picture
+from senet.training.settings import RunConfig, overridden
+from senet.training.unreadable import Unreadable, left_out
+from training.tiny import CPU, image_folder, picture
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> io.BytesIO:
@@ -90,7 +92,7 @@ def test_broken_images_are_left_out_up_to_the_limit(tmp_path: Path, size: int) -
     assert tested == 7
     # in memory, 14 images fill one batch; read when needed, 16 fill two, of which 2 are missing
     assert seen == (2 * 8 if size == 8 else 2 * 14)
-    said = data.unreadable.say()
+    said = left_out(list(data.unreadable.seen))
     assert said.startswith("3 images could not be read and were left out: image ")
     for name in ("blue/0003.png", "red/0005.png", "red/1001.png"):
         assert f"{name}: " in said
@@ -108,20 +110,50 @@ def test_limit_is_a_limit(tmp_path: Path, workers: int) -> None:
         loaded(folder, size=8, limit=1)
 
 
+def test_run_over_a_folder_with_everything_in_it(tmp_path: Path) -> None:
+    """Kinds of files beside jpg and png too; what is broken is named at the end of a real run."""
+    folder = broken_folder(tmp_path, size=72)
+    red, blue = Image.new("RGB", (90, 80), (200, 60, 40)), Image.new("RGB", (90, 80), (0, 0, 255))
+    here = folder / "train" / "red"
+    red.convert("CMYK").save(here / "cmyk.jpg")
+    red.convert("L").save(here / "grey.JPG")
+    Image.fromarray(np.full((80, 90), 40000, np.uint16)).save(here / "deep.png")
+    red.save(here / "moving.gif", save_all=True, append_images=[blue])
+    red.save(here / "photo.webp")
+    Image.fromarray(np.full((80, 90), 0.5, np.float32)).save(here / "float.tiff")
+    (here / "notes.txt").write_text("no picture, and not meant to be one")
+    changes = {"model": "resnet20", "data.name": str(folder), "epochs": 1, "image_size": 72}
+    changes |= {"batch_size": 22, "workers": 0, "max_bad_images": 4}
+    config = overridden(RunConfig(), changes)
+    result = train_job(config, out=tmp_path / "run", placement=CPU)
+
+    assert result["data"]["train_images"] == 16 + 6
+    left_out = "\n".join(result["data"]["left_out"])
+    assert len(result["data"]["left_out"]) == 4
+    for name in ("blue/0003.png", "red/0005.png", "red/1001.png", "float.tiff: DataError: values"):
+        assert name in left_out
+    message = r"^4 images cannot be read, and max_bad_images is 3; the last one: [^\n]*$"
+    with pytest.raises(DataError, match=message):
+        train_job(overridden(config, {"max_bad_images": 3}), out=tmp_path / "no", placement=CPU)
+
+
 def test_an_image_counts_once() -> None:
     found = Unreadable(1)
     found.add("a")
     found.add("a")
 
     assert len(found) == 1
-    assert Unreadable().say() == ""
-    with pytest.raises(DataError, match=r"^b$"):
+    assert left_out([]) == ""
+    with pytest.raises(DataError, match=r"^b; mend or remove it, or .* max_bad_images$"):
         Unreadable().add("b")
 
 
 def test_class_without_images_is_named(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "pictures", train=2, test=1)
     (folder / "train" / "yellow").mkdir()
+
+    (folder / "train" / "yellow" / "notes.txt").write_text("no picture")
+    (folder / "train" / ".cache").mkdir()
 
     with pytest.raises(DataError, match=r"train has classes without images: yellow; add some"):
         loaded(folder, size=8, limit=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 
 import numpy as np
@@ -140,6 +141,18 @@ def test_images_from_disk_do_not_depend_on_workers_or_on_who_else_draws() -> Non
     torch.testing.assert_close(passed(0), alone, rtol=0, atol=0)
     torch.testing.assert_close(passed(1), alone, rtol=0, atol=0)
     assert len(alone) == 4  # two whole batches
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgrp"), reason="needs process groups")
+def test_signals_to_the_group_do_not_reach_the_readers() -> None:
+    """SIGTERM to all processes of a group must not end the readers before the parent has saved."""
+
+    def grouped(index: int) -> tuple[Image.Image, int]:
+        return read(index)[0], os.getpgrp()
+
+    loader = DiskBatches(grouped, 4, transforms.ToTensor(), batch_size=4, workers=1)
+    ((_, groups),) = loader
+    assert os.getpgrp() not in groups.tolist()
 
 
 def test_reading_leaves_the_generators_as_they_are() -> None:

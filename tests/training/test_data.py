@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,6 +169,20 @@ def test_large_images_take_every_augmentation(tmp_path: Path, augmentation: str)
     assert images.shape == (4, 3, 72, 72)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"rand_augment": "rand-m9-inc1"}, {"erasing": 0.9}, {"rotation": 30}, {"pixel_jitter": 20}],
+)
+def test_each_augmentation_of_large_images_acts(tmp_path: Path, option: dict[str, Any]) -> None:
+    data = large(image_folder(tmp_path / "f", train=2, test=1, size=80))
+    train = TrainConfig(batch_size=4, workers=0)
+    (plain, labels), *_ = data.train_batches(train, epoch=0)
+    (changed, same), *_ = data.train_batches(replace(train, **option), epoch=0)
+
+    assert torch.equal(labels, same)
+    assert ((plain - changed).flatten(1).abs().amax(1) > 0.05).sum() >= 3  # of four images
+
+
 def test_large_images_use_the_subset(tmp_path: Path) -> None:
     data = large(image_folder(tmp_path / "f", train=4, test=1), train_images=4)
     labels = [labels for _, labels in data.train_batches(TrainConfig(workers=0), epoch=0)]
@@ -195,6 +211,8 @@ def test_options_that_do_not_go_with_the_size(tmp_path: Path) -> None:
         large(folder, normalization="data")
     with pytest.raises(ConfigError, match="augmentation 'resize-crop' needs images above 64 px"):
         loaded(folder).augmentation(TrainConfig(augmentation="resize-crop"))
+    with pytest.raises(ConfigError, match="erasing goes with augmentation 'resize-crop', got 'cr"):
+        large(folder).augmentation(TrainConfig(augmentation="crop", erasing=0.1))
 
 
 @pytest.mark.parametrize("size", [8, 72])

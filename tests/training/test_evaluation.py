@@ -7,41 +7,27 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
 from senet.analysis import proportion_interval
 from senet.cli.commands import app
 from senet.errors import ConfigError, DataError, UnknownNameError
+from senet.models import create_model
 from senet.training import DataConfig
 from senet.training.crops import Crops
 from senet.training.evaluation import evaluate, predict, summary
 from senet.training.job import train
-from senet.training.runner import Placement
-from senet.training.settings import RunConfig, overridden
+from senet.training.settings import overridden
 from senet.training.sources import open_split
 from senet.training.trained import Trained, load_run
 from senet.training.view import View
-
-CPU = Placement("cpu")
-CONFIG = overridden(
-    RunConfig(),
-    {
-        "model": "resnet20", "se": {"reduction": 4, "init": "identity"}, "train_images": 200,
-        "epochs": 4, "batch_size": 50, "lr": 0.05, "ema": 0.5, "cutout": 2, "mixup": 0.2,
-        "cutmix": 1.0, "se_only_epochs": 1, "freeze_bn_epochs": 1, "clip_norm": 5.0,
-    },
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "a"
-    train(CONFIG, out=out, placement=CPU, command="senet train")
-    return out
+from training.tiny import CONFIG, CPU, image_folder
 
 
 def invoked(*arguments: str, code: int = 0) -> str:
@@ -85,6 +71,66 @@ def test_eval_and_predict_on_the_command_line(run: Path, tmp_path: Path) -> None
     assert next(iter(best[str(picture)])) == rows[0]["class1"]
 
 
+def test_a_file_of_weights_by_the_name_of_the_network(tmp_path: Path) -> None:
+    """Two classes, ImageNet's normalisation; the expected scores are computed here."""
+    folder = image_folder(tmp_path / "f", train=1, test=4, size=40, colours=("blue", "red"))
+    net = create_model("resnet20", num_classes=2)
+    for module in net.modules():  # statistics that tell pictures apart
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    net.linear.weight.data.mul_(0.02)  # type: ignore[union-attr]
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    save_file(net.state_dict(), tmp_path / "w.safetensors")
+    data = ["--data", str(folder), "--device", "cpu", "--model", "resnet20"]
+    given = ["--classes", "2", "--normalization", "imagenet", "--crop", "32", "--resize", "36"]
+    files = [str(tmp_path / name) for name in ("w.pth", "w.safetensors")]
+    for method in ("single", "ten"):
+        weights = ["--weights", files[0], "--weights", files[1], "--method", method]
+        invoked("eval", *weights, *data, *given, "--out", str(tmp_path / method))
+    expected = {}
+    for path in sorted((folder / "test").rglob("*.png")):
+        x = torch.from_numpy(np.array(Image.open(path).resize((36, 36), 2))).movedim(-1, 0)
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        x = (x / 255 - mean) / std
+        places = [(2, 2), (0, 0), (0, 4), (4, 0), (4, 4)]
+        crops = torch.stack([x[:, top : top + 32, left : left + 32] for top, left in places])
+        with torch.no_grad():
+            scores = net.eval()(torch.cat([crops, crops.flip(-1)])).softmax(1)
+        expected[f"{path.parent.name}/{path.name}"] = {"single": scores[0], "ten": scores.mean(0)}
+    for method in ("single", "ten"):
+        text = (tmp_path / method / "predictions.csv").read_text()
+        for row in csv.DictReader(io.StringIO(text)):
+            score = expected[row["image"]][method][("blue", "red").index(row["class1"])]
+            assert float(row["score1"]) == pytest.approx(score.item(), rel=1e-4)
+
+    for wrong, message in (
+        (given[2:], "10 classes were assumed"),
+        (given[:2], "does not say what pictures it expects; say it by normalization"),
+        ([*given[:2], "--normalization", "data"], "must be 'imagenet' or 'imagenet-mean', got"),
+    ):
+        found = CliRunner().invoke(app, ["eval", "--weights", files[0], *data, *wrong])
+        assert message in str(found.exception)
+    thousand = create_model("resnet20", num_classes=1000)
+    torch.save(thousand.state_dict(), tmp_path / "k.pth")
+    wide = ["--model", "resnet20", "--weights", str(tmp_path / "k.pth"), "--classes", "1000"]
+    wide += given[2:]
+    found = CliRunner().invoke(app, ["eval", *wide, "--data", str(folder)])
+    assert "resnet20 gives 1000 scores, the images have 2 classes" in str(found.exception)
+    line = invoked("predict", str(path), *wide, "--top", "1000")
+    assert "goldfish, Carassius auratus (1) 0." in line
+    twice = CliRunner().invoke(app, ["predict", str(path), *wide, *wide[2:4]])
+    assert "predict takes one network, got 2" in str(twice.exception)
+
+
+def test_no_image_can_be_read(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "f", train=1, test=1)
+    for path in (folder / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    mean = Trained("mean", Mean().eval(), View((3, 8, 8), (0.0,) * 3, (1.0,) * 3, None, 1.0))
+    with pytest.raises(DataError, match="no image of the test split can be read"):
+        evaluate([mean], open_split(DataConfig(str(folder)), training=False), max_bad_images=9)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -112,9 +158,11 @@ class Mean(nn.Module):
         return torch.stack([x.mean((1, 2, 3)), x[..., : x.shape[-1] // 2].mean((1, 2, 3))], 1)
 
 
-def looked(image: Image.Image, crops: Crops, *, side: int = 8) -> list[torch.Tensor]:
-    view = View((3, side, side), (0.0,) * 3, (1.0,) * 3, None, 0.8)
-    return crops.transform(view)(image)
+VIEW = View((3, 8, 8), (0.0,) * 3, (1.0,) * 3, None, 0.8)
+
+
+def looked(image: Image.Image, crops: Crops) -> list[torch.Tensor]:
+    return crops.transform(VIEW)(image)
 
 
 def test_crops_are_where_they_should_be() -> None:
@@ -134,6 +182,10 @@ def test_crops_are_where_they_should_be() -> None:
     assert [tuple(part.shape) for part in dense] == [(2, 3, 10, 20), (2, 3, 20, 40)]
     assert torch.equal(dense[0][1], dense[0][0].flip(-1))
     assert looked(image, Crops(crop=5, resize=10))[0].shape == (1, 3, 5, 5)
+    bicubic = View((3, 8, 8), (0.0,) * 3, (1.0,) * 3, None, 0.8, "bicubic")
+    edge = Image.fromarray(np.repeat(np.array([[0, 0, 0, 255, 255, 255]], np.uint8), 6, 0))
+    (soft,), (sharp,) = (Crops(resize=12).transform(v)(edge) for v in (VIEW, bicubic))
+    assert (soft - sharp).abs().max() > 0.02
     with pytest.raises(ConfigError, match="crop must be at most resize, 4, got 5"):
         Crops(crop=5, resize=4)
 

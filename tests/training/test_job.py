@@ -6,39 +6,31 @@ import csv
 import io
 import json
 import logging
+import shutil
+import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from senet import use_backend
 from senet.errors import ConfigError
 from senet.insertion import SEConfig, se_modules, se_parameters
-from senet.training.checkpoints import load_weights
+from senet.training.callbacks import History
+from senet.training.checkpoints import load_weights, newest_checkpoint, read_checkpoint
 from senet.training.gates import Gates
 from senet.training.job import train
 from senet.training.networks import build_network, start_as_he
-from senet.training.runner import Placement
+from senet.training.recipes import recipe
 from senet.training.settings import RunConfig, overridden, read_yaml
+from senet.training.tensorboard import TensorBoard
 from senet.training.trained import load_run
-
-CPU = Placement("cpu")
-CONFIG = overridden(
-    RunConfig(),
-    {
-        "model": "resnet20", "se": {"reduction": 4, "init": "identity"}, "train_images": 200,
-        "epochs": 4, "batch_size": 50, "lr": 0.05, "ema": 0.5, "cutout": 2, "mixup": 0.2,
-        "cutmix": 1.0, "se_only_epochs": 1, "freeze_bn_epochs": 1, "clip_norm": 5.0,
-    },
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "a"
-    train(CONFIG, out=out, placement=CPU, command="senet train")
-    return out
+from training.tiny import CONFIG, CPU, image_folder
 
 
 def test_folder_says_everything(run: Path) -> None:
@@ -100,10 +92,11 @@ def test_going_on_needs_the_same_options(run: Path, tmp_path: Path) -> None:
         train(CONFIG, out=run, placement=CPU)
     with pytest.raises(ConfigError, match=r"same options, but train.lr was 0.05, is 0.1; give"):
         train(overridden(CONFIG, {"lr": 0.1}), out=run, placement=CPU, resume=True)
-    free = overridden(CONFIG, {"workers": 1, "max_bad_images": 5})
-    assert train(free, out=run, placement=CPU, resume=True)["state"] == "done"
+    free, copy = overridden(CONFIG, {"workers": 1, "max_bad_images": 5}), tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert train(free, out=copy, placement=CPU, resume=True)["state"] == "done"
     with pytest.raises(ConfigError, match="precision 'fp16' needs a GPU"):
-        train(overridden(CONFIG, {"precision": "fp16"}), out=tmp_path, placement=CPU)
+        train(overridden(CONFIG, {"precision": "fp16"}), out=tmp_path / "new", placement=CPU)
 
 
 def test_tensorboard_that_is_missing_is_one_line(
@@ -112,6 +105,84 @@ def test_tensorboard_that_is_missing_is_one_line(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="needs the package tensorboard, which is not installed"):
         train(CONFIG, out=tmp_path, placement=CPU, tensorboard=True)
+
+
+def test_curves_are_those_of_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TensorBoard is told; the package itself is none of the requirements."""
+    told: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str, *, purge_step: int) -> None:
+            assert (folder, purge_step) == (str(tmp_path / "tensorboard"), 1)
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            told.append((name, value, step))
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    module = SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    board, history = TensorBoard(tmp_path), History(tmp_path)
+    trainer: Any = SimpleNamespace(is_global_zero=True, callbacks=[board, history])
+    net: Any = None
+    history.epochs.append({"epoch": 1, "train_loss": 2.5, "test_loss": None})
+    board.on_train_epoch_start(trainer, net)
+    history.epochs.append({"epoch": 2, "train_loss": 2.0, "test_loss": 1.0})
+    board.on_train_end(trainer, net)
+
+    assert told == [("train_loss", 2.5, 1), ("train_loss", 2.0, 2), ("test_loss", 1.0, 2)]
+
+
+def test_bf16_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    changes = {"model": "se_resnet20", "se": {}, "train_images": 100, "epochs": 2}
+    changes |= {"precision": "bf16", "batch_size": 50, "test_every": 2}
+    config = overridden(RunConfig(), changes)
+
+    def progress(_what: str, done: int, _total: int) -> None:
+        if done == 3:  # the first step of the second epoch
+            raise KeyboardInterrupt
+
+    with use_backend("reference"):  # nothing to compile
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(config, out=tmp_path / "part", placement=CPU, progress=progress)
+        train(config, out=tmp_path / "part", placement=CPU, resume=True)
+        train(config, out=tmp_path / "whole", placement=CPU)
+        train(overridden(config, {"precision": "fp32"}), out=tmp_path / "fp32", placement=CPU)
+
+    part, whole, full = (
+        dict(load_run(tmp_path / name).net.state_dict()) for name in ("part", "whole", "fp32")
+    )
+    torch.testing.assert_close(part, whole, rtol=0, atol=0)
+    assert not torch.equal(whole["linear.weight"], full["linear.weight"])  # it was bf16
+    assert {value.dtype for value in whole.values()} == {torch.float32, torch.int64}
+
+
+def test_modern_recipe_on_odd_jpegs(tmp_path: Path) -> None:
+    """Crops, RandAugment, erasing, rotation, jitter, mixup, CutMix and averaged weights at once."""
+    folder = image_folder(tmp_path / "pictures", colours=("blue", "green", "red"), size=90)
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        image = Image.open(path).resize((1 + 7 * number % 150, 3 + 11 * number % 120))
+        image.save(path.with_suffix(".jpg"))
+        path.unlink()
+    config = overridden(
+        recipe("modern", model="resnet20"),
+        {
+            "data.name": str(folder), "epochs": 1, "batch_size": 18, "image_size": 72, "ema": 0.5,
+            "test_size": 80, "warmup_epochs": 0.5, "precision": "fp32", "workers": 0,
+            "rotation": 10, "pixel_jitter": 20,
+        },
+    )  # fmt: skip
+    assert (config.train.mixup, config.train.cutmix, config.train.erasing) == (0.2, 1.0, 0.1)
+    result = train(config, out=tmp_path / "run", placement=CPU)
+
+    assert (result["data"]["train_images"], result["data"]["test_images"]) == (36, 12)
+    assert result["epochs"][0]["train_loss"] < 3  # log(3), and what a first step may add
+    state = read_checkpoint(newest_checkpoint(tmp_path / "run"))["state_dict"]  # type: ignore[arg-type]
+    tested = load_run(tmp_path / "run").net.state_dict()
+    assert torch.equal(tested["linear.weight"], state["ema.module.linear.weight"])
+    assert not torch.equal(tested["linear.weight"], state["net.linear.weight"])
 
 
 def test_he_start() -> None:
@@ -127,7 +198,7 @@ def test_he_start() -> None:
     assert all(torch.equal(a, b) for a, b in zip(gates, se_parameters(net).se, strict=True))
 
 
-def test_bf16_and_weights_to_start_from(tmp_path: Path) -> None:
+def test_weights_to_start_from(tmp_path: Path) -> None:
     plain = build_network(RunConfig("resnet20"), num_classes=10, size=(3, 8, 8))
     path = tmp_path / "plain.pth"
     torch.save(plain.state_dict(), path)
@@ -136,9 +207,6 @@ def test_bf16_and_weights_to_start_from(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 8, 8)
 
     torch.testing.assert_close(net(x), plain.eval()(x), rtol=0, atol=0)
-    short = overridden(CONFIG, {"epochs": 1, "precision": "bf16", "freeze_bn_epochs": 0})
-    short = overridden(short, {"se_only_epochs": 0})
-    assert train(short, out=tmp_path / "run", placement=CPU)["state"] == "done"
 
 
 def test_gates_that_are_stuck_are_reported(

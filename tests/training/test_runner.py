@@ -120,6 +120,30 @@ def test_interrupted_run_goes_on_to_the_same_end(
     assert_same_weights(net, twin)
 
 
+def test_compiled_run_has_the_same_checkpoints(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a backend that runs what was traced as it is: Inductor would take a minute."""
+    compiled, original = 0, torch.nn.Module.compile
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Any:
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: original(net, backend=backend))
+    train = replace(RECIPE, compile=True)
+    plain, net = trained(data, tmp_path / "plain")
+    trained(data, tmp_path / "part", train=train, stop_after=5)
+    rest, twin = trained(data, tmp_path / "part", train=train)
+    torch._dynamo.reset()
+
+    assert compiled
+    assert numbers(rest) == numbers(plain)
+    assert_same_weights(net, twin)
+    assert_same_weights(load_weights(TinyNet(2), tmp_path / "part"), net)
+
+
 def test_what_is_finished_is_not_trained_again(data: ImageData, tmp_path: Path) -> None:
     said: list[tuple[str, int, int]] = []
     trained(data, tmp_path, stop_after=5)

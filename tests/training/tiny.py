@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from senet.compare import compare
 from senet.training import DataConfig, TrainConfig
 from senet.training.data import ImageData, load_data
+from senet.training.runner import Placement
+from senet.training.settings import RunConfig, overridden
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 60, 40)}
 
@@ -98,5 +100,15 @@ def compared(pictures: DataConfig, out: Path, **options: Any) -> dict[str, Any]:
     given = {"model": tiny_net, "data": pictures, "train": RECIPE, "seeds": 2}
     return compare(out=out, **({"device": "cpu", "timing": False} | given | options))
 
+
+CPU = Placement("cpu")
+CONFIG = overridden(
+    RunConfig(),
+    {
+        "model": "resnet20", "se": {"reduction": 4, "init": "identity"}, "train_images": 200,
+        "epochs": 4, "batch_size": 50, "lr": 0.05, "ema": 0.5, "cutout": 2, "mixup": 0.2,
+        "cutmix": 1.0, "se_only_epochs": 1, "freeze_bn_epochs": 1, "clip_norm": 5.0,
+    },
+)  # fmt: skip
 
 RECIPE = TrainConfig(epochs=3, batch_size=8, lr=0.05, warmup_epochs=0.5)

@@ -27,6 +27,10 @@ EvalWeights = Annotated[
     list[str] | None,
     typer.Option("--weights", help="Published weights of --model; several are averaged."),
 ]
+Normalization = Annotated[
+    str | None,
+    typer.Option("--normalization", help="imagenet or imagenet-mean, if the weights do not say."),
+]
 EvalData = Annotated[
     str | None, typer.Option("--data", help="Other data than the run's (default: its test split).")
 ]
@@ -47,14 +51,23 @@ Results = Annotated[
 ]
 
 
-def _networks(runs: list[Path] | None, model: str | None, weights: list[str] | None) -> list[Any]:
+def _networks(
+    runs: list[Path] | None,
+    model: str | None,
+    weights: list[str] | None,
+    classes: int | None,
+    normalization: str | None,
+) -> list[Any]:
     from senet.training.trained import load_published_network, load_run
 
     if bool(runs) == bool(model) or bool(model) != bool(weights):
         raise ConfigError("give folders of runs, or --model with --weights")
+    if runs and (classes or normalization):
+        raise ConfigError("--classes and --normalization go with --model, a run says them itself")
     if runs:
         return [load_run(run) for run in runs]
-    return [load_published_network(str(model), each) for each in weights or []]
+    options: Any = {"num_classes": classes, "normalization": normalization}
+    return [load_published_network(str(model), each, **options) for each in weights or []]
 
 
 def _crops(method: str, crop: int | None, resize: int | None, scales: str | None) -> Any:
@@ -73,6 +86,8 @@ def eval_(
     *,
     model: EvalModel = None,
     weights: EvalWeights = None,
+    classes: o.Classes = None,
+    normalization: Normalization = None,
     data: EvalData = None,
     data_dir: o.DataDir = None,
     test_split: o.TestSplit = None,
@@ -92,7 +107,8 @@ def eval_(
     from senet.training.runner import find_device
     from senet.training.sources import open_split
 
-    shown, networks = _crops(method, crop, resize, scales), _networks(runs, model, weights)
+    shown = _crops(method, crop, resize, scales)
+    networks = _networks(runs, model, weights, classes, normalization)
     split = open_split(_data(networks[0], data, data_dir, test_split), training=False)
     console = Console(stderr=as_json)
     with showing_progress(console) as progress:
@@ -119,6 +135,8 @@ def _result(found: Any, networks: list[Any], shown: Any, left_out: list[str]) ->
     from senet.training.evaluation import summary
 
     size, side = shown.sizes(networks[0].view)
+    if shown.method == "dense":  # whole images
+        size = side = None
     return {
         **summary(found),
         "command": shlex.join(["senet", *sys.argv[1:]]),
@@ -150,8 +168,12 @@ def _share(found: dict[str, Any]) -> str:
 
 def _text(result: dict[str, Any]) -> str:
     """Return the result in a few lines."""
-    lines = [f"{result['images']:,} images, {result['method']} crop {result['crop']} of "
-             f"{result['resize']}"]  # fmt: skip
+    from senet.training.unreadable import left_out
+
+    how = f"{result['method']} crop {result['crop']} of {result['resize']}"
+    if result["scales"]:
+        how = f"whole, shorter side {', '.join(map(str, result['scales']))}"
+    lines = [f"{result['images']:,} images, {how}"]
     lines.append(f"top-1 {_share(result['top1'])} (95 % interval)")
     if result["top5"] is not None:
         lines.append(f"top-5 {_share(result['top5'])}")
@@ -159,7 +181,7 @@ def _text(result: dict[str, Any]) -> str:
     lines.append("weakest classes: " + "; ".join(f"{name} {_share(each)}" for name, each in worst))
     lines.append(f"{result['images_per_second']:.0f} images/s")
     if result["left_out"]:
-        lines.append(f"{len(result['left_out'])} images could not be read: {result['left_out'][0]}")
+        lines.append(left_out(result["left_out"]))
     return "\n".join(lines)
 
 
@@ -170,6 +192,8 @@ def predict(
     run: Annotated[Path | None, typer.Option("--run", help="Folder of `senet train`.")] = None,
     model: EvalModel = None,
     weights: EvalWeights = None,
+    classes: o.Classes = None,
+    normalization: Normalization = None,
     method: Method = "single",
     crop: CropSize = None,
     resize: Resize = None,
@@ -181,7 +205,10 @@ def predict(
     from senet.training.evaluation import predict as best_of
 
     shown = _crops(method, crop, resize, scales)
-    [trained, *_] = _networks([run] if run else None, model, weights)
+    networks = _networks([run] if run else None, model, weights, classes, normalization)
+    if len(networks) > 1:
+        raise ConfigError(f"predict takes one network, got {len(networks)} --weights")
+    [trained] = networks
     opened = [_opened(path) for path in images]
     found = best_of(trained, opened, crops=shown, top=top)
     if as_json:

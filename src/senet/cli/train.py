@@ -146,12 +146,16 @@ def _run(config: Any, options: dict[str, Any]) -> dict[str, Any]:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if result["state"] != "done":
         again = command if options["resume"] else f"{command} --resume"
-        console.print(f"interrupted; go on with: {again}", soft_wrap=True, highlight=False)
+        console.print(
+            f"interrupted; go on with: {again}", soft_wrap=True, highlight=False, markup=False
+        )
     return result
 
 
 def _summary(result: dict[str, Any], out: Path) -> list[str]:
     """Return what is said at the end, line by line."""
+    from senet.training.unreadable import left_out
+
     lines = []
     tested = [epoch for epoch in result["epochs"] if epoch["test_accuracy"] is not None]
     if tested:
@@ -162,9 +166,8 @@ def _summary(result: dict[str, Any], out: Path) -> list[str]:
         lines.append(f"{text}, test loss {last['test_loss']:.4f}")
     for path, mean in result["stuck_gates"].items():
         lines.append(f"the gates of {path} are nearly constant, at {mean:.3g}")
-    left_out = result["data"]["left_out"]
-    if left_out:
-        lines.append(f"{len(left_out)} images could not be read and were left out: see run.json")
+    if result["data"]["left_out"]:
+        lines.append(left_out(result["data"]["left_out"]))
     lines.append(f"results: {out}")
     return lines
 

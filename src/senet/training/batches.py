@@ -8,6 +8,7 @@ a batch, and wherever an interrupted run goes on.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -229,7 +230,9 @@ def _collate(rows: Sequence[tuple[Tensor, int] | str]) -> tuple[list[str], Any]:
 
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the parent decides when to stop."""
+    """Ctrl-C, and a batch system, may signal all processes of a group; the parent decides."""
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -76,13 +76,15 @@ class Crops:
         from torchvision.transforms import v2
 
         crop, resize = self.sizes(view)
+        mode = v2.InterpolationMode(view.interpolation)
         finish = v2.Compose(
             [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(view.mean, view.std)]
         )
 
         def scaled(image: Any, side: int) -> Any:
             # as timm does in training: no change where the size is right
-            return image if min(image.size) == side else v2.functional.resize(image, [side])
+            right = min(image.size) == side
+            return image if right else v2.functional.resize(image, [side], interpolation=mode)
 
         def shown(image: Any) -> list[Tensor]:
             image = image.convert("L" if view.size[0] == 1 else "RGB")

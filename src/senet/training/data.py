@@ -29,6 +29,7 @@ MAX_MEMORY_SIZE = 64  # px; larger images are read when they are needed
 _MAX_MEMORY_BYTES = 2**32
 _ALL = Share()
 _DISK_ONLY = ("rand_augment", "erasing", "rotation", "pixel_jitter")
+_RESIZE_CROP_ONLY = ("rand_augment", "erasing")
 
 # Receives what is being done, how far it is, and out of how much.
 Progress = Callable[[str, int, int], None]
@@ -91,6 +92,12 @@ class ImageData:
             raise ConfigError(
                 f"augmentation 'resize-crop' needs images above {MAX_MEMORY_SIZE} px, these have "
                 f"{self.view.size[1]} px; try 'crop-flip'"
+            )
+        dropped = next((name for name in _RESIZE_CROP_ONLY if getattr(train, name)), None)
+        if dropped and train.augmentation not in ("auto", "resize-crop"):
+            raise ConfigError(
+                f"{dropped} goes with augmentation 'resize-crop', got {train.augmentation!r}; "
+                "leave one of the two out"
             )
         if train.augmentation != "auto":
             return train.augmentation

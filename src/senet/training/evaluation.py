@@ -139,7 +139,8 @@ def evaluate(
 
     Raises:
         ConfigError: networks with different classes.
-        DataError: unreadable images, or labels outside of the classes.
+        DataError: unreadable images, labels outside of the classes, or a network that does not give
+            a score for each class of the split.
     """
     first, target = networks[0], torch.device(device)
     if len({each.classes for each in networks}) > 1:
@@ -148,6 +149,7 @@ def evaluate(
     total: Tensor | None = None
     began = time.perf_counter()
     kept: list[int] = []
+    expected = len(first.classes or split.classes)
     for number, trained in enumerate(networks):
         net = trained.net.to(target).to(memory_format=torch.channels_last).eval()
         kept, parts = [], []
@@ -162,9 +164,12 @@ def evaluate(
                 if good:
                     kept += [index for index, _ in good]
                     parts.append(_scores(net, [shown for _, shown in good], target))
+                    _check_scores(trained, parts[-1], expected)
                 if progress is not None:
                     done = number * len(split) + len(kept)
                     progress(f"testing {trained.name}", done, len(networks) * len(split))
+        if not parts:
+            raise DataError(f"no image of the {split.name} split can be read")
         scores = torch.cat(parts)
         total = scores if total is None else total + scores
     seconds = time.perf_counter() - began
@@ -176,6 +181,14 @@ def evaluate(
     return Predictions(
         tuple(classes), names, torch.tensor(labels), total / len(networks), seconds
     ), unreadable
+
+
+def _check_scores(trained: Trained, scores: Tensor, classes: int) -> None:
+    if classes and scores.shape[1] != classes:
+        raise DataError(
+            f"{trained.name} gives {scores.shape[1]} scores, the images have {classes} classes; "
+            "try other data, or the weights of a network for these classes"
+        )
 
 
 def _labels(split: Split, kept: Sequence[int]) -> list[Any]:
@@ -238,6 +251,8 @@ def predict(
 ) -> list[list[tuple[str, float]]]:
     """Return for each image the best classes with their scores, the best first.
 
+    Where nobody named the classes, 1,000 are taken for ImageNet's, and others have numbers.
+
     Args:
         trained: the network.
         images: PIL images.
@@ -250,8 +265,17 @@ def predict(
         for image in images:
             scores = _scores(trained.net, [shown(image)], torch.device("cpu"))[0]
             values, places = scores.topk(min(top, len(scores)))
-            names = trained.classes or tuple(map(str, range(len(scores))))
+            names = trained.classes or _usual_names(len(scores))
             found.append(
                 [(names[k], v) for k, v in zip(places.tolist(), values.tolist(), strict=True)]
             )
     return found
+
+
+def _usual_names(count: int) -> tuple[str, ...]:
+    if count != 1000:
+        return tuple(map(str, range(count)))
+    from timm.data.imagenet_info import ImageNetInfo
+
+    known = ImageNetInfo()
+    return tuple(f"{known.index_to_description(k)} ({k})" for k in range(count))

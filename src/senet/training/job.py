@@ -168,6 +168,7 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
 
 
 def _network(config: RunConfig, data: ImageData) -> nn.Module:
+    data.augmentation(config.train)  # raises where the recipe does not fit the data
     net = build_network(config, num_classes=len(data.classes), size=data.view.size)
     images, _ = next(iter(data.test_batches(config.train)))
     check_network(net, images, classes=len(data.classes), name=config.model)

@@ -9,7 +9,10 @@ from PIL import Image
 
 from senet.errors import DataError
 
-__all__ = ["opened_image", "to_bytes_image"]
+__all__ = ["SUFFIXES", "opened_image", "to_bytes_image"]
+
+# Files in folders and tar files that are images by their name.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
 
 
 def opened_image(source: Any) -> Image.Image:

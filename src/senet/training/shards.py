@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from senet.errors import DataError
+from senet.training.opening import SUFFIXES
 
 __all__ = ["Shards", "find_shards"]
-
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
 
 
 class Place(NamedTuple):
@@ -112,7 +111,7 @@ def _members(number: int, path: Path) -> Iterator[tuple[Place, Any]]:
                 place = Place(number, member.offset_data, member.size, member.name)
                 if not member.isfile():
                     continue
-                if suffix in _IMAGES:
+                if suffix in SUFFIXES:
                     yield place, None
                 elif suffix in (".cls", ".json"):
                     file = tar.extractfile(member)

@@ -7,6 +7,7 @@ images that they cannot read; here such an image is an error with its name.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from PIL import Image
 
 from senet.errors import DataError, unknown_name
 from senet.training.config import DataConfig
+from senet.training.opening import SUFFIXES
 from senet.training.shards import Shards, find_shards
 from senet.training.splits import IndexedSplit, Split, StreamSplit, class_names, first_line
 
@@ -211,7 +213,8 @@ def _folder_split(config: DataConfig, given: str | None, usual: Sequence[str]) -
     folder = _subfolder(root, given, usual)
     _check_classes(folder)
     try:
-        dataset = create_dataset("", root=str(folder), search_split=False)
+        suffixes = ";".join(SUFFIXES)  # by itself timm takes .jpg, .jpeg and .png only
+        dataset = create_dataset("", root=str(folder), search_split=False, input_key=suffixes)
     except RuntimeError as error:
         raise DataError(
             f"{folder} holds no images; it needs one folder of images for each class"
@@ -220,14 +223,22 @@ def _folder_split(config: DataConfig, given: str | None, usual: Sequence[str]) -
 
 
 def _check_classes(folder: Path) -> None:
-    """Raise `DataError` for a class folder without any file in it, beside others that have some."""
-    folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    empty = [path.name for path in folders if not any(path.iterdir())]
+    """Raise `DataError` for a class folder without an image in it, beside others that have some."""
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+    empty = [path.name for path in folders if not _has_image(path)]
     if empty and len(empty) < len(folders):
         raise DataError(
             f"{folder} has classes without images: {', '.join(empty[:5])}; add some, or remove the "
             "folders"
         )
+
+
+def _has_image(folder: Path) -> bool:
+    return any(
+        Path(name).suffix.lower() in SUFFIXES
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
 
 
 def _subfolder(root: Path, given: str | None, usual: Sequence[str]) -> Path:

@@ -52,7 +52,8 @@ class TensorBoard(Callback):
             each.epochs for each in vars(trainer)["callbacks"] if isinstance(each, History)
         )
         if self._writer is None:
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"))
+            # a run that goes on writes its epochs anew: those of the files before are void
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=1)
         for epoch in epochs[self._written :]:
             for name, value in epoch.items():
                 if name != "epoch" and value is not None:

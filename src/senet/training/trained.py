@@ -11,8 +11,8 @@ from typing import Any, final
 
 from torch import nn
 
-from senet.errors import DataError
-from senet.models import create_model
+from senet.errors import ConfigError, DataError, InputError
+from senet.models import create_model, input_size
 from senet.models.weights import load_weights as load_published
 from senet.models.weights import preprocessing
 from senet.training.checkpoints import load_weights
@@ -20,7 +20,7 @@ from senet.training.config import DataConfig
 from senet.training.data import MAX_MEMORY_SIZE
 from senet.training.networks import build_network
 from senet.training.settings import RunConfig
-from senet.training.view import View
+from senet.training.view import View, imagenet_view
 
 __all__ = ["Trained", "load_published_network", "load_run"]
 
@@ -80,20 +80,55 @@ def load_run(folder: str | os.PathLike[str]) -> Trained:
     )
 
 
-def load_published_network(name: str, weights: str, *, num_classes: int = 1000) -> Trained:
+def load_published_network(
+    name: str,
+    weights: str,
+    *,
+    num_classes: int | None = None,
+    normalization: str | None = None,
+) -> Trained:
     """Return a network by its name with published weights, and the preprocessing they expect.
 
     Args:
         name: that `senet.create_model` takes.
         weights: that `senet.load_weights` takes.
-        num_classes: number of logits.
+        num_classes: number of logits; 10 for networks made for 32 px, else 1000, if not given.
+        normalization: "imagenet" or "imagenet-mean" (see `NORMALIZATIONS`), at the size that the
+            network is made for; what the weights expect if not given.
 
     Raises:
+        DataError: the weights do not say what pictures they expect.
         SenetError: no such network or weights, or they do not fit.
     """
-    net = create_model(name, num_classes=num_classes)
-    load_published(net, weights)
-    wanted = preprocessing(net)
-    size = (len(wanted.mean), wanted.crop, wanted.crop)
+    if normalization not in (None, "imagenet", "imagenet-mean"):
+        raise ConfigError(
+            "normalization of published weights must be 'imagenet' or 'imagenet-mean', got "
+            f"{normalization!r}"
+        )
+    size = input_size(name)
+    usual = 10 if max(size[1:]) <= 32 else 1000
+    net = create_model(name, num_classes=num_classes or usual)
+    try:
+        load_published(net, weights)
+    except DataError as error:
+        if num_classes is not None:
+            raise
+        raise DataError(
+            f"{error}; {usual} classes were assumed, other numbers are given by --classes"
+        ) from error
+    if normalization is not None:
+        # as in training: small images are scaled to their size, whole
+        crop = 1.0 if max(size[1:]) <= MAX_MEMORY_SIZE else DataConfig.crop
+        view = imagenet_view(size, divided=normalization == "imagenet", crop=crop)
+        return Trained(name, net.eval(), view)
+    try:
+        wanted = preprocessing(net)
+    except InputError as error:
+        raise DataError(
+            f"{weights} does not say what pictures it expects; say it by normalization: imagenet, "
+            "or imagenet-mean where values of 0..255 were not divided by a standard deviation"
+        ) from error
+    square = (len(wanted.mean), wanted.crop, wanted.crop)
     share = min(1.0, wanted.crop / (wanted.resize or wanted.crop))
-    return Trained(name, net.eval(), View(size, wanted.mean, wanted.std, None, share))
+    view = View(square, wanted.mean, wanted.std, None, share, wanted.interpolation)
+    return Trained(name, net.eval(), view)

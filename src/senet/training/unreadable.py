@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 from senet.errors import DataError
 
-__all__ = ["Unreadable"]
+__all__ = ["Unreadable", "left_out"]
 
 
 @final
@@ -19,8 +20,9 @@ class Unreadable:
     Example:
         >>> found = Unreadable(limit=1)
         >>> found.add("image 3 is cut off")
-        >>> len(found), found.say()
-        (1, '1 image could not be read and was left out: image 3 is cut off')
+        >>> found.add("image 3 is cut off")
+        >>> len(found)
+        1
     """
 
     def __init__(self, limit: int = 0) -> None:
@@ -40,20 +42,23 @@ class Unreadable:
         if len(self.seen) <= self.limit:
             return
         if not self.limit:
-            raise DataError(what)
+            raise DataError(f"{what}; mend or remove it, or leave some out by max_bad_images")
         raise DataError(
             f"{len(self.seen)} images cannot be read, and max_bad_images is {self.limit}; the last "
             f"one: {what}"
         )
 
-    def say(self) -> str:
-        """Return one line for people, empty where every image could be read."""
-        if not self.seen:
-            return ""
-        many = len(self.seen) > 1
-        what = (
-            f"{len(self.seen)} images could not be read and were"
-            if many
-            else ("1 image could not be read and was")
-        )
-        return f"{what} left out: {'; '.join(list(self.seen)[:5])}{'; ...' * (len(self.seen) > 5)}"
+
+def left_out(seen: Sequence[str]) -> str:
+    """Return one line for people about images that were left out, empty where there is none.
+
+    Example:
+        >>> left_out(["image 3 is cut off"])
+        '1 image could not be read and was left out: image 3 is cut off'
+    """
+    if not seen:
+        return ""
+    what = f"{len(seen)} images could not be read and were"
+    if len(seen) == 1:
+        what = "1 image could not be read and was"
+    return f"{what} left out: {'; '.join(seen[:5])}{'; ...' * (len(seen) > 5)}"

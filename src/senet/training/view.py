@@ -21,6 +21,7 @@ class View:
         std: of the channels.
         test_size: (H, W) in the test; None for that of training.
         crop: the share of the scaled shorter side that a test's centre crop shows.
+        interpolation: "bilinear" or "bicubic", of the scaling in a test.
     """
 
     size: tuple[int, int, int]
@@ -28,6 +29,7 @@ class View:
     std: tuple[float, ...]
     test_size: tuple[int, int] | None = None
     crop: float = 0.875
+    interpolation: str = "bilinear"
 
     @property
     def padding(self) -> int:
