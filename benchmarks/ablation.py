@@ -4,8 +4,9 @@ r"""The paper's ablations (tables 10-16) with ResNet-20 on CIFAR-10 (JPEG), as a
 
 trains 17 variants with 3 seeds and writes benchmarks/results/ablation.json and
 docs/results/ablation.md. Interrupted, the same command goes on where it was. The smallest budget
-that says anything: 10,000 images for 5 epochs, about a minute a run on one core. The images are
-CIFAR-10 re-encoded as JPEG: no number here may stand beside one of the original images.
+that says anything, 10,000 images for 5 epochs, takes four to five minutes a run on one CPU core,
+close to four hours in all. The images are CIFAR-10 re-encoded as JPEG: no number here may stand
+beside one of the original images.
 """
 
 from __future__ import annotations
