@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cifar10 import commit
+from bench_train_step import commit
 
 from senet.compare.results import device_name
 from senet.training import DataConfig, TrainConfig

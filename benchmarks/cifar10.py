@@ -15,7 +15,6 @@ import argparse
 import copy
 import json
 import shlex
-import subprocess
 import sys
 import time
 from functools import partial
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_train_step import commit
 from torch import Tensor, nn
 
 import senet
@@ -165,17 +165,6 @@ def measured(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         timing=False,
     )
     return {"inserted": exact, "scratch": scratch, "finetune": finetune}
-
-
-def commit() -> str:
-    """The commit the numbers come from."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def percent(value: float) -> str:

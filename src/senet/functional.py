@@ -184,8 +184,8 @@ def gate(z: Tensor, excitation: str = "sigmoid", *, centered: bool = False) -> T
     return (moved if centered else of_paper)(z)
 
 
-def _dense(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear map over the channels of [N, C] or [N, C, *spatial].
+def dense(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear map over the channels of [N, C] or [N, C, *spatial], computed in the type of z.
 
     The weight is [out, in], or stored as a 1x1 convolution.
     """
@@ -225,8 +225,8 @@ def excite(
         >>> excite(torch.ones(2, 4), w1, None, w2, None).unique().item()
         0.5
     """
-    hidden = torch.relu(_dense(z, weight1, bias1))
-    return gate(_dense(hidden, weight2, bias2), excitation, centered=centered)
+    hidden = torch.relu(dense(z, weight1, bias1))
+    return gate(dense(hidden, weight2, bias2), excitation, centered=centered)
 
 
 def scale(x: Tensor, s: Tensor) -> Tensor:

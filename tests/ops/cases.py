@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
+import pytest
 import torch
 from torch import Tensor
 
 from senet import functional, ops
 from senet.ops import reference
+from tolerances import assert_close
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
+)
 
 SHAPES = {
     "2d": (3, 5, 4, 6),
@@ -124,3 +132,13 @@ def results(p: Problem, call: Callable[[Problem], Tensor]) -> dict[str, Tensor]:
     grads = torch.autograd.grad(y, list(named.values()), p.grad.to(y.dtype), allow_unused=True)
     found = {"y": y.detach(), "running_mean": p.running_mean, "running_var": p.running_var}
     return found | {f"d{name}": g for name, g in zip(named, grads, strict=True) if g is not None}
+
+
+def assert_close_in_scale(
+    found: dict[str, Tensor], truth: dict[str, Tensor], dtype: torch.dtype
+) -> None:
+    """Compare what has the same names, with the tolerance of `dtype` for the largest values."""
+    assert found.keys() == truth.keys()
+    for name, true in truth.items():
+        scale = true.abs().max().clamp_min(1e-3)
+        assert_close(found[name] / scale, true / scale, dtype=dtype, name=name)

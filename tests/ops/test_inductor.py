@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 
 import pytest
 import torch
@@ -13,16 +11,23 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
-from ops.cases import OUTPUT, TAIL, batch_norm_se, laid_out, problem, recalibrate, results
+from ops.cases import (
+    OUTPUT,
+    TAIL,
+    assert_close_in_scale,
+    batch_norm_se,
+    laid_out,
+    needs_compiler,
+    problem,
+    recalibrate,
+    results,
+)
 from senet import SqueezeExcitation, functional, ops
 from senet.ops import backends, inductor, stages
 from senet.ops.inductor import INDUCTOR, Inductor
 from senet.ops.passes import CHANNELS_FIRST
 from tolerances import assert_close
 
-needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
-)
 CALLS = {
     "train": lambda p, fast, end: batch_norm_se(p, fast=fast, training=True, end=end),
     "eval": lambda p, fast, end: batch_norm_se(p, fast=fast, training=False, end=end),
@@ -40,10 +45,7 @@ def check(shape, memory, kind, end, dtype=torch.float32):
         if kind != "train":
             with torch.no_grad():
                 assert torch.equal(CALLS[kind](start, True, end), found["y"])
-    assert found.keys() == truth.keys()
-    for name, true in truth.items():
-        scale = true.abs().max().clamp_min(1e-3)
-        assert_close(found[name] / scale, true / scale, dtype=dtype, name=name)
+    assert_close_in_scale(found, truth, dtype)
 
 
 @needs_compiler

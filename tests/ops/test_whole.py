@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
-import shutil
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,7 +12,18 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from ops.cases import ADD, OUTPUT, TAIL, Problem, batch_norm_se, laid_out, problem, recalibrate
+from ops.cases import (
+    ADD,
+    OUTPUT,
+    TAIL,
+    Problem,
+    assert_close_in_scale,
+    batch_norm_se,
+    laid_out,
+    needs_compiler,
+    problem,
+    recalibrate,
+)
 from senet import ops
 from senet.functional import EXCITATIONS
 from senet.ops import TwoLayers, closed_form
@@ -189,14 +198,7 @@ def compare_compiled(kind: str, end: str, memory: str, dtype: torch.dtype) -> No
     truth = found(exact, kind, end, fast=False)
     with ops.use_backend("inductor"):
         mine = found(g, kind, end, fast=True)
-    for name, true in truth.items():
-        size = true.abs().max().clamp_min(1e-3)
-        assert_close(mine[name] / size, true / size, dtype=dtype, name=name)
-
-
-needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
-)
+    assert_close_in_scale(mine, truth, dtype)
 
 
 @needs_compiler

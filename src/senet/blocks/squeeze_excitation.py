@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet import ops
@@ -15,6 +14,7 @@ from senet.errors import ConfigError, InputError, unknown_name
 from senet.functional import (
     EXCITATIONS,
     SQUEEZES,
+    dense,
     gate,
     hidden_channels,
     no_autocast,
@@ -47,11 +47,7 @@ class Dense(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch.nn.Linear
         """Return W input + b; input [N, C] or [N, C, *spatial]."""
-        weight = self.weight.to(input.dtype)
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        if input.dim() == 2:
-            return F.linear(input, weight, bias)
-        return F.linear(input.movedim(1, -1), weight, bias).movedim(-1, 1)
+        return dense(input, self.weight, self.bias)
 
 
 @final

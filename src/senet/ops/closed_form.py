@@ -3,7 +3,8 @@
     U --> Squeeze --> z ----> excitation (anything) ----> s --> Scale --> y
              '----------> an alias of U, the link ----------------^
 
-The excitation may be any module, hooked, replaced or shared, so it cannot be inside a function. But
+The paper's two layers are known, and `whole` has one function for them. Any other excitation may be
+a module that is hooked, replaced or shared, so it cannot be inside a function. But
 the gradient of U must be written in one pass, when both the gradient g of y and the gradient dz of
 the squeeze are known. So `_Squeeze` hands out, beside z, an alias of U and an empty `link`
 [3, N, C], which only `_Scale` takes. `_Scale.backward` returns g itself as the gradient of the

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from senet.ops.passes import PLAIN
+from senet.ops.plan import plain
 
 __all__ = ["INDUCTOR", "Inductor"]
 
@@ -79,7 +79,7 @@ class _Call(NamedTuple):
         return [found] if isinstance(found, Tensor) else list(found)
 
     def compute(self, tensors: Any) -> Any:
-        return self.stage(PLAIN, *tensors, **self.options)
+        return plain(self.stage, *tensors, **self.options)
 
 
 def _setting(

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
 from senet import functional
-from senet.functional import gate, no_autocast
+from senet.functional import dense, gate, no_autocast
 from senet.ops import reference, stages
 from senet.ops.layout import join, split
 from senet.ops.passes import Passes
@@ -91,10 +90,6 @@ def _on(passes: Passes) -> Callable[..., Any]:
     return run
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-
 def forward_stages(
     passes: Passes,
     u: Tensor,
@@ -122,8 +117,8 @@ def forward_stages(
     run = _on(passes)
     norm = Norm(weight, bias, mean, var)
     found = find(run, Plan(run, kind, order, relu=relu, eps=eps), u, norm)
-    h = torch.relu(_linear(found.z, weight1, bias1))
-    s = gate(_linear(h, weight2, bias2), excitation, centered=centered)
+    h = torch.relu(dense(found.z, weight1, bias1))
+    s = gate(dense(h, weight2, bias2), excitation, centered=centered)
     affine = found.mu, found.rstd, weight, bias, identity
     y = run(stages.scale, u, s, *affine, order=order, relu=relu)
     own = (found.mu, found.var) if kind == BATCH else (None, None)
@@ -180,7 +175,7 @@ def backward_stages(
 def _forward(
     plan: Plan, u: Tensor, norm: Norm, identity: Tensor | None, layers: TwoLayers
 ) -> tuple[Any, ...]:
-    """Y as the user has maps, and what else stages 1 and 2 find."""
+    """Return the output as the user has maps, and what else stages 1 and 2 find."""
     x = split(u, plan.order)
     other = None if identity is None else split(identity, plan.order)
     y, *rest = plan.run(
