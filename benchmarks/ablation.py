@@ -5,7 +5,8 @@ r"""The paper's ablations (tables 10-16) with ResNet-20 on CIFAR-10 (JPEG), as a
 trains 17 variants with 3 seeds and writes benchmarks/results/ablation.json and
 docs/results/ablation.md. Interrupted, the same command goes on where it was. The smallest budget
 that says anything, 10,000 images for 5 epochs, takes four to five minutes a run on one CPU core,
-close to four hours in all. The images are CIFAR-10 re-encoded as JPEG: no number here may stand
+close to four hours in all; a little over one hour with --precision bf16 on a core that has such
+arithmetic (AMX). The images are CIFAR-10 re-encoded as JPEG: no number here may stand
 beside one of the original images.
 """
 
@@ -24,6 +25,7 @@ from bench_train_step import commit
 from senet.compare.results import device_name
 from senet.training import DataConfig, TrainConfig
 from senet.training.ablation import ablate
+from senet.training.config import PRECISIONS
 from senet.training.runner import find_device
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train-images", type=int, default=10_000, help="size of the subset")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", default="fp32", choices=sorted(PRECISIONS))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", default=str(ROOT / "runs" / "ablation"), help="checkpoints")
     parser.add_argument("--result", default=str(RESULT), help="where the JSON file goes")
@@ -113,7 +116,8 @@ where that interval holds zero. Of {sum(len(t["rows"]) - 1 for t in result["tabl
 
 {config["data"]["train_images"]:,} training images, {train["epochs"]} epochs, batch
 {train["batch_size"]}, step size {train["lr"]}, cosine, label smoothing {train["label_smoothing"]},
-SE layers without biases and gates that start at 1/2 as in the paper's ablations,
+{train["precision"]}, SE layers without biases and gates that start at 1/2 as in the paper's
+ablations,
 {config["seeds"]} seeds; {len(runs)} runs took {minutes:.0f} minutes on {result["device_name"]}.
 ResNet-20 has three stages, which stand for the paper's stages 2 to 4. With 16 channels in the first
 stage, r = 16 and r = 32 give one hidden unit there.
@@ -135,7 +139,12 @@ def main() -> None:
     given = arguments()
     result = ablate(
         data=DataConfig(f"hfds/{given.data}", train_images=given.train_images),
-        train=TrainConfig(epochs=given.epochs, test_every=given.epochs, label_smoothing=0.1),
+        train=TrainConfig(
+            epochs=given.epochs,
+            test_every=given.epochs,
+            label_smoothing=0.1,
+            precision=given.precision,
+        ),
         seeds=given.seeds,
         out=given.runs,
         device=given.device,

@@ -64,7 +64,7 @@ NETWORKS = {
     "resnext50": Network("torchvision/resnext50_32x4d", "seresnext50_32x4d", "se_resnext50_32x4d"),
     "resnet152": Network("torchvision/resnet152", "seresnet152", "se_resnet152"),
     # SE behind the depthwise convolution, its norm and its activation
-    "mobilenetv2": Network("torchvision/mobilenet_v2", None, None, "inner"),
+    "mobilenetv2": Network("torchvision/mobilenet_v2", None, None, "inner_act"),
 }
 VARIANTS = ("plain", "timm", "reference", "inserted", "triton", "zoo")
 

@@ -15,6 +15,19 @@ MAP = N * C * L * 4
 SMALL = 40 * N * C * 4  # room for vectors [N, C] and [C], and the block's weights
 
 
+class Activated(nn.Module):
+    """Batch norm, ReLU6 and SE, as one op or as modules in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.se = nn.BatchNorm2d(C), senet.SqueezeExcitation(C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, options = self.norm, {"activation": "relu6", "training": self.training}
+        statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias
+        return senet.ops.batch_norm_act_se(x, *statistics, self.se.excitation(), **options)
+
+
 def network(*, tail: bool = False) -> nn.Module:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -72,3 +85,17 @@ def test_the_reference_is_counted_where_it_is_chosen() -> None:
     # added 3; less what autograd does in fewer
     assert maps_moved(trace) > 8 + 1 + 2 + 2 + 3
     assert trace.kept.total() >= MAP  # batch norm's output
+
+
+def test_behind_an_activation_a_step_moves_less_than_batch_norm_and_activation_alone() -> None:
+    trace = count_step(on_meta(Activated()), leaf())
+    # read for the statistics, for the squeeze, read and write; back: read g and U, read both, write
+    assert 9 <= maps_moved(trace) < 9 + SMALL / MAP
+    assert trace.kept.total() < SMALL  # U is the example input
+    plain = count_step(on_meta(nn.Sequential(nn.BatchNorm2d(C), nn.ReLU6())), leaf())
+    assert 13 <= maps_moved(plain) < 13 + SMALL / MAP
+    assert plain.kept.total() >= MAP  # batch norm's output, for the activation
+
+
+def test_behind_an_activation_evaluation_reads_twice_and_writes_once() -> None:
+    assert 3 <= maps_moved(count_forward(on_meta(Activated()), leaf())) < 3 + SMALL / MAP

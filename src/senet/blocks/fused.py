@@ -18,7 +18,7 @@ from senet import ops
 from senet.blocks.heard import heard
 from senet.blocks.squeeze_excitation import SqueezeExcitation
 
-__all__ = ["batch_norm_se", "fusible", "residual_tail"]
+__all__ = ["activation_inside", "batch_norm_se", "fusible", "residual_tail"]
 
 # Batch norms of other libraries that compute what torch's do, by name: neither is imported here.
 _FROZEN = ("torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm_act.FrozenBatchNormAct2d")
@@ -27,14 +27,23 @@ _WITH_ACTIVATION = (
     "timm.layers.norm_act.FrozenBatchNormAct2d",
 )
 _TORCH = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)  # 1d, 2d and 3d share the first
+# Those that may stand between a batch norm and a block in one op.
+_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+}
 
 
 def _name(base: type[nn.Module]) -> str:
     return f"{base.__module__}.{base.__qualname__}"
 
 
-def fusible(norm: nn.Module, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
+def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
     """Whether norm(x), computed by the class `base`, and then se, are `batch_norm_se`.
+
+    A norm with an activation of its own counts.
 
     Args:
         norm: the module with the block.
@@ -42,22 +51,68 @@ def fusible(norm: nn.Module, base: type[nn.Module], se: nn.Module, x: Any) -> bo
         se: the block.
         x: the input.
     """
-    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or heard(se):
-        return False
-    if not isinstance(x, Tensor) or x.dim() < 2 or x.shape[1] != se.channels:
+    if not _own(se, x):
         return False
     name = _name(base)
-    if name in _WITH_ACTIVATION and not _is_identity(norm):
+    if name in _WITH_ACTIVATION and not _is_identity(norm, "act"):
+        inside = activation_inside(norm, base, norm.act, type(norm.act), se, x)
+        return inside is not None and _is_identity(norm, "drop")
+    if name in _WITH_ACTIVATION and not _is_identity(norm, "drop"):
         return False
     if name in _FROZEN:  # an expression of its own, which only a fused backend improves on
         return ops.fuses(x, training=False)
     return base.forward in _TORCH or name in _WITH_ACTIVATION
 
 
-def _is_identity(norm: Any) -> bool:
-    """Whether a norm with an activation has none."""
-    parts = norm.drop, norm.act
-    return all(type(part) is nn.Identity for part in parts) and not heard(*parts)
+def _own(se: nn.Module, x: Any) -> bool:
+    """Whether se(x) is the paper's block, and nobody listens."""
+    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or heard(se):
+        return False
+    return isinstance(x, Tensor) and x.dim() >= 2 and x.shape[1] == se.channels
+
+
+def _is_identity(norm: Any, part: str) -> bool:
+    """Whether a part of a norm with an activation does nothing."""
+    module = getattr(norm, part)
+    return type(module) is nn.Identity and not heard(module)
+
+
+def activation_inside(
+    norm: Any,
+    base: type[nn.Module],
+    act: nn.Module,
+    act_base: type[nn.Module],
+    se: nn.Module,
+    x: Any,
+) -> str | None:
+    """Return the name of the activation if se(act(norm(x))) is one op with it inside, else None.
+
+    Unlike `fusible`, this asks for a backend that gains by it: what small maps get stays what the
+    modules compute, to the last bit.
+
+    Args:
+        norm: the batch norm.
+        base: the class of it that knows nothing of a block.
+        act: the activation.
+        act_base: likewise.
+        se: the block.
+        x: the input of the norm.
+    """
+    name = _ACTIVATIONS.get(act_base)
+    known = base.forward in _TORCH or _name(base) in (*_FROZEN, *_WITH_ACTIVATION)
+    if name is None or not known or not _own(se, x) or heard(act):
+        return None
+    training = bool(_training(norm))
+    if _group(norm) is not None or not ops.fuses(x, training=training):
+        return None
+    return name if isinstance(se.excitation(), ops.TwoLayers) else None  # type: ignore[operator]
+
+
+def _training(norm: Any) -> bool:
+    """Whether the statistics are those of the batch."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return False
+    return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
 def batch_norm_se(
@@ -67,8 +122,11 @@ def batch_norm_se(
     *,
     identity: Tensor | None = None,
     activation: str | None = None,
+    inside: str | None = None,
 ) -> Tensor:
     """Return s * BN(x), or activation(s * BN(x) + identity), with all rules of torch's batch norm.
+
+    With an activation inside, the norm's own or `inside`: s * act(BN(x)).
 
     Args:
         norm: one for which `fusible` holds.
@@ -76,17 +134,22 @@ def batch_norm_se(
         x: [N, C, *spatial].
         identity: a map like x, or None.
         activation: as in `senet.ops.batch_norm_se_add_act`.
+        inside: what `activation_inside` found.
     """
     options: dict[str, Any] = {"eps": norm.eps}
     mean, var = norm.running_mean, norm.running_var
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
         norm._check_input_dim(x)  # type: ignore[no-untyped-call]
-        options["training"] = norm.training or (mean is None and var is None)
+        options["training"] = _training(norm)
         options["momentum"] = _momentum(norm)
         options["group"] = _group(norm)
         if norm.training and not norm.track_running_stats:
             mean = var = None
     statistics = mean, var, norm.weight, norm.bias
+    inside = inside or _ACTIVATIONS.get(type(getattr(norm, "act", None)))  # type: ignore[arg-type]
+    if inside is not None:
+        options.pop("group", None)
+        return ops.batch_norm_act_se(x, *statistics, se.excitation(), activation=inside, **options)
     if identity is None:
         return ops.batch_norm_se(x, *statistics, se.excitation(), **options)
     return ops.batch_norm_se_add_act(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
@@ -42,12 +44,19 @@ def _usable(units: Units, path: str) -> bool:
 
 
 def _outputs(units: Units, value: int) -> list[Anchor]:
-    """The modules that return a value; a batch norm that made it first, then innermost first."""
+    """The modules that return a value; a batch norm that made it first, then innermost first.
+
+    Also a batch norm that has an activation in it, as timm's have, comes before that.
+    """
     paths = [call.path for call in units.flow.outputs_of(value) if _usable(units, call.path)]
     maker = units.values[value]
+    kinds = nn.modules.batchnorm._BatchNorm
+    norms = [path for path in paths if isinstance(units.modules[path], kinds)]
     if maker.op in NORMS and maker.scope in paths:
-        paths.remove(maker.scope)
-        paths.insert(0, maker.scope)
+        norms = [maker.scope]
+    if norms:
+        paths.remove(norms[0])
+        paths.insert(0, norms[0])
     return [Anchor(path, "output", value) for path in paths]
 
 
@@ -151,8 +160,8 @@ def _identity(units: Units, unit: Unit) -> list[Anchor]:
     return [Anchor(a.path, "shortcut", unit.shortcut) for a in inside]
 
 
-def _inner(units: Units, unit: Unit) -> list[Anchor]:
-    """Behind the last spatial convolution of the branch, and its norm."""
+def _inner(units: Units, unit: Unit, *, act: bool = False) -> list[Anchor]:
+    """Behind the last spatial convolution of the branch and its norm; `act`: its activation too."""
     start = unit.fork if unit.kind == "residual" else 0
     spatial = [
         v
@@ -168,11 +177,20 @@ def _inner(units: Units, unit: Unit) -> list[Anchor]:
             break
         chain.append(follower)
     norms = [v for v in chain if v.op in NORMS]
-    order = norms + [v for v in chain if v.op in ACTIVATIONS] + [v for v in chain if v.weight_shape]
+    acts = [v for v in chain if v.op in ACTIVATIONS]
+    order = acts + norms if act else norms + acts
+    order += [v for v in chain if v.weight_shape]
     return [a for v in order for a in _outputs(units, v.index)]
 
 
-_RULES = {"standard": _standard, "pre": _pre, "post": _post, "identity": _identity, "inner": _inner}
+_RULES: dict[str, Callable[[Units, Unit], list[Anchor]]] = {
+    "standard": _standard,
+    "pre": _pre,
+    "post": _post,
+    "identity": _identity,
+    "inner": _inner,
+    "inner_act": partial(_inner, act=True),
+}
 
 
 def anchors_for(units: Units, unit: Unit, integration: str) -> list[Anchor]:

@@ -28,6 +28,9 @@ INTEGRATIONS = {
         "inside the residual branch, behind its last spatial (for example 3x3) convolution "
         "and that one's norm"
     ),
+    "inner_act": (
+        "as inner, behind the activation as well: where MobileNetV3 and EfficientNet have SE"
+    ),
 }
 
 _CHOICES: dict[str, Sequence[str]] = {
@@ -51,8 +54,9 @@ class SEConfig:
         excitation: "sigmoid", "tanh", "relu" or "hard_sigmoid".
         bias: biases in the two layers (on in the authors' released models, off in the paper's
             ablations).
-        integration: "standard", "pre", "post", "identity" or "inner" (figure 5, table 15);
-            "identity" and "inner" need residual units.
+        integration: "standard", "pre", "post", "identity" or "inner" (figure 5, table 15), or
+            "inner_act" (as MobileNetV3 and EfficientNet); "identity" and those two need residual
+            units.
         stages: only these stages; stage s has maps 2**s times smaller than the input, the paper's
             stage 2 to 5 of a ResNet. None takes all.
         include: only these sites: a glob over module paths ("layer4.*"), several of them, or a

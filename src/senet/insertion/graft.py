@@ -23,7 +23,8 @@ from senet.blocks import (
     SESyncBatchNorm,
     SqueezeExcitation,
 )
-from senet.blocks.fused import batch_norm_se, fusible
+from senet.blocks.fused import activation_inside, batch_norm_se, fusible
+from senet.blocks.heard import heard
 from senet.errors import InsertionError
 from senet.insertion.config import SEConfig
 from senet.insertion.plan import Site
@@ -50,7 +51,15 @@ class Graft:
     config: SEConfig
 
 
-class _WithSE(nn.Module):
+class _Exchanged(nn.Module):
+    """A module whose class was made at run time, from one of these and what it was before."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # a pickle or a copy names the class that this one was made from
+        return _blank, type(self).__bases__, self.__dict__
+
+
+class _WithSE(_Exchanged):
     """A module with an SE block on its input, on its output, or on the identity beside its output.
 
     Or the block of layers whose input such an identity is: it lends it to the module, see `_TAPS`.
@@ -85,10 +94,33 @@ class _WithSE(nn.Module):
         se = getattr(self, found[0].child)
         return se if fusible(self, found[0].base, se, x) else None
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # the class was made at run time, so a pickle or a copy names the class that it was made
-        # from
-        return _blank, (base_of(self),), self.__dict__
+
+class _InOrder(_Exchanged):
+    """Modules in order, among them a batch norm and then an activation with an SE block."""
+
+    def forward(self, input: Any) -> Any:  # noqa: A002 - the name in torch.nn.Sequential
+        """Return the last module's output; the three are one op where they can be."""
+        x, modules = input, list(self._modules.values())
+        following = [*modules[1:], None]
+        skip = False
+        for module, follower in zip(modules, following, strict=True):
+            if skip:
+                skip = False
+                continue
+            y = _three_in_one(module, follower, x)
+            skip = y is not None
+            x = module(x) if y is None else y  # type: ignore[misc]
+        return x
+
+
+def _three_in_one(norm: Any, act: Any, x: Any) -> Any:
+    """Return act(norm(x)), act being an activation with a block, if it is one op, else None."""
+    found = _grafts_of(act) if isinstance(act, _WithSE) else ()
+    if len(found) != 1 or found[0].site.where != "output" or _TAPS in vars(act) or heard(norm):
+        return None
+    se = getattr(act, found[0].child)
+    inside = activation_inside(norm, type(norm), act, found[0].base, se, x)
+    return None if inside is None else batch_norm_se(norm, se, x, inside=inside)
 
 
 # classes that have an SE form of their own; for others one is made when it is first needed
@@ -98,20 +130,24 @@ _KNOWN: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm3d: SEBatchNorm3d,
     nn.SyncBatchNorm: SESyncBatchNorm,
 }
-_made: dict[type[nn.Module], type[nn.Module]] = {}
+_made: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
+
+
+def _class(base: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Module]:
+    """Return the class of modules of the class `base` that do what `mixin` says."""
+    if (base, mixin) not in _made:
+        doc = f"`{base.__module__}.{base.__qualname__}` with an SE block."
+        space = {"__doc__": doc, "__module__": __name__}
+        _made[base, mixin] = type(f"{base.__name__}WithSE", (mixin, base), space)
+    return _made[base, mixin]
 
 
 def _with_se(base: type[nn.Module]) -> type[nn.Module]:
-    if base not in _made:
-        doc = f"`{base.__module__}.{base.__qualname__}` with an SE block."
-        _made[base] = type(
-            f"{base.__name__}WithSE", (_WithSE, base), {"__doc__": doc, "__module__": __name__}
-        )
-    return _made[base]
+    return _class(base, _WithSE)
 
 
-def _blank(base: type[nn.Module]) -> nn.Module:
-    made = _with_se(base)
+def _blank(mixin: type[nn.Module], base: type[nn.Module]) -> nn.Module:
+    made = _class(base, mixin)
     return made.__new__(made)
 
 
@@ -123,7 +159,7 @@ def base_of(module: nn.Module) -> type[nn.Module]:
     """The class that a module had before any exchange."""
     for graft in _grafts_of(module):
         return graft.base
-    return type(module).__mro__[2] if isinstance(module, _WithSE) else type(module)
+    return type(module).__bases__[1] if isinstance(module, _Exchanged) else type(module)
 
 
 def rebase(module: nn.Module, base: type[nn.Module]) -> None:
@@ -233,6 +269,8 @@ def _attach(
     vars(module)[_MARK] = (*_grafts_of(module), Graft(base, child, site, config))
     module.__class__ = known or _with_se(base)
     module.add_module(child, block)
+    if site.where == "output":
+        _look_around(model, site.path)
     if site.where == "shortcut":
         tapped = model.get_submodule(site.block)
         tapped.__class__ = _with_se(base_of(tapped))
@@ -241,6 +279,17 @@ def _attach(
             *vars(tapped).get(_TAPS, ()),
             site.path.removeprefix(site.block + "."),
         )
+
+
+def _look_around(model: nn.Module, path: str) -> None:
+    """Let the modules around a block see whether it stands behind a batch norm's activation."""
+    parent, _, name = path.rpartition(".")
+    around = model.get_submodule(parent)
+    if type(around).forward is nn.Sequential.forward:
+        names = list(around._modules)
+        before = names[: names.index(name)][-1:]
+        if before and isinstance(around._modules[before[0]], nn.modules.batchnorm._BatchNorm):
+            around.__class__ = _class(type(around), _InOrder)
 
 
 def detach(model: nn.Module) -> list[Graft]:

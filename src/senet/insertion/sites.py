@@ -187,7 +187,7 @@ def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = N
     check_model(model)
     units = Units(record_flow(model, example_input), dict(model.named_modules()))
     found = find_units(units)
-    if config.integration in ("standard", "inner"):
+    if config.integration in ("standard", "inner", "inner_act"):
         extra, calls = _alike(units, found)
         found = [u for u in found if not any(c.start <= u.join < c.end for c in calls)] + extra
         found.sort(key=lambda unit: unit.join)

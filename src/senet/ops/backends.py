@@ -33,7 +33,8 @@ BACKENDS = {
     "reference": "batch norm, then the SE block, as in senet.functional",
     "eager": "the closed form in ordinary operations: keeps as little as inductor, but is slow",
     "inductor": "the closed form compiled by Inductor",
-    "triton": "the closed form in Triton kernels, on CUDA; not yet measured there",
+    "triton": "the closed form in Triton kernels, on CUDA (with an activation inside, Inductor's); "
+    "not yet measured there",
 }
 
 # From how many values of a map on `auto` compiles. A small map stays in the caches, where passes

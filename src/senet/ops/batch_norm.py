@@ -7,24 +7,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from senet import functional
-from senet.errors import InputError
+from senet.errors import InputError, unknown_name
 from senet.functional import no_autocast
+from senet.ops.activated import ACTIVATIONS
 from senet.ops.backends import choose
 from senet.ops.closed_form import closed_form
+from senet.ops.inductor import INDUCTOR
 from senet.ops.layout import dense, order_of
 from senet.ops.modes import recomputing
 from senet.ops.passes import wide_type
 from senet.ops.plan import BATCH, FROZEN, Norm, Plan, plain
+from senet.ops.recalibration import recalibrate
 from senet.ops.reference import add_act
 from senet.ops.tail import check_map, check_tail, fusible
+from senet.ops.whole import TwoLayers
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["batch_norm_se", "batch_norm_se_add_act"]
+__all__ = ["batch_norm_act_se", "batch_norm_se", "batch_norm_se_add_act"]
 
 
 def batch_norm_se(
@@ -137,11 +142,66 @@ def batch_norm_se_add_act(
     return add_act(_batch_norm_se(x, norm, excitation, None, None, mode), identity, activation)
 
 
+def batch_norm_act_se(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    excitation: Callable[[Tensor], Tensor],
+    *,
+    activation: str = "relu",
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Batch norm, an activation, and an SE block behind it: y = s * v, v = act(BN(x)).
+
+    So blocks stand in MobileNets and EfficientNets, and in the paper's SE-VGG. With `TwoLayers` as
+    the excitation v is never written, and x is all that is kept: fewer passes than batch norm and
+    activation take without SE. Any other excitation is computed behind the activation, as in
+    `recalibrate`.
+
+    Args:
+        x: [N, C, *spatial].
+        running_mean: as in `batch_norm_se`, like all that is not named here.
+        running_var: as there.
+        weight: as there.
+        bias: as there.
+        excitation: maps the squeeze of v, [N, C], to the gate [N, C].
+        activation: "relu", "relu6", "silu" or "hardswish".
+        training: as there.
+        momentum: as there.
+        eps: as there.
+
+    Returns:
+        [N, C, *spatial] in the type and memory format of x.
+
+    Raises:
+        InputError: a tensor does not fit, or training has one value per channel.
+        UnknownNameError: no such activation.
+
+    Source: docs/free-se.md.
+
+    Example:
+        >>> x, open_gate = torch.randn(2, 3, 4, 4), torch.ones_like
+        >>> y = batch_norm_act_se(x, None, None, None, None, open_gate, training=True)
+        >>> torch.equal(y, torch.nn.functional.batch_norm(x, None, None, training=True).relu())
+        True
+    """
+    if activation not in ACTIVATIONS:
+        raise unknown_name("activation", activation, ACTIVATIONS)
+    norm = Norm(weight, bias, running_mean, running_var)
+    mode = _Mode(training, momentum, eps, None, activation)
+    return _batch_norm_se(x, norm, excitation, None, None, mode)
+
+
 class _Mode(NamedTuple):
     training: bool
     momentum: float
     eps: float
     group: ProcessGroup | None
+    inner: str | None = None  # the activation between batch norm and block
 
 
 def _batch_norm_se(
@@ -152,7 +212,7 @@ def _batch_norm_se(
     activation: str | None,
     mode: _Mode,
 ) -> Tensor:
-    training, momentum, eps, group = mode
+    training, momentum, eps, group, inner = mode
     _check(x, norm, training=training)
     if group is not None and (not training or dist.get_world_size(group) == 1):
         group = None
@@ -163,17 +223,23 @@ def _batch_norm_se(
         )
     weight, bias, mean, var = norm
     repeated = training and recomputing()
-    _, _, run, whole = choose(x, training=training)
-    if group is None and (run is None or x.numel() == 0):
+    name, _, run, whole = choose(x, training=training)
+    apart = inner is not None and not isinstance(excitation, TwoLayers)
+    if group is None and (run is None or x.numel() == 0 or apart):
         # not None for the statistics: checkpointing counts the tensors that are kept
         share = 0.0 if repeated else momentum
+        if inner is not None:
+            y = F.batch_norm(x, mean, var, weight, bias, training, share, eps)
+            return recalibrate(ACTIVATIONS[inner][0](y), excitation)
         options: dict[str, Any] = {"training": training, "momentum": share, "eps": eps}
         y = functional.batch_norm_se(x, mean, var, weight, bias, excitation, **options)
         return add_act(y, identity, activation)
+    if inner is not None and name == "triton":
+        run = INDUCTOR.run  # there are no Triton kernels with an activation inside
     order = order_of(x)
     kind = BATCH if training else FROZEN
     relu = activation == "relu"
-    plan = Plan(run or plain, kind, order, relu=relu, eps=eps, group=group, whole=whole)
+    plan = Plan(run or plain, kind, order, relu, inner, eps, group, whole)
     given = Norm(weight, bias)
     if not training and mean is not None and var is not None:
         wide = wide_type(x.dtype)

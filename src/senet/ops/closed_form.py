@@ -182,14 +182,14 @@ def closed_form(
     Args:
         u: [N, C, *spatial].
         excitation: maps z [N, C] to s [N, C].
-        plan: how.
+        plan: how; with an activation, only for `TwoLayers`.
         norm: the batch norm in front; empty without.
         identity: a map of the shape, type and memory order of u, added before the ReLU.
     """
     weight, bias, mean, var = norm
     together = plan.whole and plan.group is None
     together = together and (u.requires_grad or not torch.is_grad_enabled())
-    if together and isinstance(excitation, TwoLayers):
+    if isinstance(excitation, TwoLayers) and (together or plan.activation is not None):
         return *whole(u, excitation, plan, norm, identity), None
     if not torch.is_grad_enabled() or torch.compiler.is_exporting():
         found = find(plan.run, plan, split(u, plan.order), norm)

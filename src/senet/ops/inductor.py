@@ -22,6 +22,9 @@ from senet.ops.plan import plain
 __all__ = ["INDUCTOR", "Inductor"]
 
 _REMEMBERED = 4096  # calls whose compiled stage is found by one look into a table
+# What two sums of a stage share is computed in both, in the same loop: it comes from few reads of
+# a map, and Inductor would rather write it out, a map of its own.
+_ALWAYS_AGAIN = {"realize_reads_threshold": 64, "realize_opcount_threshold": 4096}
 _MOST = 8  # compilations of a kind: more than that, and the sizes are not dynamic after all
 
 
@@ -93,6 +96,7 @@ def _setting(
 def _compile(call: _Call) -> _Compiled:
     """Compile a stage for all sizes of the kind of this call's."""
     from torch._guards import TracingContext, tracing
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
     from torch.fx.experimental import _config as shapes
@@ -115,7 +119,7 @@ def _compile(call: _Call) -> _Compiled:
                 graph.placeholder(f"size_{i}_{d}").meta["val"] = inputs[i].shape[d]
         outputs: Any = graph.output_node().args[0]
         fake, inputs = inputs[0].fake_mode, [*(inputs[i].shape[d] for i, d in sizes), *inputs]
-        with tracing(TracingContext(fake)):
+        with tracing(TracingContext(fake)), config.patch(_ALWAYS_AGAIN):
             compiled = compile_fx_inner(torch.fx.GraphModule({}, graph), inputs)
     rule = fake.shape_env.produce_guards_expression(inputs)
 

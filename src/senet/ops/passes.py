@@ -30,10 +30,13 @@ __all__ = [
     "affine",
     "combine",
     "correlate",
+    "lift",
     "mean",
     "moments",
     "positions",
+    "total",
     "wide_type",
+    "widen",
 ]
 
 CHANNELS_FIRST = "channels_first"
@@ -51,18 +54,19 @@ def positions(u: Tensor, order: str) -> int:
     return math.prod(size)  # not size.numel(): a tracer of symbolic sizes would take the number
 
 
-def _wide(u: Tensor) -> Tensor:
+def widen(u: Tensor) -> Tensor:
+    """Return a map in the type of its sums."""
     return u.to(wide_type(u.dtype))
 
 
-def _lift(v: Tensor, u: Tensor, order: str) -> Tensor:
+def lift(v: Tensor, u: Tensor, order: str) -> Tensor:
     """Shape a vector [C] or [N, C] so that it broadcasts over the map."""
     if order == CHANNELS_LAST:
         return v[..., None, None, :]
     return v.reshape(*v.shape, *(1,) * (u.dim() - 2))
 
 
-def _total(x: Tensor, order: str) -> Tensor:
+def total(x: Tensor, order: str) -> Tensor:
     """Sum over space: [N, C]."""
     if order == CHANNELS_LAST:
         # Rows first: a row is contiguous memory, and compiled code walks over one channel block of
@@ -78,22 +82,22 @@ def moments(u: Tensor, *, order: str) -> tuple[Tensor, Tensor]:
     the L values, (p - mean)^2 <= L var: however large the mean is, its square never enters, unlike
     in mean(U^2) - mean(U)^2.
     """
-    x = _wide(u)
+    x = widen(u)
     pivot = (
         x[:, 0, 0] if order == CHANNELS_LAST else x.flatten(2)[..., 0] if x.dim() > 2 else x
     ).detach()
-    x = x - _lift(pivot, u, order)
+    x = x - lift(pivot, u, order)
     size = positions(u, order)
-    first, second = _total(x, order) / size, _total(x * x, order) / size
+    first, second = total(x, order) / size, total(x * x, order) / size
     return pivot + first, (second - first * first).clamp_min(0)
 
 
 def mean(u: Tensor, mu: Tensor | None, *, order: str) -> Tensor:
     """Return the mean over space of U - mu, [N, C], or of U."""
-    x = _wide(u)
+    x = widen(u)
     if mu is not None:
-        x = x - _lift(mu, u, order)
-    return _total(x, order) / positions(u, order)
+        x = x - lift(mu, u, order)
+    return total(x, order) / positions(u, order)
 
 
 def affine(
@@ -117,12 +121,12 @@ def affine(
         order: of the maps.
         relu: apply a ReLU.
     """
-    y = _wide(u)
+    y = widen(u)
     if mu is not None:
-        y = y - _lift(mu, u, order)
-    y = y * _lift(k, u, order)
+        y = y - lift(mu, u, order)
+    y = y * lift(k, u, order)
     if shift is not None:
-        y = y + _lift(shift, u, order)
+        y = y + lift(shift, u, order)
     if identity is not None:
         y = y + identity
     return (torch.relu(y) if relu else y).to(u.dtype)
@@ -142,10 +146,10 @@ def correlate(
         order: of the maps.
     """
     g = None if out is None else torch.where(out <= 0, 0, grad)
-    x, wide = _wide(u), _wide(grad if g is None else g)
+    x, wide = widen(u), widen(grad if g is None else g)
     if mu is not None:
-        x = x - _lift(mu, u, order)
-    return g, _total(wide, order), _total(wide * x, order)
+        x = x - lift(mu, u, order)
+    return g, total(wide, order), total(wide * x, order)
 
 
 def combine(
@@ -169,10 +173,10 @@ def combine(
         f: [N, C].
         order: of the maps.
     """
-    d = _wide(g) * _lift(k, g, order)
+    d = widen(g) * lift(k, g, order)
     if u is not None and mu is not None and e is not None:
-        d = d + (_wide(u) - _lift(mu, g, order)) * _lift(e, g, order)
-    return (d + _lift(f, g, order)).to(g.dtype)
+        d = d + (widen(u) - lift(mu, g, order)) * lift(e, g, order)
+    return (d + lift(f, g, order)).to(g.dtype)
 
 
 class Passes(NamedTuple):

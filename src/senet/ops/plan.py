@@ -51,6 +51,7 @@ class Plan:
         kind: the batch norm in front: BATCH, FROZEN or NONE.
         order: of the maps, see `senet.ops.passes`.
         relu: a ReLU stands behind.
+        activation: what stands between batch norm and block, of `activated.ACTIVATIONS`, or None.
         eps: added to the variance.
         group: the processes that share the statistics of the batch, or None.
         whole: stages may be computed together, with the excitation between them: nobody looks at
@@ -61,6 +62,7 @@ class Plan:
     kind: str
     order: str
     relu: bool = False
+    activation: str | None = None
     eps: float = 1e-5
     group: ProcessGroup | None = None
     whole: bool = False

@@ -6,11 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from senet.functional import batch_norm_se, no_autocast, scale, squeeze
+from senet.ops.activated import ACTIVATIONS
 
-__all__ = ["add_act", "batch_norm_se_add_act", "recalibrate", "recalibrate_add_act"]
+__all__ = [
+    "add_act",
+    "batch_norm_act_se",
+    "batch_norm_se_add_act",
+    "recalibrate",
+    "recalibrate_add_act",
+]
 
 
 def add_act(y: Tensor, identity: Tensor | None, activation: str | None) -> Tensor:
@@ -55,3 +63,21 @@ def batch_norm_se_add_act(
     options: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
     y = batch_norm_se(x, running_mean, running_var, weight, bias, excitation, **options)
     return add_act(y, identity, activation)
+
+
+def batch_norm_act_se(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    excitation: Callable[[Tensor], Tensor],
+    *,
+    activation: str = "relu",
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return s * act(BN(x)), s = excitation(squeeze(act(BN(x)))); see the op of that name."""
+    y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    return recalibrate(ACTIVATIONS[activation][0](y), excitation)

@@ -10,8 +10,9 @@ autograd through the layers. Here the excitation is known, so its backward is wr
     dp = ds gate'(p)         dW2 = dp^T h       db2 = sum_n dp       dh = dp W2 where h > 0
                              dW1 = dh^T z       db1 = sum_n dh       dz = dh W1
 
-All else is the closed form's own four stages. With create_graph=True the gradients come from the
-reference, in differentiable operations.
+All else is the closed form's own four stages, or, with an activation between batch norm and block,
+those of `activated`. With create_graph=True the gradients come from the reference, in
+differentiable operations.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from torch.autograd import Function
 
 from senet import functional
 from senet.functional import dense, gate, no_autocast
-from senet.ops import reference, stages
+from senet.ops import activated, reference, stages
 from senet.ops.layout import join, split
+from senet.ops.modes import traced
 from senet.ops.passes import Passes
-from senet.ops.plan import BATCH, NONE, Found, Norm, Plan, differentiated, find, resolve
+from senet.ops.plan import BATCH, FROZEN, NONE, Found, Norm, Plan, differentiated, find, resolve
 
 __all__ = ["TwoLayers", "whole"]
 
@@ -83,15 +85,21 @@ class TwoLayers:
         return self.weight1, self.bias1, self.weight2, self.bias2
 
 
-def _on(passes: Passes) -> Callable[..., Any]:
-    def run(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
-        return stage(passes, *tensors, **options)
-
-    return run
+Run = Callable[..., Any]
 
 
-def forward_stages(
-    passes: Passes,
+def forward_stages(passes: Passes, *tensors: Any, **options: Any) -> Any:
+    """`forward` in one stage, for a backend that computes all of it in one call."""
+    return forward(lambda stage, *a, **o: stage(passes, *a, **o), *tensors, **options)
+
+
+def backward_stages(passes: Passes, *tensors: Any, **options: Any) -> Any:
+    """`backward` in one stage."""
+    return backward(lambda stage, *a, **o: stage(passes, *a, **o), *tensors, **options)
+
+
+def forward(
+    run: Run,
     u: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -106,6 +114,7 @@ def forward_stages(
     kind: str,
     order: str,
     relu: bool,
+    activation: str | None,
     eps: float,
     excitation: str,
     centered: bool,
@@ -114,19 +123,25 @@ def forward_stages(
 
     Given statistics are not returned again.
     """
-    run = _on(passes)
     norm = Norm(weight, bias, mean, var)
-    found = find(run, Plan(run, kind, order, relu=relu, eps=eps), u, norm)
-    h = torch.relu(dense(found.z, weight1, bias1))
+    if activation and kind == FROZEN and var is not None:  # the mean of U itself is of no use
+        found = Found(u, None, mean, torch.rsqrt(var + eps))
+    else:
+        found = find(run, Plan(run, kind, order, eps=eps), u, norm)
+    affine, acted = (found.mu, found.rstd, weight, bias), {"order": order, "activation": activation}
+    z = run(activated.activated_squeeze, u, *affine, **acted) if activation else found.z
+    h = torch.relu(dense(z, weight1, bias1))
     s = gate(dense(h, weight2, bias2), excitation, centered=centered)
-    affine = found.mu, found.rstd, weight, bias, identity
-    y = run(stages.scale, u, s, *affine, order=order, relu=relu)
+    if activation:
+        y = run(activated.activated_scale, u, s, *affine, **acted)
+    else:
+        y = run(stages.scale, u, s, *affine, identity, order=order, relu=relu)
     own = (found.mu, found.var) if kind == BATCH else (None, None)
-    return y, found.z, h, s, found.deviation, own[0], found.rstd, own[1]
+    return y, z, h, s, found.deviation, own[0], found.rstd, own[1]
 
 
-def backward_stages(
-    passes: Passes,
+def backward(
+    run: Run,
     grad: Tensor,
     out: Tensor | None,
     u: Tensor,
@@ -145,31 +160,57 @@ def backward_stages(
     *,
     kind: str,
     order: str,
+    activation: str | None,
     excitation: str,
     centered: bool,
 ) -> tuple[Tensor | None, ...]:
     """Stages 3 and 4: g or None, dU, dgamma, dbeta, dW1, db1, dW2, db2; None for what is not."""
-    run = _on(passes)
-    if kind == NONE:
+    affine = mu, rstd, weight, bias
+    acted: dict[str, Any] = {"order": order, "activation": activation}
+    g, sums = None, (s,)
+    if activation:
+        ds, *sums = run(activated.activated_correlation, grad, u, *affine, **acted)
+    elif kind == NONE:
         g, ds = run(stages.scale_correlation, grad, out, u, order=order)
-        sums: tuple[Tensor, ...] = (s,)
     else:
-        g, ds, *ab = run(stages.correlation, grad, out, u, mu, rstd, weight, bias, order=order)
+        g, ds, *ab = run(stages.correlation, grad, out, u, *affine, order=order)
         sums = (s, *ab)
-    dp = ds * _SLOPES[excitation][centered](s)
+    layers = TwoLayers(weight1, bias1, weight2, bias2, excitation, centered)
+    dz, dlayers = _through_layers(layers, ds, z, h, s)
+    if activation:
+        inner = grad, u, s, dz, *sums, *affine
+        found = run(activated.activated_gradient, *inner, batch=kind == BATCH, **acted)
+    else:
+        norm = Found(z, deviation, mu, rstd)
+        plan = Plan(run, kind, order)
+        found = resolve(run, plan, grad if g is None else g, u, norm, sums, dz, weight)
+    du, dgamma, dbeta = found
+    norms = None if weight is None else dgamma, None if bias is None else dbeta
+    return g, du, *norms, *dlayers
+
+
+def _through_layers(
+    layers: TwoLayers, ds: Tensor, z: Tensor, h: Tensor, s: Tensor
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Return dz, and the gradients of W1, b1, W2, b2; None for what is not."""
+    weight1, bias1, weight2, bias2 = layers.parameters
+    dp = ds * _SLOPES[layers.excitation][layers.centered](s)
     dh = torch.where(h > 0, dp @ weight2.to(dp.dtype), 0)
-    dz = dh @ weight1.to(dh.dtype)
-    found = Found(z, deviation, mu, rstd)
-    plan = Plan(run, kind, order)
-    du, dgamma, dbeta = resolve(run, plan, grad if g is None else g, u, found, sums, dz, weight)
-    layers = (
+    return dh @ weight1.to(dh.dtype), (
         (dh.t() @ z).to(weight1.dtype),
         None if bias1 is None else dh.sum(0),
         (dp.t() @ h).to(weight2.dtype),
         None if bias2 is None else dp.sum(0),
     )
-    affine = None if weight is None else dgamma, None if bias is None else dbeta
-    return g, du, *affine, *layers
+
+
+def _run(plan: Plan, compute: Run, *tensors: Tensor | None, **options: Any) -> Any:
+    """Compute `forward` or `backward`: in one call, or stage by stage."""
+    options |= {"kind": plan.kind, "order": plan.order, "activation": plan.activation}
+    if plan.whole:
+        stage = forward_stages if compute is forward else backward_stages
+        return plan.run(stage, *tensors, **options)
+    return compute(plan.run, *tensors, **options)
 
 
 def _forward(
@@ -178,11 +219,10 @@ def _forward(
     """Return the output as the user has maps, and what else stages 1 and 2 find."""
     x = split(u, plan.order)
     other = None if identity is None else split(identity, plan.order)
-    y, *rest = plan.run(
-        forward_stages,
+    y, *rest = _run(
+        plan,
+        forward,
         *(x, *norm, other, *layers.parameters),
-        kind=plan.kind,
-        order=plan.order,
         relu=plan.relu,
         eps=plan.eps,
         excitation=layers.excitation,
@@ -214,7 +254,8 @@ class _Whole(Function):
         y, z, h, s, deviation, mu, rstd, var = _forward(
             plan, u, Norm(weight, bias, *given), identity, layers
         )
-        y = y.data  # no view, or autograd would forbid what users do: out += identity
+        if not traced():
+            y = y.data  # no view, or autograd would forbid what users do: out += identity
         ctx.plan, ctx.kind = plan, kind
         inner = deviation, rstd, z, h, s, y if plan.relu else None
         norm = (mu, None) if plan.kind == BATCH else given
@@ -238,11 +279,10 @@ class _Whole(Function):
             else:
                 masked = None if out is None else split(out, plan.order)
                 maps = split(grad, plan.order), masked, split(u, plan.order)
-                g, du, *grads = plan.run(
-                    backward_stages,
+                g, du, *grads = _run(
+                    plan,
+                    backward,
                     *(*maps, weight, bias, mu, rstd, deviation, z, h, s, *layers.parameters),
-                    kind=plan.kind,
-                    order=plan.order,
                     excitation=layers.excitation,
                     centered=layers.centered,
                 )
@@ -263,7 +303,11 @@ def _again(ctx: Any, g: Tensor, u: Tensor, norm: Norm, layers: TwoLayers) -> lis
         statistics = (None, None) if batch else (norm.mean, norm.var)
         affine = norm.weight, norm.bias
         options: dict[str, Any] = {"training": batch, "eps": plan.eps}
-        y = functional.batch_norm_se(u, *statistics, *affine, layers, **options)
+        if plan.activation is None:
+            y = functional.batch_norm_se(u, *statistics, *affine, layers, **options)
+        else:
+            options["activation"] = plan.activation
+            y = reference.batch_norm_act_se(u, *statistics, *affine, layers, **options)
     inputs = u, norm.weight, norm.bias, *layers.parameters
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     found = torch.autograd.grad(y, wanted, g, create_graph=True, allow_unused=True)
@@ -275,7 +319,7 @@ def whole(
     u: Tensor, layers: TwoLayers, plan: Plan, norm: Norm, identity: Tensor | None
 ) -> tuple[Tensor, Norm]:
     """Return y and the statistics that were used; arguments as `closed_form`, without a group."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not torch.compiler.is_exporting():
         given, kind = norm[2:], (layers.excitation, layers.centered)
         tensors = u, *norm[:2], identity, *layers.parameters
         y, mu, var = _Whole.apply(*tensors, plan, given, kind)
