@@ -1,11 +1,14 @@
-"""Batch norm alone, batch norm and then SE, SE batch norm: the 16 of a ResNet-50, batch 8.
+"""What SE adds to the norms that it stands behind in a network, batch 8, 224 x 224 pixels.
 
     python benchmarks/bench_blocks.py
 
-Forward and backward of each module on maps of each stage, channels_last, in turn. A training step
-of the whole network takes seconds on a CPU and varies by more than SE can cost; a block takes
-milliseconds, so many rounds fit and the difference shows. Rows go to benchmarks/results/blocks.csv;
-`network` rows are sums over the 16 blocks.
+ResNet-50: behind the 16 last batch norms of the branches. MobileNetV2: behind the 17 batch norms of
+the depthwise convolutions and the activation that follows, once with its ReLU6 and once with
+EfficientNet's SiLU. Forward and backward on the maps of each stage, channels_last, in turn:
+without SE; then SE, module after module; and SE as one op with what it stands behind. A training
+step of the whole network varies by more than SE can cost; a block takes milliseconds, so many
+rounds fit and the difference shows. Rows go to benchmarks/results/blocks.csv; `all` rows are sums
+over the blocks of the network.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import datetime
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,50 +32,83 @@ import senet  # noqa: E402
 from senet.cost.timing import interleave, quartiles  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "blocks.csv"
-STAGES = ((256, 56, 3), (512, 28, 4), (1024, 14, 6), (2048, 7, 3))  # channels, size, blocks
 BATCH, ROUNDS, WARMUP = 8, 60, 4
+ALONE, AFTER, INSIDE = "without SE", "then SE", "one op"
+
+# channels, size, how many blocks
+RESNET50 = ((256, 56, 3), (512, 28, 4), (1024, 14, 6), (2048, 7, 3))
+MOBILENETV2 = (
+    *((32, 112, 1), (96, 56, 1), (144, 56, 1), (144, 28, 1), (192, 28, 2)),
+    *((192, 14, 1), (384, 14, 4), (576, 14, 2), (576, 7, 1), (960, 7, 3)),
+)
+# name: the activation between norm and block, or None; the maps
+NETWORKS = {
+    "ResNet-50": (None, RESNET50),
+    "MobileNetV2, ReLU6": (nn.ReLU6, MOBILENETV2),
+    "MobileNetV2, SiLU": (nn.SiLU, MOBILENETV2),
+}
+
+
+def modules(channels: int, activation: type[nn.Module] | None) -> tuple[nn.Module, nn.Module]:
+    """Return the norm without SE, and with the block that `senet.insert` gives it."""
+
+    def layers() -> nn.Sequential:
+        act = () if activation is None else (activation(inplace=True),)
+        return nn.Sequential(nn.Conv2d(3, channels, 1), nn.BatchNorm2d(channels), *act)
+
+    plain, changed = layers(), layers()
+    if activation is None:
+        changed[1] = senet.SEBatchNorm2d(channels)
+    else:
+        senet.insert(changed, torch.zeros(1, 3, 8, 8), senet.SEConfig(init="paper"))
+    return plain[1:], changed[1:]
 
 
 def run(module: nn.Module, backend: str, x: Tensor, grad: Tensor) -> None:
     """Forward and backward."""
     x.grad = None
+    module.zero_grad()
     with senet.use_backend(backend):
         module(x).backward(grad)
 
 
-def measure(channels: int, size: int, dtype: torch.dtype) -> dict[str, list[float]]:
+def measure(
+    channels: int, size: int, activation: type[nn.Module] | None, dtype: torch.dtype
+) -> dict[str, list[float]]:
     """Return the samples in ms, by module."""
     x = torch.randn(BATCH, channels, size, size, dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     grad = torch.randn_like(x)
+    plain, changed = modules(channels, activation)
     tasks = {
-        "batch norm": partial(run, nn.BatchNorm2d(channels), "auto", x, grad),
-        "then SE": partial(run, senet.SEBatchNorm2d(channels), "reference", x, grad),
-        "SE batch norm": partial(run, senet.SEBatchNorm2d(channels), "auto", x, grad),
+        ALONE: partial(run, plain, "auto", x, grad),
+        AFTER: partial(run, changed, "reference", x, grad),
+        INSIDE: partial(run, changed, "auto", x, grad),
     }
     return interleave(tasks, repeats=ROUNDS, warmup=WARMUP).samples
 
 
+def rows_of(name: str, dtype: torch.dtype) -> list[list[Any]]:
+    """Measure the blocks of a network."""
+    rows: list[list[Any]] = []
+    kind, total = str(dtype).removeprefix("torch."), dict.fromkeys((ALONE, AFTER, INSIDE), 0.0)
+    activation, stages = NETWORKS[name]
+    for channels, size, blocks in stages:
+        samples = measure(channels, size, activation, dtype)
+        where = [name, kind, f"{BATCH} x {channels} x {size} x {size}"]
+        for module, times in samples.items():
+            ratio = quartiles([a / b for a, b in zip(times, samples[ALONE], strict=True)])
+            median = quartiles(times).median
+            total[module] += blocks * median
+            rows.append([*where, module, median, ratio.median, ratio.lower, ratio.upper])
+    for module, milliseconds in total.items():
+        rows.append([name, kind, "all", module, milliseconds, milliseconds / total[ALONE], "", ""])
+    return rows
+
+
 def main() -> None:
     """Measure, print and write."""
-    rows = []
-    for dtype in (torch.float32, torch.bfloat16):
-        total: dict[str, float] = {}
-        for channels, size, blocks in STAGES:
-            samples = measure(channels, size, dtype)
-            plain = samples["batch norm"]
-            for name, times in samples.items():
-                ratio = quartiles([a / b for a, b in zip(times, plain, strict=True)])
-                median = quartiles(times).median
-                total[name] = total.get(name, 0.0) + blocks * median
-                spread = (ratio.median, ratio.lower, ratio.upper)
-                rows.append(
-                    [dtype, f"{BATCH} x {channels} x {size} x {size}", name, median, *spread]
-                )
-        for name, milliseconds in total.items():
-            ratio = milliseconds / total["batch norm"]
-            rows.append([dtype, "network", name, milliseconds, ratio, "", ""])
-    head = ["dtype", "map", "module", "ms", "ratio", "ratio_lower", "ratio_upper"]
+    head = ["network", "dtype", "map", "module", "ms", "ratio", "ratio_lower", "ratio_upper"]
     shared = {
         "rounds": ROUNDS,
         "device": processor("cpu"),
@@ -81,13 +118,17 @@ def main() -> None:
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+    rows = []
+    for name in NETWORKS:
+        for dtype in (torch.float32, torch.bfloat16):
+            for row in rows_of(name, dtype):
+                cells = [round(v, 4) if isinstance(v, float) else v for v in row]
+                print(*cells, flush=True)
+                rows.append(cells)
     with RESULTS.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([*head, *shared])
-        for dtype, *values in rows:
-            cells = [round(v, 4) if isinstance(v, float) else v for v in values]
-            print(str(dtype).removeprefix("torch."), *cells)
-            table.writerow([str(dtype).removeprefix("torch."), *cells, *shared.values()])
+        table.writerows([*cells, *shared.values()] for cells in rows)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,9 @@ NETWORKS = {
     "resnet50": Network("torchvision/resnet50", "seresnet50", "se_resnet50"),
     "resnext50": Network("torchvision/resnext50_32x4d", "seresnext50_32x4d", "se_resnext50_32x4d"),
     "resnet152": Network("torchvision/resnet152", "seresnet152", "se_resnet152"),
-    # SE behind the depthwise convolution, its norm and its activation
+    # SE behind the depthwise convolution, its norm and its activation; and behind the norm
     "mobilenetv2": Network("torchvision/mobilenet_v2", None, None, "inner_act"),
+    "mobilenetv2_norm": Network("torchvision/mobilenet_v2", None, None, "inner"),
 }
 VARIANTS = ("plain", "timm", "reference", "inserted", "triton", "zoo")
 

@@ -41,7 +41,7 @@ def test_a_family_keeps_what_insertion_promises(family: Family) -> None:
         assert silent == []
 
 
-@pytest.mark.parametrize("integration", ["pre", "post", "identity", "inner"])
+@pytest.mark.parametrize("integration", ["pre", "post", "identity", "inner", "inner_act"])
 @pytest.mark.parametrize(
     "name",
     ["torchvision/resnet18", "timm/resnetv2_18", "torchvision/mobilenet_v2", "timm/convnext_atto"],

@@ -178,6 +178,7 @@ def test_one_and_three_spatial_dimensions() -> None:
         ("identity", (3 * 256**2 + 4 * 512**2 + 6 * 1024**2 + 3 * 2048**2) // 8),
         ("pre", (64**2 + 3 * 256**2 + 4 * 512**2 + 6 * 1024**2 + 2 * 2048**2) // 8),
         ("inner", (3 * 64**2 + 4 * 128**2 + 6 * 256**2 + 3 * 512**2) // 8),
+        ("inner_act", (3 * 64**2 + 4 * 128**2 + 6 * 256**2 + 3 * 512**2) // 8),
     ],
 )
 def test_the_integrations_of_the_paper_on_resnet50(integration: str, weights: int) -> None:

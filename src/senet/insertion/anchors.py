@@ -178,8 +178,9 @@ def _inner(units: Units, unit: Unit, *, act: bool = False) -> list[Anchor]:
         chain.append(follower)
     norms = [v for v in chain if v.op in NORMS]
     acts = [v for v in chain if v.op in ACTIVATIONS]
-    order = acts + norms if act else norms + acts
-    order += [v for v in chain if v.weight_shape]
+    if act and acts:  # there or nowhere; a shared ReLU's output is the next convolution's input
+        return [*_outputs(units, acts[0].index), *_inputs(units, acts[0].index)]
+    order = norms + acts + [v for v in chain if v.weight_shape]
     return [a for v in order for a in _outputs(units, v.index)]
 
 

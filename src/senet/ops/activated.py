@@ -46,7 +46,7 @@ def _hardswish_slope(y: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "relu": (torch.relu, lambda y: (y > 0).to(y.dtype)),
     "relu6": (F.relu6, lambda y: ((y > 0) & (y < 6)).to(y.dtype)),
-    "silu": (F.silu, _silu_slope),
+    "silu": (lambda y: y * torch.sigmoid(y), _silu_slope),  # F.silu has another form of sigmoid
     "hardswish": (F.hardswish, _hardswish_slope),
 }
 
