@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.ops.passes import lift, positions, total, widen
+from senet.ops.passes import below, lift, positions, total, widen
 
 __all__ = [
     "ACTIVATIONS",
@@ -51,17 +51,27 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tens
 }
 
 
-def _centred(u: Tensor, mu: Tensor, order: str) -> Tensor:
-    return widen(u) - lift(mu, u, order)
-
-
 def _normalised(
-    u: Tensor, mu: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, order: str
+    u: Tensor,
+    mu: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    order: str,
+    *,
+    again: bool = False,
 ) -> Tensor:
-    """Return BN(U), wide."""
-    gain = rstd if weight is None else rstd * weight.to(rstd.dtype)
-    y = _centred(u, mu, order) * lift(gain, u, order)
+    """Return BN(U), wide; `again`, in a backward, from mu - U (see `passes.below`)."""
+    gain = _gain(rstd, weight)
+    if again:
+        y = below(u, mu, order) * lift(-gain, u, order)
+    else:
+        y = (widen(u) - lift(mu, u, order)) * lift(gain, u, order)
     return y if bias is None else y + lift(bias.to(rstd.dtype), u, order)
+
+
+def _gain(rstd: Tensor, weight: Tensor | None) -> Tensor:
+    return rstd if weight is None else rstd * weight.to(rstd.dtype)
 
 
 def activated_squeeze(
@@ -114,11 +124,11 @@ def activated_correlation(
     """Stage 3: ds, and the sums over space of g d, g d (U - mu), d, d (U - mu); [N, C] each."""
     act, slope = ACTIVATIONS[activation]
 
-    x, g = _centred(u, mu, order), widen(grad)
+    x, g = -below(u, mu, order), widen(grad)
 
     # Functions: a sigmoid that two sums share, Inductor would write out, a map of its own.
     def y() -> Tensor:
-        return _normalised(u, mu, rstd, weight, bias, order)
+        return _normalised(u, mu, rstd, weight, bias, order, again=True)
 
     def d() -> Tensor:
         return slope(y())
@@ -150,12 +160,12 @@ def activated_gradient(
     size = positions(u, order)
     dbeta = (s * gd + dz / size * d).sum(0)
     q = (s * gdx + dz / size * dx).sum(0)
-    gain = rstd if weight is None else rstd * weight.to(rstd.dtype)
-    slope = ACTIVATIONS[activation][1](_normalised(u, mu, rstd, weight, bias, order))
+    gain = _gain(rstd, weight)
+    slope = ACTIVATIONS[activation][1](_normalised(u, mu, rstd, weight, bias, order, again=True))
     h = widen(grad) * lift(s * gain, u, order) + lift(dz * (gain / size), u, order)
     du = h * slope
     if batch:
         count = u.shape[0] * size
         e, f = gain * rstd * rstd * q / count, gain * dbeta / count
-        du = du - _centred(u, mu, order) * lift(e, u, order) - lift(f, u, order)
+        du = du + below(u, mu, order) * lift(e, u, order) - lift(f, u, order)
     return du.to(grad.dtype), q * rstd, dbeta

@@ -28,6 +28,7 @@ __all__ = [
     "PLAIN",
     "Passes",
     "affine",
+    "below",
     "combine",
     "correlate",
     "lift",
@@ -73,6 +74,15 @@ def total(x: Tensor, order: str) -> Tensor:
         # what it reduces at a time. With all positions at once that is a stride of C each step.
         return x.sum(2).sum(1)
     return x.sum(tuple(range(2, x.dim()))) if x.dim() > 2 else x
+
+
+def below(u: Tensor, mu: Tensor, order: str) -> Tensor:
+    """Return mu - U, wide: what a backward computes, where the forward computes U - mu.
+
+    A compiler of a whole network finds equal operations in forward and backward, and keeps the
+    result between them: here a map of float32 beside U. These are not equal.
+    """
+    return lift(mu, u, order) - widen(u)
 
 
 def moments(u: Tensor, *, order: str) -> tuple[Tensor, Tensor]:
@@ -146,10 +156,10 @@ def correlate(
         order: of the maps.
     """
     g = None if out is None else torch.where(out <= 0, 0, grad)
-    x, wide = widen(u), widen(grad if g is None else g)
-    if mu is not None:
-        x = x - lift(mu, u, order)
-    return g, total(wide, order), total(wide * x, order)
+    wide = widen(grad if g is None else g)
+    if mu is None:
+        return g, total(wide, order), total(wide * widen(u), order)
+    return g, total(wide, order), -total(wide * below(u, mu, order), order)
 
 
 def combine(
@@ -175,7 +185,7 @@ def combine(
     """
     d = widen(g) * lift(k, g, order)
     if u is not None and mu is not None and e is not None:
-        d = d + (widen(u) - lift(mu, g, order)) * lift(e, g, order)
+        d = d - below(u, mu, order) * lift(e, g, order)
     return (d + lift(f, g, order)).to(g.dtype)
 
 
