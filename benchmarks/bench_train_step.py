@@ -63,7 +63,7 @@ NETWORKS = {
     "resnet50": Network("torchvision/resnet50", "seresnet50", "se_resnet50"),
     "resnext50": Network("torchvision/resnext50_32x4d", "seresnext50_32x4d", "se_resnext50_32x4d"),
     "resnet152": Network("torchvision/resnet152", "seresnet152", "se_resnet152"),
-    # SE behind the depthwise convolution, its norm and its activation; and behind the norm
+    # SE behind the depthwise convolution and its activation; or before that
     "mobilenetv2": Network("torchvision/mobilenet_v2", None, None, "inner_act"),
     "mobilenetv2_norm": Network("torchvision/mobilenet_v2", None, None, "inner"),
 }
@@ -322,8 +322,7 @@ def arguments() -> argparse.Namespace:
     add("--device", default="cpu")
     add("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    if "plain" not in options.variants:
-        options.variants.insert(0, "plain")
+    options.variants = list(dict.fromkeys(["plain", *options.variants]))
     options.networks = list(NETWORKS) if "all" in options.networks else options.networks
     return options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -124,6 +125,17 @@ def test_every_error_of_the_library_becomes_one_line(
     monkeypatch.setattr("senet.models.list_models", broken)
 
     assert refused(capsys, "models") == "senet: error: two lines\n"
+
+
+def test_a_full_disk_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "run.json")
+
+    monkeypatch.setattr("senet.models.list_models", full)
+    line = "senet: error: run.json: No space left on device; mend that, or name another place\n"
+    assert refused(capsys, "models") == line
 
 
 def test_usage_is_explained() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from PIL import Image
 from senet.errors import DataError
 from senet.training import DataConfig, TrainConfig
 from senet.training.batches import Share
-from senet.training.data import ImageData, load_data
+from senet.training.checkpoints import newest_checkpoint, read_checkpoint
+from senet.training.data import ImageData, _class_names, load_data
 from senet.training.images import InMemory
 from senet.training.job import train as train_job
 from senet.training.opening import opened_image
@@ -135,6 +137,26 @@ def test_run_over_a_folder_with_everything_in_it(tmp_path: Path) -> None:
     message = r"^4 images cannot be read, and max_bad_images is 3; the last one: [^\n]*$"
     with pytest.raises(DataError, match=message):
         train_job(overridden(config, {"max_bad_images": 3}), out=tmp_path / "no", placement=CPU)
+
+
+def test_what_was_left_out_is_remembered(tmp_path: Path) -> None:
+    changes = {"model": "resnet20", "data.name": str(broken_folder(tmp_path, size=8)), "epochs": 1}
+    changes |= {"image_size": 8, "batch_size": 7, "max_bad_images": 3}
+    config, out = overridden(RunConfig(), changes), tmp_path / "run"
+    result = train_job(config, out=out, placement=CPU)
+    assert len(result["data"]["left_out"]) == 3
+    kept = read_checkpoint(newest_checkpoint(out) or out)["callbacks"]["History"]["left_out"]
+    assert kept == result["data"]["left_out"]
+    before = (out / "run.json").read_text()
+    assert train_job(config, out=out, placement=CPU, resume=True) == json.loads(before)
+    assert (out / "run.json").read_text() == before
+
+
+def test_a_negative_label_without_a_name_is_refused() -> None:
+    unnamed = SimpleNamespace(classes=())
+    with pytest.raises(DataError, match="must be 0 or more, or have names, got -1"):
+        _class_names(DataConfig(), unnamed, unnamed, [0, 1, -1])  # type: ignore[arg-type]
+    assert _class_names(DataConfig(), unnamed, unnamed, [0, 5]) == ("0", "5")  # type: ignore[arg-type]
 
 
 def test_an_image_counts_once() -> None:

@@ -31,7 +31,7 @@ from senet.training.runner import Placement
 from senet.training.settings import RunConfig, overridden, parse_values
 from training import killing
 from training.test_runner import assert_same_weights, numbers, trained
-from training.tiny import TinyNet, tiny_data
+from training.tiny import TinyNet, image_folder, tiny_data
 
 # Five steps an epoch, four epochs.
 SHORT = ("--set", "train_images=160", "--set", "epochs=4", "--save-every", "2")
@@ -90,6 +90,22 @@ def test_batch_system_asks_to_end(tmp_path: Path, name: str) -> None:
     assert signal.getsignal(number) is before
     done = train(config, **options, resume=True)  # type: ignore[arg-type]
     assert (done["state"], len(done["epochs"])) == ("done", 4)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGTERM")
+def test_asked_to_end_while_it_reads_the_data(tmp_path: Path) -> None:
+    folder, said = image_folder(tmp_path / "pictures"), []
+
+    def progress(what: str, _done: int, _total: int) -> None:
+        said.append(what)
+        signal.raise_signal(signal.SIGTERM)
+
+    config = overridden(RunConfig(), {"data.name": str(folder), "image_size": 8})
+    out = tmp_path / "run"
+    result = train(config, out=out, placement=Placement("cpu"), progress=progress)
+    assert (result["state"], result["epochs"]) == ("requeue", [])
+    assert said == ["reading train images"]
+    assert not out.exists()
 
 
 def test_exit_code_asks_to_be_started_again(

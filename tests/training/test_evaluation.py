@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from senet.analysis import proportion_interval
 from senet.cli.commands import app
+from senet.cli.evaluate import _data, _networks
 from senet.errors import ConfigError, DataError, UnknownNameError
 from senet.models import create_model
 from senet.training import DataConfig
@@ -149,6 +151,28 @@ def test_mistakes_are_named(arguments: list[str], message: str) -> None:
     found = CliRunner().invoke(app, arguments)
     assert isinstance(found.exception, (ConfigError, DataError, UnknownNameError)), found.output
     assert message in str(found.exception)
+
+
+def test_options_of_the_data_change_the_run_s_own() -> None:
+    keys = None, "train", "img", None
+    nets = [SimpleNamespace(data=None), SimpleNamespace(data=DataConfig("photos", label_key="y"))]
+    assert _data(nets, None, keys) == DataConfig(
+        "photos", test_split="train", image_key="img", label_key="y"
+    )
+    assert _data(nets, "other", keys) == DataConfig("other", test_split="train", image_key="img")
+    with pytest.raises(ConfigError, match="published weights say nothing of data"):
+        _data(nets[:1], None, keys)
+
+
+def test_networks_of_several_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = "senet.training.trained.load_{}"
+    monkeypatch.setattr(load.format("run"), str)
+    monkeypatch.setattr(load.format("published_network"), lambda name, file, **_: f"{name}:{file}")
+    files = ["a", "b"]
+    assert _networks(["r"], ["x", "y"], files, None, None) == ["r", "x:a", "y:b"]
+    assert _networks(None, ["x"], files, None, None) == ["x:a", "x:b"]
+    with pytest.raises(ConfigError, match=r"once for each of the 3 --weights, got 2"):
+        _networks(None, ["x", "y"], [*files, "c"], None, None)
 
 
 class Mean(nn.Module):

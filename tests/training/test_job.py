@@ -124,15 +124,20 @@ def test_curves_are_those_of_the_history(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
     module = SimpleNamespace(SummaryWriter=Writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    board, history = TensorBoard(tmp_path), History(tmp_path)
+    gates, history = Gates(tmp_path), History(tmp_path)
+    board = TensorBoard(tmp_path, gates)
     trainer: Any = SimpleNamespace(is_global_zero=True, callbacks=[board, history])
     net: Any = None
     history.epochs.append({"epoch": 1, "train_loss": 2.5, "test_loss": None})
+    gates.rows.append({"epoch": 1, "block": "a.se", "mean": 0.5, "std": 0.1, "channel_std": 0.2})
     board.on_train_epoch_start(trainer, net)
     history.epochs.append({"epoch": 2, "train_loss": 2.0, "test_loss": 1.0})
     board.on_train_end(trainer, net)
 
-    assert told == [("train_loss", 2.5, 1), ("train_loss", 2.0, 2), ("test_loss", 1.0, 2)]
+    spread = [("gates/a.se/mean", 0.5, 1), ("gates/a.se/std", 0.1, 1)]
+    assert told == [
+        ("train_loss", 2.5, 1), *spread, ("train_loss", 2.0, 2), ("test_loss", 1.0, 2)
+    ]  # fmt: skip
 
 
 def test_bf16_goes_on_to_the_same_end(tmp_path: Path) -> None:

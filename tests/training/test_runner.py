@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from senet.errors import ConfigError, TrainingError
+from senet.errors import ConfigError, DataError, TrainingError
 from senet.training import TrainConfig
-from senet.training.checkpoints import load_weights
+from senet.training.checkpoints import load_weights, newest_checkpoint, step_of
 from senet.training.data import ImageData
 from senet.training.module import Classifier
 from senet.training.runner import Run, find_device, finished_epochs, train_run
@@ -84,7 +84,7 @@ def test_it_learns_and_keeps_its_history(data: ImageData, tmp_path: Path) -> Non
     assert sorted(path.name[:14] for path in (tmp_path / "run").iterdir()) == [
         "history.csv",
         "history.json",
-        "step-00000006-",
+        "step-00000008-",  # before the last step, and after the test
         "step-00000009-",
     ]
     assert said[0] == ("plain, epoch 1/3", 101, 200)
@@ -201,6 +201,34 @@ def test_loss_that_is_no_longer_finite(data: ImageData, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=message):
         trained(data, tmp_path, train=replace(RECIPE, lr=1e30, warmup_epochs=0))
     assert finished_epochs(tmp_path) == []
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(data: ImageData, tmp_path: Path) -> None:
+    """The loss of a step is from before it: only the test sees what the last one did."""
+    once = replace(RECIPE, epochs=1, batch_size=24, lr=1e30, warmup_epochs=0)
+    with pytest.raises(TrainingError, match="no longer finite in the test after step 1, in epoch"):
+        trained(data, tmp_path, train=once)
+    assert finished_epochs(tmp_path) == []
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_a_test_that_fails_costs_no_epoch(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise DataError("image 3 of the test split cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "validation_step", unreadable)
+        with pytest.raises(DataError, match="image 3"):
+            trained(data, tmp_path / "part")
+    newest = newest_checkpoint(tmp_path / "part")
+    assert newest is not None
+    assert step_of(newest) == 2  # of the 3 steps of an epoch
+    part, net = trained(data, tmp_path / "part")
+    whole, expected = trained(data, tmp_path / "whole")
+    assert_same_weights(net, expected)
+    assert len(part.epochs) == len(whole.epochs) == 3
 
 
 def test_history_without_a_checkpoint_does_not_count(tmp_path: Path) -> None:

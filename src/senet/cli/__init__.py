@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 
@@ -28,5 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(given, prog_name="senet")
     except SenetError as error:
-        typer.echo(f"senet: error: {' '.join(str(error).split())}", err=True)
-        sys.exit(USER_ERROR)
+        _fail(str(error))
+    except OSError as error:  # a full disk, a folder that is a file, no permission
+        if error.strerror is None:
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror}; mend that, or name another place")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"senet: error: {' '.join(message.split())}", err=True)
+    sys.exit(USER_ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -23,6 +24,10 @@ Runs = Annotated[
     typer.Argument(metavar="[RUN]...", help="Folders of `senet train`; several are averaged."),
 ]
 EvalModel = Annotated[str | None, typer.Option("--model", help="A network, with --weights.")]
+EvalModels = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="A network, with --weights; one for all, or one for each."),
+]
 EvalWeights = Annotated[
     list[str] | None,
     typer.Option("--weights", help="Published weights of --model; several are averaged."),
@@ -53,21 +58,30 @@ Results = Annotated[
 
 def _networks(
     runs: list[Path] | None,
-    model: str | None,
+    models: list[str] | None,
     weights: list[str] | None,
     classes: int | None,
     normalization: str | None,
 ) -> list[Any]:
     from senet.training.trained import load_published_network, load_run
 
-    if bool(runs) == bool(model) or bool(model) != bool(weights):
-        raise ConfigError("give folders of runs, or --model with --weights")
-    if runs and (classes or normalization):
+    models, weights, runs = models or [], weights or [], runs or []
+    if not (runs or models) or bool(models) != bool(weights):
+        raise ConfigError("give folders of runs, or --model with --weights, or both")
+    if not models and (classes or normalization):
         raise ConfigError("--classes and --normalization go with --model, a run says them itself")
-    if runs:
-        return [load_run(run) for run in runs]
+    if len(models) not in (0, 1, len(weights)):
+        raise ConfigError(
+            f"--model must be given once, or once for each of the {len(weights)} --weights, got "
+            f"{len(models)}"
+        )
     options: Any = {"num_classes": classes, "normalization": normalization}
-    return [load_published_network(str(model), each, **options) for each in weights or []]
+    names = models * len(weights) if len(models) == 1 else models
+    published = zip(names, weights, strict=True)
+    return [
+        *(load_run(run) for run in runs),
+        *(load_published_network(name, each, **options) for name, each in published),
+    ]
 
 
 def _crops(method: str, crop: int | None, resize: int | None, scales: str | None) -> Any:
@@ -84,13 +98,15 @@ def _crops(method: str, crop: int | None, resize: int | None, scales: str | None
 def eval_(
     runs: Runs = None,
     *,
-    model: EvalModel = None,
+    model: EvalModels = None,
     weights: EvalWeights = None,
     classes: o.Classes = None,
     normalization: Normalization = None,
     data: EvalData = None,
     data_dir: o.DataDir = None,
     test_split: o.TestSplit = None,
+    image_key: o.ImageKey = None,
+    label_key: o.LabelKey = None,
     method: Method = "single",
     crop: CropSize = None,
     resize: Resize = None,
@@ -109,7 +125,8 @@ def eval_(
 
     shown = _crops(method, crop, resize, scales)
     networks = _networks(runs, model, weights, classes, normalization)
-    split = open_split(_data(networks[0], data, data_dir, test_split), training=False)
+    tested = _data(networks, data, (data_dir, test_split, image_key, label_key))
+    split = open_split(tested, training=False)
     console = Console(stderr=as_json)
     with showing_progress(console) as progress:
         found, unreadable = evaluate(
@@ -149,15 +166,21 @@ def _result(found: Any, networks: list[Any], shown: Any, left_out: list[str]) ->
     }
 
 
-def _data(first: Any, data: str | None, data_dir: str | None, test_split: str | None) -> Any:
-    """Return which data to test on: the run's, unless others are named."""
+def _data(networks: list[Any], data: str | None, given: tuple[str | None, ...]) -> Any:
+    """Return which data to test on: the first run's, unless others are named.
+
+    `given` are root, test_split, image_key and label_key, as far as they are given.
+    """
     from senet.training import DataConfig
 
+    keys = zip(("root", "test_split", "image_key", "label_key"), given, strict=True)
+    said: dict[str, Any] = {key: value for key, value in keys if value is not None}
     if data is not None:
-        return DataConfig(data, root=data_dir, test_split=test_split)
-    if first.data is None:
+        return DataConfig(data, **said)
+    known = [each.data for each in networks if each.data is not None]
+    if not known:
         raise ConfigError("published weights say nothing of data; name some by --data")
-    return first.data
+    return dataclasses.replace(known[0], **said)
 
 
 def _share(found: dict[str, Any]) -> str:
@@ -205,9 +228,10 @@ def predict(
     from senet.training.evaluation import predict as best_of
 
     shown = _crops(method, crop, resize, scales)
-    networks = _networks([run] if run else None, model, weights, classes, normalization)
+    models = None if model is None else [model]
+    networks = _networks([run] if run else None, models, weights, classes, normalization)
     if len(networks) > 1:
-        raise ConfigError(f"predict takes one network, got {len(networks)} --weights")
+        raise ConfigError(f"predict takes one network, got {len(networks)}")
     [trained] = networks
     opened = [_opened(path) for path in images]
     found = best_of(trained, opened, crops=shown, top=top)

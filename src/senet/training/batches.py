@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -336,7 +337,12 @@ class StreamBatches:
                 image, label = next(islice(pairs, position - taken, None), (None, None))
                 taken = position + 1
                 if image is None:
-                    break  # the stream is shorter than it said
+                    warnings.warn(
+                        f"the stream ends after {position} of {self.count} images: what its reader "
+                        "cannot decode, it steps over",
+                        stacklevel=2,
+                    )
+                    break
                 with _drawing_from(*(self.key or (0, 0)), AUGMENT, position):
                     images.append(self.transform(image))
                 labels.append(self.number(label))

@@ -52,19 +52,25 @@ class History(Callback):
         self.epochs: list[dict[str, Any]] = []
         self._began = time.perf_counter()
         self._spent = 0.0  # in this epoch, by a run that was interrupted
+        self._left_out: dict[str, None] = {}  # images that cannot be read
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"epochs": self.epochs, "spent": self._spent + time.perf_counter() - self._began}
+        spent = self._spent + time.perf_counter() - self._began
+        return {"epochs": self.epochs, "spent": spent, "left_out": list(self._left_out)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what a checkpoint kept."""
         self.epochs = list(state_dict["epochs"])
         self._spent = state_dict["spent"]
+        self._left_out = dict.fromkeys(state_dict.get("left_out", ()))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, also in the middle of an epoch."""
+        """Start the clock, also in the middle of an epoch; count what was left out before."""
         self._began = time.perf_counter()
+        seen = classifier(pl_module).data.unreadable.seen
+        seen.update(self._left_out)
+        self._left_out = seen
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -78,7 +84,9 @@ class History(Callback):
         per_epoch = module.data.steps(train)
         lr = train.peak_lr * lr_factor(train, trainer.global_step - 1, per_epoch=per_epoch)
         seconds = round(self._spent + time.perf_counter() - self._began, 3)
-        entry = {"epoch": trainer.current_epoch + 1, **module.epoch_metrics()}
+        metrics = module.epoch_metrics()
+        module.check_test(metrics["test_loss"])
+        entry = {"epoch": trainer.current_epoch + 1, **metrics}
         self.epochs.append({**entry, "lr": lr, "seconds": seconds})
         self._began, self._spent = time.perf_counter(), 0.0
         trainer.save_checkpoint(self.folder / "epoch.ckpt")
@@ -113,8 +121,9 @@ class Steps(Callback):
         before: steps that other runs have done.
         total: steps of all runs.
         folder: of the run, for checkpoints.
-        save_every: save after so many steps; None for after epochs only. Then there is one before
-            the last step of each epoch too: the test that follows may take long.
+        save_every: save after so many steps; None for the end of epochs only: before the last
+            step, since the test that follows may take long, be stopped, or meet a bad image, and
+            after the test.
     """
 
     def __init__(
@@ -154,16 +163,14 @@ class Steps(Callback):
         last = batch_idx + 1 >= int(trainer.num_training_batches)
         stop = trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
         often = 1 if trainer.strategy.root_device.type == "cpu" else 50
-        due = stop or self._is_due(step, batch_idx + 1 + parts >= int(trainer.num_training_batches))
+        due = stop or (self.save_every is not None and step % self.save_every == 0)
+        due = due or batch_idx + 1 + parts >= int(trainer.num_training_batches)
         if step % often == 0 or due:
             module.check_finite()
         if due and not last:  # the end of the epoch saves too
             trainer.save_checkpoint(self.folder / "step.ckpt")
         if stop:
             raise Stopped
-
-    def _is_due(self, step: int, nearly_last: bool) -> bool:  # noqa: FBT001
-        return self.save_every is not None and (step % self.save_every == 0 or nearly_last)
 
     def _tell(self, trainer: Trainer, step: int, batch: int) -> None:
         text = f"{self.what}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

@@ -47,8 +47,10 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-    except OSError:
+    except OSError as error:
         new.unlink(missing_ok=True)
+        if error.errno is not None and error.filename is None:  # a full disk does not say
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
 

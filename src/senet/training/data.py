@@ -226,7 +226,7 @@ def _images(
     if isinstance(split, IndexedSplit):
         labels = numbered(split, split.labels, classes)
         index = _subset(config, split, labels) if subset else range(len(labels))
-        workers = min(4, os.cpu_count() or 1)
+        workers = min(4, _cores())
         return OnDisk(split, index, torch.tensor(labels)[list(index)], workers, unreadable)
     if subset and config.train_images is not None:
         raise ConfigError(
@@ -236,6 +236,13 @@ def _images(
     if not isinstance(split, StreamSplit):
         raise TypeError(f"no such split: {type(split).__name__}")
     return Streamed(split, lambda label: numbered(split, [label], classes)[0])
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _labels_of_stream(split: Split) -> list[Any]:
@@ -248,6 +255,11 @@ def _class_names(
 ) -> tuple[str, ...]:
     """Return the names of the classes; `seen` are labels, for data without names."""
     names = train.classes or tuple(str(label) for label in sorted(set(seen)))
+    if not train.classes and any(isinstance(label, int) and label < 0 for label in seen):
+        raise DataError(
+            f"labels of {config.name} must be 0 or more, or have names, got {min(seen)}, which "
+            "often marks images without a label; leave these out"
+        )
     if len(set(seen)) < 2:
         found = ", ".join(names[:5]) or "none"
         raise DataError(

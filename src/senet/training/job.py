@@ -16,18 +16,19 @@ from torch import nn
 
 from senet.errors import ConfigError, DataError
 from senet.models import input_size
-from senet.training.checkpoints import write_atomically
+from senet.training.checkpoints import newest_checkpoint, write_atomically
 from senet.training.data import ImageData, load_data
 from senet.training.gates import Gates
 from senet.training.networks import build_network, check_network
 from senet.training.runner import Placement, train_run
 from senet.training.settings import RunConfig, differences, overridden, read_yaml, to_yaml
-from senet.training.stopping import Progress, stop_on_interrupt
+from senet.training.stopping import Progress, Stop, Stopped, stop_on_interrupt
 from senet.training.tensorboard import TensorBoard
 
 __all__ = ["SCHEMA", "is_first_process", "train", "versions"]
 
 SCHEMA = "senet.train/1"
+_NOTHING: dict[str, Any] = {"epochs": [], "stuck_gates": {}, "data": {"left_out": []}}
 # What may change where a run goes on: it changes no number.
 _FREE = ("train.workers", "data.download", "data.max_bad_images", "data.root")
 
@@ -61,7 +62,8 @@ def train(
 
     Returns:
         The result, schema `senet.train/1`, as in run.json. "state" is "done", "stopped" after
-        Ctrl-C, "requeue" after a signal of the batch system; then `resume` goes on.
+        Ctrl-C, "requeue" after a signal of the batch system; then `resume` goes on. If it was
+        stopped while it read the data, nothing is written, and there is little in it.
 
     Raises:
         ConfigError: an option that cannot be, a folder that is not empty, options that changed.
@@ -69,18 +71,22 @@ def train(
         TrainingError: the loss is no number, or the disk is full.
     """
     folder, where, tell = Path(out), placement or Placement(), progress or _silent
-    first = is_first_process()
     _check_precision(config, where)
-    if first:
+    if first := is_first_process():
         _check_folder(folder, config, resume=resume)
-    callbacks: list[Any] = [Gates(folder)]
-    if tensorboard:
-        callbacks.append(TensorBoard(folder))
-    data = load_data(config.data, input_size=input_size(config.model), progress=tell)
-    net = _network(config, data)
-    if first:
-        write_atomically(folder / "config.yaml", to_yaml(config))
+    gates = Gates(folder)
+    callbacks = [gates, TensorBoard(folder, gates)] if tensorboard else [gates]
+    if resume and (finished := _finished(folder, config)) is not None:
+        return finished
     with stop_on_interrupt() as stop:
+        try:
+            size = input_size(config.model)
+            data = load_data(config.data, input_size=size, progress=_asking(stop, tell))
+        except Stopped:  # there is nothing to save yet
+            return {"state": _state(stop), **_NOTHING}
+        net = _network(config, data)
+        if first:
+            write_atomically(folder / "config.yaml", to_yaml(config))
         run = train_run(
             *(net, data, config.train),
             folder=folder,
@@ -93,24 +99,46 @@ def train(
         )
     result = {
         "schema": SCHEMA,
-        "state": "done" if run.done else "requeue" if stop.preempted else "stopped",
+        "state": "done" if run.done else _state(stop),
         "command": command,
-        "versions": versions(),
-        "placement": asdict(where),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config.to_dict(),
+        **_circumstances(config, where),
         "data": _described(data),
         "epochs": run.epochs,
-        "stuck_gates": callbacks[0].stuck(),
+        "stuck_gates": gates.stuck(),
     }
     if first:
         write_atomically(folder / "run.json", json.dumps(result, indent=1, allow_nan=False))
     return result
 
 
+def _state(stop: Stop) -> str:
+    """Return the state of a run that is not done."""
+    return "requeue" if stop.preempted else "stopped"
+
+
+def _circumstances(config: RunConfig, where: Placement) -> dict[str, Any]:
+    """Return what was computed with what, where and when."""
+    return {
+        "versions": versions(),
+        "placement": asdict(where),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config.to_dict(),
+    }
+
+
 def is_first_process() -> bool:
     """Whether this is the process that writes and speaks, of those that torchrun or SLURM began."""
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
+def _asking(stop: Stop, tell: Progress) -> Progress:
+    """Look whether to stop, and tell the progress."""
+
+    def told(what: str, done: int, total: int) -> None:
+        stop.check()
+        tell(what, done, total)
+
+    return told
 
 
 def _described(data: ImageData) -> dict[str, Any]:
@@ -165,6 +193,16 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
             f"--resume goes on with the same options, but {'; '.join(changed)}; give the old ones, "
             "or another out folder"
         )
+
+
+def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
+    """Return the result of a run that is done: going on with it changes nothing."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        done = found["state"] == "done" and len(found["epochs"]) == config.train.epochs
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if done and newest_checkpoint(folder) is not None else None
 
 
 def _network(config: RunConfig, data: ImageData) -> nn.Module:

@@ -193,8 +193,15 @@ class Classifier(LightningModule):
         step = int(self.first_bad_step)
         if not self.trainer.strategy.reduce_boolean_decision(step >= 0, all=False):
             return
-        at = f"at step {step + 1}" if step >= 0 else "on another device"
-        raise TrainingError(
+        raise self._diverged(f"at step {step + 1}" if step >= 0 else "on another device")
+
+    def check_test(self, loss: float | None) -> None:
+        """Raise `TrainingError` if a test's loss is no number: the last step broke the weights."""
+        if loss is not None and not math.isfinite(loss):
+            raise self._diverged(f"in the test after step {self.trainer.global_step}")
+
+    def _diverged(self, at: str) -> TrainingError:
+        return TrainingError(
             f"the loss is no longer finite {at}, in epoch {self.current_epoch + 1}; "
             f"try a smaller lr than {self.train_config.peak_lr}, a longer warm-up, or clip_norm; "
             f"{last_good(Path(self.trainer.default_root_dir))}"

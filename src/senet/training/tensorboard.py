@@ -10,29 +10,31 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from senet.errors import ConfigError
 from senet.training.callbacks import History
+from senet.training.gates import Gates
 
 __all__ = ["TensorBoard"]
 
 
 @final
 class TensorBoard(Callback):
-    """Writes the metrics of each epoch for TensorBoard.
+    """Writes the metrics of each epoch, and the gates of each block, for TensorBoard.
 
     Args:
         folder: of the run.
+        gates: who looks at them.
 
     Raises:
         ConfigError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, gates: Gates) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise ConfigError(
                 "--tensorboard needs the package tensorboard, which is not installed; "
                 "pip install tensorboard, or read history.csv"
             )
-        self.folder = folder
-        self._written = 0
+        self.folder, self.gates = folder, gates
+        self._written = self._rows = 0
         self._writer: Any = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,4 +61,8 @@ class TensorBoard(Callback):
                 if name != "epoch" and value is not None:
                     self._writer.add_scalar(name, value, epoch["epoch"])
         self._written = len(epochs)
+        for row in self.gates.rows[self._rows :]:
+            for name in ("mean", "std"):
+                self._writer.add_scalar(f"gates/{row['block']}/{name}", row[name], row["epoch"])
+        self._rows = len(self.gates.rows)
         self._writer.flush()

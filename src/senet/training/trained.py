@@ -114,7 +114,8 @@ def load_published_network(
         if num_classes is not None:
             raise
         raise DataError(
-            f"{error}; {usual} classes were assumed, other numbers are given by --classes"
+            f"{error}; if it is the last layer that differs: {usual} classes were assumed, other "
+            "numbers are given by --classes"
         ) from error
     if normalization is not None:
         # as in training: small images are scaled to their size, whole
