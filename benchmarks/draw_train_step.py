@@ -20,20 +20,26 @@ RESULTS = ROOT / "benchmarks" / "results" / "train_step.csv"
 PICTURE = ROOT / "docs" / "img" / "train_step.svg"
 # variant: what it is, its colour
 SHOWN = {
-    "timm": ("timm, module after module", "#b0b0b0"),
+    "timm": ("module after module (timm's, where it has the network)", "#b0b0b0"),
     "inserted": ("senet.insert", "#2a6f97"),
     "zoo": ("senet's own network", "#89c2d9"),
 }
 
 
 def cases() -> dict[str, dict[str, dict[str, str]]]:
-    """Return the rows by case (newest last) and variant: batch 8, 224 x 224 pixels."""
+    """Return the rows by case (newest last) and variant, of the device of the newest.
+
+    Batch 8, 224 x 224 pixels, channels_last.
+    """
     found: dict[str, dict[str, dict[str, str]]] = {}
     with RESULTS.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if (row["batch"], row["image"]) == ("8", "224"):
-                case = f"{row['network']}\n{row['dtype']}, {row['mode']}"
-                found.setdefault(case, {})[row["variant"]] = row
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        setting = row["batch"], row["image"], row["memory_format"], row["device"]
+        if setting == ("8", "224", "channels_last", rows[-1]["device"]):
+            case = f"{row['network']}\n{row['dtype']}, {row['mode']}"
+            variant = "timm" if row["variant"] == "reference" else row["variant"]
+            found.setdefault(case, {})[variant] = row
     return found
 
 

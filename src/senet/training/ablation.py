@@ -266,6 +266,8 @@ def _direction(gap: Any, published: float) -> str | None:
     """Say whether the sign is the paper's; an interval around zero decides nothing."""
     if gap is None:
         return None
+    if gap.mean == 0 and gap.low == gap.high:
+        return "the same network"  # SE_3x3 in a unit that ends with its 3x3 convolution
     if not gap.significant:
         return "open"
     return "as in the paper" if (gap.mean > 0) == (published > 0) else "against the paper"
