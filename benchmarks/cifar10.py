@@ -240,12 +240,24 @@ def seen(result: dict[str, Any]) -> str:
     return f"The interval reaches ± {half:.2f} points: smaller effects cannot be seen ({known})."
 
 
+def repeat(scratch: dict[str, Any], commit: str) -> str:
+    """How to repeat it, and with what it was done."""
+    versions = ", ".join(f"{name} {version}" for name, version in scratch["versions"].items())
+    return f"""## How to repeat this
+
+```
+{scratch["command"]}
+```
+
+Commit {commit}, {scratch["date"]}, {versions}.
+"""
+
+
 def page(parts: dict[str, dict[str, Any]]) -> str:
     """The page in docs/results."""
     exact, scratch, finetune = parts["inserted"], parts["scratch"], parts["finetune"]
     images, title = exact["images"], TITLES[scratch["config"]["model"]]
     unchanged = exact["same_class"] == images
-    versions = ", ".join(f"{name} {version}" for name, version in scratch["versions"].items())
     return f"""# SE-{title} on {NAME}
 
 Written by `benchmarks/cifar10.py`; do not edit. The images are CIFAR-10 re-encoded as JPEG, which
@@ -285,14 +297,7 @@ largest difference of any logit is {exact["largest_logit_difference"]:g}.
 {seen(finetune)}
 Both columns start from the {percent(exact["correct_before"] / images)} above.
 
-## How to repeat this
-
-```
-{scratch["command"]}
-```
-
-Commit {parts["environment"]["commit"]}, {scratch["date"]}, {versions}.
-"""
+{repeat(scratch, parts["environment"]["commit"])}"""
 
 
 def main() -> None:

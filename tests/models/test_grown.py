@@ -104,7 +104,7 @@ def test_sites_are_those_of_the_whole_picture() -> None:
 
 def test_blocks_have_values_and_work() -> None:
     model = create_model("se_mobilenet_v1", num_classes=7, in_chans=1, se={"reduction": 8})
-    block = se_modules(model)["blocks.0.0.bn2.act.se"]
+    block = se_modules(model)["blocks.0.0.bn2.se"]
     seen: list[torch.Tensor] = []
     block.gate.register_forward_hook(lambda module, args, s: seen.append(s))
 

@@ -28,6 +28,7 @@ from senet.blocks.heard import heard
 from senet.errors import InsertionError
 from senet.insertion.config import SEConfig
 from senet.insertion.plan import Site
+from senet.insertion.tails import tail_of
 
 __all__ = ["Graft", "attach", "base_of", "detach", "grafts", "rebase"]
 
@@ -121,6 +122,17 @@ def _three_in_one(norm: Any, act: Any, x: Any) -> Any:
     se = getattr(act, found[0].child)
     inside = activation_inside(norm, type(norm), act, found[0].base, se, x)
     return None if inside is None else batch_norm_se(norm, se, x, inside=inside)
+
+
+class _WithTail(_Exchanged):
+    """A residual block of a known class, whose last norm has an SE block: it ends in one op."""
+
+    def forward(self, x: Any) -> Any:
+        """Return what its own forward returns."""
+        tail = tail_of(base_of(self))
+        if tail is None or not tail.fits(self):
+            return super().forward(x)
+        return tail.forward(self, x)
 
 
 # classes that have an SE form of their own; for others one is made when it is first needed
@@ -270,7 +282,7 @@ def _attach(
     module.__class__ = known or _with_se(base)
     module.add_module(child, block)
     if site.where == "output":
-        _look_around(model, site.path)
+        _look_around(model, site)
     if site.where == "shortcut":
         tapped = model.get_submodule(site.block)
         tapped.__class__ = _with_se(base_of(tapped))
@@ -281,10 +293,16 @@ def _attach(
         )
 
 
-def _look_around(model: nn.Module, path: str) -> None:
-    """Let the modules around a block see whether it stands behind a batch norm's activation."""
-    parent, _, name = path.rpartition(".")
+def _look_around(model: nn.Module, site: Site) -> None:
+    """Let what calls a module see how its block can be one op with the modules around it.
+
+    That is behind a batch norm's activation, or at the end of a residual block.
+    """
+    parent, _, name = site.path.rpartition(".")
     around = model.get_submodule(parent)
+    tail = tail_of(type(around))
+    if tail is not None and name == tail.norm:
+        around.__class__ = _class(type(around), _WithTail)
     if type(around).forward is nn.Sequential.forward:
         names = list(around._modules)
         before = names[: names.index(name)][-1:]
