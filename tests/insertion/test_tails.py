@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import DropPath
+from timm.layers import BatchNormAct2d, DropPath
 from timm.models import resnet as timm_resnet
 from torch import Tensor, nn
 from torchvision.models import resnet
@@ -170,3 +170,14 @@ def test_under_torch_compile():
     assert_close(y, truth["y"])
     for name, p in net.named_parameters():
         assert_close(p.grad, truth[f"d {name}"], name=name)
+
+
+def test_a_last_norm_with_an_activation_of_its_own(ends):
+    """The identity is added behind it. In training timm's own forward overwrites what it needs."""
+    net, x = inserted("timm basic", norm_layer=BatchNormAct2d).eval(), picture()
+    with torch.no_grad():
+        with ops.use_backend("reference"):
+            expected = net(x)
+        with ops.use_backend("eager"):
+            assert_close(net(x), expected)
+    assert ends == []

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from senet import ops
 from senet.blocks.heard import heard
 from senet.blocks.squeeze_excitation import SqueezeExcitation
+from senet.ops.reference import add_act
 
 __all__ = ["activation_inside", "batch_norm_se", "fusible", "residual_tail"]
 
@@ -146,15 +147,25 @@ def batch_norm_se(
         if norm.training and not norm.track_running_stats:
             mean = var = None
     statistics = mean, var, norm.weight, norm.bias
-    inside = inside or _ACTIVATIONS.get(type(getattr(norm, "act", None)))  # type: ignore[arg-type]
+    inside = inside or _own_activation(norm)
     if inside is not None:
         options.pop("group", None)
-        return ops.batch_norm_act_se(x, *statistics, se.excitation(), activation=inside, **options)
+        excitation = se.excitation()
+        y = ops.batch_norm_act_se(x, *statistics, excitation, activation=inside, **options)
+        return add_act(y, identity, activation)
     if identity is None:
         return ops.batch_norm_se(x, *statistics, se.excitation(), **options)
     return ops.batch_norm_se_add_act(
         x, *statistics, se.excitation(), identity, activation=activation, **options
     )
+
+
+def _own_activation(norm: Any) -> str | None:
+    """Return the activation in a norm of another library, None where it has none."""
+    act = getattr(norm, "act", None)
+    if act is None or not any(_name(base) in _WITH_ACTIVATION for base in type(norm).__mro__):
+        return None
+    return _ACTIVATIONS.get(type(act))
 
 
 def _momentum(norm: Any) -> float:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from senet.ops.passes import below, lift, positions, total, widen
+from senet.ops.stages import gain_of
 
 __all__ = [
     "ACTIVATIONS",
@@ -62,16 +63,12 @@ def _normalised(
     again: bool = False,
 ) -> Tensor:
     """Return BN(U), wide; `again`, in a backward, from mu - U (see `passes.below`)."""
-    gain = _gain(rstd, weight)
+    gain = gain_of(rstd, weight)
     if again:
         y = below(u, mu, order) * lift(-gain, u, order)
     else:
         y = (widen(u) - lift(mu, u, order)) * lift(gain, u, order)
     return y if bias is None else y + lift(bias.to(rstd.dtype), u, order)
-
-
-def _gain(rstd: Tensor, weight: Tensor | None) -> Tensor:
-    return rstd if weight is None else rstd * weight.to(rstd.dtype)
 
 
 def activated_squeeze(
@@ -160,7 +157,7 @@ def activated_gradient(
     size = positions(u, order)
     dbeta = (s * gd + dz / size * d).sum(0)
     q = (s * gdx + dz / size * dx).sum(0)
-    gain = _gain(rstd, weight)
+    gain = gain_of(rstd, weight)
     slope = ACTIVATIONS[activation][1](_normalised(u, mu, rstd, weight, bias, order, again=True))
     h = widen(grad) * lift(s * gain, u, order) + lift(dz * (gain / size), u, order)
     du = h * slope

@@ -32,6 +32,7 @@ __all__ = [
     "correlation",
     "frozen_gradient",
     "frozen_statistics",
+    "gain_of",
     "local_moments",
     "map_gradient",
     "normalise",
@@ -52,7 +53,8 @@ class Statistics(NamedTuple):
     var: Tensor  # [C] biased
 
 
-def _gain(rstd: Tensor, weight: Tensor | None) -> Tensor:
+def gain_of(rstd: Tensor, weight: Tensor | None) -> Tensor:
+    """Return a = gamma rstd, [C]."""
     return rstd if weight is None else rstd * weight.to(rstd.dtype)
 
 
@@ -67,7 +69,7 @@ def normalise(
 ) -> Statistics:
     """Return the statistics, given the means' deviation from mu, mu and the variance."""
     rstd = torch.rsqrt(var + eps)
-    z = deviation * _gain(rstd, weight)
+    z = deviation * gain_of(rstd, weight)
     return Statistics(z if bias is None else z + bias.to(z.dtype), deviation, mu, rstd, var)
 
 
@@ -122,7 +124,7 @@ def scale(
     relu: bool,
 ) -> Tensor:
     """Stage 2: y = s BN(U) + identity, through a ReLU or not. Without batch norm rstd is None."""
-    k = s if rstd is None else s * _gain(rstd, weight)
+    k = s if rstd is None else s * gain_of(rstd, weight)
     shift = None if bias is None else s * bias.to(s.dtype)
     return passes.affine(u, k, mu, shift, identity, order=order, relu=relu)
 
@@ -141,7 +143,7 @@ def correlation(
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
     """Stage 3: g, ds [N, C], A [N, C], B [N, C]; g is None where `correlate` says so."""
     g, a, b = passes.correlate(grad, out, u, mu, order=order)
-    ds = b * _gain(rstd, weight)
+    ds = b * gain_of(rstd, weight)
     return g, ds if bias is None else ds + a * bias.to(a.dtype), a, b
 
 
@@ -176,7 +178,7 @@ def map_gradient(
     order: str,
 ) -> Tensor:
     """The map's part of stage 4 with the statistics of a batch of `count` values per channel."""
-    gain = _gain(rstd, weight)
+    gain = gain_of(rstd, weight)
     e = -gain * rstd * rstd * q / count
     f = gain * (dz / positions(u, order) - dbeta / count)
     return passes.combine(g, u, s * gain, mu, e, f, order=order)
@@ -219,7 +221,7 @@ def frozen_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Stage 4 with given statistics: dU, dgamma [C], dbeta [C]; the map is not read again."""
     dbeta, q = channel_sums(s, a, b, dz, deviation)
-    gain = _gain(rstd, weight)
+    gain = gain_of(rstd, weight)
     f = gain * dz / positions(g, order)
     return passes.combine(g, None, s * gain, None, None, f, order=order), q * rstd, dbeta
 
