@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 # From the ground up. A room imports from lower floors only; rooms on one floor do not meet.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "files", "progress"),
     ("functional",),
     ("ops",),
     ("blocks",),

@@ -6,18 +6,47 @@ Every error is also the builtin it refines, so plain `except ValueError` keeps w
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "ConfigError",
     "DataError",
     "InputError",
     "InsertionError",
+    "MissingPackageError",
     "NoSitesError",
     "SenetError",
     "TrainingError",
     "UnknownNameError",
+    "first_line",
+    "optional",
+    "unknown_name",
 ]
+
+# An optional package by the name that is imported: the extra that installs it.
+_EXTRAS = {
+    "datasets": "train",
+    "google": "hub",
+    "huggingface_hub": "hub",
+    "jinja2": "report",
+    "lightning": "train",
+    "matplotlib": "report",
+    "numpy": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "PIL": "train",
+    "pyarrow": "train",
+    "pycocotools": "detect",
+    "rich": "cli",
+    "scipy": "report",
+    "sklearn": "train",
+    "timm": "timm",
+    "torchmetrics": "train",
+    "torchvision": "timm",
+    "typer": "cli",
+    "yaml": "train",
+}
 
 
 class SenetError(Exception):
@@ -48,6 +77,10 @@ class DataError(SenetError, ValueError):
     """Data are missing, unreadable, or do not fit the task."""
 
 
+class MissingPackageError(SenetError, ImportError):
+    """An optional package is not installed; the message says what for, and how to install it."""
+
+
 class TrainingError(SenetError, RuntimeError):
     """Training cannot go on; the message says what is left to go on from."""
 
@@ -70,3 +103,36 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
         return UnknownNameError(f"unknown {kind} {name!r}; did you mean: {', '.join(near)}?")
     listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return UnknownNameError(f"unknown {kind} {name!r}; known are: {listed}")
+
+
+@contextmanager
+def optional(purpose: str) -> Iterator[None]:
+    """Import optional packages inside: one that is missing becomes a `MissingPackageError`.
+
+    Args:
+        purpose: what needs the package, as the subject of a sentence.
+
+    Example:
+        >>> with optional("a network named timm/..."):
+        ...     raise ModuleNotFoundError("No module named 'timm'", name="timm")
+        Traceback (most recent call last):
+        ...
+        senet.errors.MissingPackageError: a network named timm/... needs the package timm, which is
+        not installed; install it with: pip install "senet[timm]"
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS or isinstance(error, MissingPackageError):
+            raise
+        raise MissingPackageError(
+            f"{purpose} needs the package {package}, which is not installed; "
+            f'install it with: pip install "senet[{_EXTRAS[package]}]"',
+            name=package,
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
