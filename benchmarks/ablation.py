@@ -22,11 +22,11 @@ from typing import Any
 
 from bench_train_step import commit
 
+from senet.compare.ablation import ablate
 from senet.compare.results import device_name
 from senet.training import DataConfig, TrainConfig
-from senet.training.ablation import ablate
 from senet.training.config import PRECISIONS
-from senet.training.runner import find_device
+from senet.training.loop.runner import find_device
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "ablation.json"

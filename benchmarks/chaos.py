@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
-from senet.training.checkpoints import newest_checkpoint  # noqa: E402
+from senet.training.loop.checkpoints import newest_checkpoint  # noqa: E402
 from training import killing  # noqa: E402 - found through the line above
 
 RESULT = ROOT / "benchmarks" / "results" / "chaos.json"

@@ -31,7 +31,7 @@ from senet.compare.results import device_name
 from senet.models import create_model
 from senet.training import DataConfig, TrainConfig
 from senet.training.data import load_data
-from senet.training.runner import find_device
+from senet.training.loop.runner import find_device
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

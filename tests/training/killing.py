@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from senet.training.checkpoints import newest_checkpoint, read_checkpoint
+from senet.training.loop.checkpoints import newest_checkpoint, read_checkpoint
 
 # Fifteen steps an epoch on 480 digits, with all that has a state: momentum, averaged weights,
 # dropout (none in this network, but mixup draws as it does), a schedule, accumulation.

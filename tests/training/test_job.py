@@ -21,14 +21,14 @@ from torch import nn
 from senet import use_backend
 from senet.errors import ConfigError
 from senet.insertion import SEConfig, se_modules, se_parameters
-from senet.training.callbacks import History
-from senet.training.checkpoints import load_weights, newest_checkpoint, read_checkpoint
-from senet.training.gates import Gates
+from senet.training.building import build_network, start_as_he
+from senet.training.config.recipes import recipe
+from senet.training.config.run_config import RunConfig, overridden, read_yaml
 from senet.training.job import train
-from senet.training.networks import build_network, start_as_he
-from senet.training.recipes import recipe
-from senet.training.settings import RunConfig, overridden, read_yaml
-from senet.training.tensorboard import TensorBoard
+from senet.training.loop.callbacks import History
+from senet.training.loop.checkpoints import load_weights, newest_checkpoint, read_checkpoint
+from senet.training.loop.gate_log import Gates
+from senet.training.loop.tensorboard import TensorBoard
 from senet.training.trained import load_run
 from training.tiny import CONFIG, CPU, image_folder
 

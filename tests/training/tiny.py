@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from senet.compare import compare
 from senet.training import DataConfig, TrainConfig
+from senet.training.config.run_config import RunConfig, overridden
 from senet.training.data import ImageData, load_data
-from senet.training.runner import Placement
-from senet.training.settings import RunConfig, overridden
+from senet.training.loop.runner import Placement
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 60, 40)}
 

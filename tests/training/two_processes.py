@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from senet.blocks import SEBatchNorm2d
 from senet.training import DataConfig, TrainConfig
 from senet.training.data import load_data
-from senet.training.runner import Placement, Run, train_run
-from senet.training.stopping import Stop
+from senet.training.loop.runner import Placement, Run, train_run
+from senet.training.loop.stopping import Stop
 
 # Mixing is left out: the partner of an image is one of the same process.
 RECIPE = TrainConfig(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from senet.cli import options as o
 from senet.cli.commands import INTERRUPTED, app
-from senet.cli.tables import showing_progress
+from senet.cli.terminal import showing_progress
 from senet.cli.train import Sets
 from senet.errors import ConfigError
 
@@ -50,8 +50,8 @@ def ablate(
     device: o.Device = "auto",
 ) -> None:
     """Train the paper's ablations (tables 10-16) on your data; the same command goes on."""
-    from senet.training.ablation import ablate as run
-    from senet.training.settings import RunConfig, overridden, parse_values
+    from senet.compare.ablation import ablate as run
+    from senet.training.config.run_config import RunConfig, overridden, parse_values
 
     values = {"epochs": epochs, "test_every": epochs, "label_smoothing": 0.1}
     named = {"data.name": data, "data.root": data_dir, "train_images": train_images}

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from senet.cli import options as o
-from senet.cli.tables import show_models, show_result, showing_progress
+from senet.cli.terminal import show_models, show_result, showing_progress
 from senet.errors import ConfigError, unknown_name
 from senet.insertion import SEConfig
 from senet.training import DataConfig, TrainConfig

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from senet.cli import options as o
 from senet.cli.commands import app
-from senet.cli.tables import showing_progress
+from senet.cli.terminal import showing_progress
 from senet.errors import ConfigError, DataError
 
 __all__ = ["eval_", "predict"]
@@ -120,7 +120,7 @@ def eval_(
 ) -> None:
     """Test networks: accuracy with its interval, per class, speed; several runs are averaged."""
     from senet.training.evaluation import evaluate, predictions_csv
-    from senet.training.runner import find_device
+    from senet.training.loop.runner import find_device
     from senet.training.sources import open_split
 
     shown = _crops(method, crop, resize, scales)
@@ -141,7 +141,7 @@ def eval_(
         )
     result = _result(found, networks, shown, list(unreadable.seen))
     if out is not None:
-        from senet.training.checkpoints import write_atomically
+        from senet.training.loop.checkpoints import write_atomically
 
         write_atomically(out / "eval.json", json.dumps(result, indent=1))
         write_atomically(out / "predictions.csv", predictions_csv(found))

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from senet.cli import options as o
 from senet.cli.commands import INTERRUPTED, app
-from senet.cli.tables import showing_progress
+from senet.cli.terminal import showing_progress
 from senet.errors import ConfigError
 
 __all__ = ["recipes", "train"]
@@ -70,8 +70,8 @@ def configured(
     given: dict[str, Any],
 ) -> Any:
     """Return the configuration: the recipe's, changed by the file, the options, and --set."""
-    from senet.training.recipes import recipe as find_recipe
-    from senet.training.settings import RunConfig, overridden, parse_values, read_yaml
+    from senet.training.config.recipes import recipe as find_recipe
+    from senet.training.config.run_config import RunConfig, overridden, parse_values, read_yaml
 
     named = parse_values(sets or [])
     model = named.get("model", given.get("model"))
@@ -106,13 +106,13 @@ def train(
     named = {"model": model, "data.name": data, "data.root": data_dir, "weights": weights}
     chosen = configured(recipe=recipe, file=config, sets=sets, given=named)
     if dry_run:
-        from senet.training.settings import to_yaml
+        from senet.training.config.run_config import to_yaml
 
         typer.echo(to_yaml(chosen), nl=False)
         return
     if save_every is not None and save_every < 1:
         raise ConfigError(f"--save-every must be at least 1, got {save_every}")
-    from senet.training.runner import Placement
+    from senet.training.loop.runner import Placement
 
     result = _run(
         chosen,
@@ -125,7 +125,7 @@ def train(
         },
     )
     if result["state"] != "done":
-        from senet.training.stopping import REQUEUE
+        from senet.training.loop.stopping import REQUEUE
 
         raise typer.Exit(REQUEUE if result["state"] == "requeue" else INTERRUPTED)
 
@@ -180,9 +180,9 @@ def recipes(
     model: TrainModel = None,
 ) -> None:
     """List the recipes; show the values of one with their sources; or how two differ."""
-    from senet.training.recipes import RECIPES
-    from senet.training.recipes import recipe as find_recipe
-    from senet.training.settings import differences
+    from senet.training.config.recipes import RECIPES
+    from senet.training.config.recipes import recipe as find_recipe
+    from senet.training.config.run_config import differences
 
     console = Console()
     if name is None:
@@ -200,10 +200,10 @@ def recipes(
 
 
 def _show_recipe(console: Console, name: str, model: str | None) -> None:
-    from senet.training.recipe_values import CERTAINTIES
-    from senet.training.recipes import recipe as find_recipe
-    from senet.training.recipes import recipe_values
-    from senet.training.settings import flat
+    from senet.training.config.recipe_values import CERTAINTIES
+    from senet.training.config.recipes import recipe as find_recipe
+    from senet.training.config.recipes import recipe_values
+    from senet.training.config.run_config import flat
 
     config, values = find_recipe(name, model=model), recipe_values(name, model=model)
     table = Table("value", "is", "how sure", "source", title=name, title_justify="left")

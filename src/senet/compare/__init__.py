@@ -1,5 +1,5 @@
 """The main job: the same network without and with SE blocks, trained side by side."""
 
-from senet.compare.running import compare
+from senet.compare.comparison import compare
 
 __all__ = ["compare"]

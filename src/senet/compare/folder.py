@@ -10,7 +10,7 @@ from typing import Any, final
 from senet.analysis.report import render_report
 from senet.compare.settings import Settings, differences
 from senet.errors import ConfigError, DataError
-from senet.training.checkpoints import write_atomically
+from senet.training.loop.checkpoints import write_atomically
 
 __all__ = ["SCHEMA", "ResultsFolder"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from senet.compare.settings import Settings
 from senet.insertion import insert
 from senet.training.batches import NETWORK, mix_seeds
+from senet.training.building import check_network
 from senet.training.data import ImageData
-from senet.training.networks import check_network
 
 __all__ = ["Networks", "check_networks", "make_networks"]
 

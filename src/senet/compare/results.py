@@ -17,7 +17,7 @@ from senet.analysis import mean_std, paired_difference, verdict
 from senet.compare.folder import SCHEMA
 from senet.compare.settings import Settings
 from senet.training.data import ImageData
-from senet.training.runner import Run
+from senet.training.loop.runner import Run
 
 __all__ = ["ARCHS", "device_name", "new_result", "run_entry", "summarise"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from senet.errors import ConfigError, unknown_name
-from senet.training import checks
+from senet.training.config import checks
 from senet.training.view import View
 
 __all__ = ["METHODS", "Crops"]

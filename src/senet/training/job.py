@@ -16,14 +16,14 @@ from torch import nn
 
 from senet.errors import ConfigError, DataError
 from senet.models import input_size
-from senet.training.checkpoints import newest_checkpoint, write_atomically
+from senet.training.building import build_network, check_network
+from senet.training.config.run_config import RunConfig, differences, overridden, read_yaml, to_yaml
 from senet.training.data import ImageData, load_data
-from senet.training.gates import Gates
-from senet.training.networks import build_network, check_network
-from senet.training.runner import Placement, train_run
-from senet.training.settings import RunConfig, differences, overridden, read_yaml, to_yaml
-from senet.training.stopping import Progress, Stop, Stopped, stop_on_interrupt
-from senet.training.tensorboard import TensorBoard
+from senet.training.loop.checkpoints import newest_checkpoint, write_atomically
+from senet.training.loop.gate_log import Gates
+from senet.training.loop.runner import Placement, train_run
+from senet.training.loop.stopping import Progress, Stop, Stopped, stop_on_interrupt
+from senet.training.loop.tensorboard import TensorBoard
 
 __all__ = ["SCHEMA", "is_first_process", "train", "versions"]
 

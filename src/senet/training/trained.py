@@ -15,11 +15,11 @@ from senet.errors import ConfigError, DataError, InputError
 from senet.models import create_model, input_size
 from senet.models.weights import load_weights as load_published
 from senet.models.weights import preprocessing
-from senet.training.checkpoints import load_weights
+from senet.training.building import build_network
 from senet.training.config import DataConfig
+from senet.training.config.run_config import RunConfig
 from senet.training.data import MAX_MEMORY_SIZE
-from senet.training.networks import build_network
-from senet.training.settings import RunConfig
+from senet.training.loop.checkpoints import load_weights
 from senet.training.view import View, imagenet_view
 
 __all__ = ["Trained", "load_published_network", "load_run"]

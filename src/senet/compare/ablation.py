@@ -15,14 +15,14 @@ from senet.analysis import mean_std, paired_difference
 from senet.errors import ConfigError, DataError, unknown_name
 from senet.insertion import SEConfig
 from senet.models import input_size
-from senet.training.checkpoints import write_atomically
+from senet.training.building import build_network, check_network
 from senet.training.config import DataConfig, TrainConfig
+from senet.training.config.run_config import RunConfig
 from senet.training.data import load_data
 from senet.training.job import versions
-from senet.training.networks import build_network, check_network
-from senet.training.runner import find_device, train_run
-from senet.training.settings import RunConfig
-from senet.training.stopping import Progress, Stopped, stop_on_interrupt
+from senet.training.loop.checkpoints import write_atomically
+from senet.training.loop.runner import find_device, train_run
+from senet.training.loop.stopping import Progress, Stopped, stop_on_interrupt
 
 __all__ = ["TABLES", "VARIANTS", "Row", "ablate"]
 

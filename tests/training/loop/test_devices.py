@@ -15,9 +15,9 @@ import torch
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
 from senet.training.batches import Share
-from senet.training.checkpoints import newest_checkpoint, read_checkpoint
 from senet.training.data import ImageData, load_data
-from senet.training.runner import Placement
+from senet.training.loop.checkpoints import newest_checkpoint, read_checkpoint
+from senet.training.loop.runner import Placement
 from training import two_processes
 from training.tiny import image_folder
 
@@ -105,7 +105,7 @@ def test_two_gloo_processes_and_one_give_the_same(tmp_path: Path) -> None:
     )
     alone = two_processes.run(pictures, tmp_path / "one")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     launch += [str(here / "two_processes.py"), str(pictures), str(tmp_path / "two")]
     paths = [str(here.parents[1] / "src"), str(here.parent)]
     done = subprocess.run(

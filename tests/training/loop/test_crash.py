@@ -14,23 +14,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from training.test_runner import assert_same_weights, numbers, trained
 from typer.testing import CliRunner
 
 from senet.cli.commands import app
 from senet.errors import TrainingError
 from senet.training import checkpoints
-from senet.training.checkpoints import (
+from senet.training.config.run_config import RunConfig, overridden, parse_values
+from senet.training.data import ImageData
+from senet.training.job import train
+from senet.training.loop.checkpoints import (
     CheckpointFiles,
     load_weights,
     newest_checkpoint,
     read_checkpoint,
 )
-from senet.training.data import ImageData
-from senet.training.job import train
-from senet.training.runner import Placement
-from senet.training.settings import RunConfig, overridden, parse_values
+from senet.training.loop.runner import Placement
 from training import killing
-from training.test_runner import assert_same_weights, numbers, trained
 from training.tiny import TinyNet, image_folder, tiny_data
 
 # Five steps an epoch, four epochs.

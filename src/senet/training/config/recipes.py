@@ -1,6 +1,6 @@
 """Recipes: functions that return a complete configuration.
 
-Their values, with the source and the certainty of each, are in `senet.training.recipe_values`.
+Their values, each with its source and certainty, are in `senet.training.config.recipe_values`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 from senet.errors import ConfigError, unknown_name
 from senet.models import NETWORKS
-from senet.training.recipe_values import CIFAR, VALUES, Value
-from senet.training.settings import RunConfig, overridden
+from senet.training.config.recipe_values import CIFAR, VALUES, Value
+from senet.training.config.run_config import RunConfig, overridden
 
 __all__ = [
     "RECIPES",

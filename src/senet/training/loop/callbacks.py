@@ -14,10 +14,10 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from senet.errors import TrainingError
-from senet.training.checkpoints import write_atomically
-from senet.training.module import Classifier
-from senet.training.schedule import lr_factor
-from senet.training.stopping import Progress, Stop, Stopped
+from senet.training.loop.checkpoints import write_atomically
+from senet.training.loop.module import Classifier
+from senet.training.loop.schedule import lr_factor
+from senet.training.loop.stopping import Progress, Stop, Stopped
 
 __all__ = ["History", "Steps", "classifier"]
 

@@ -19,11 +19,11 @@ from senet.compare.settings import Model, Settings
 from senet.cost import cost
 from senet.insertion import SEConfig
 from senet.training import DataConfig, TrainConfig
-from senet.training.checkpoints import load_weights
 from senet.training.data import ImageData, load_data
-from senet.training.module import channels_last
-from senet.training.runner import find_device, train_run
-from senet.training.stopping import Progress, Stop, Stopped, stop_on_interrupt
+from senet.training.loop.checkpoints import load_weights
+from senet.training.loop.module import channels_last
+from senet.training.loop.runner import find_device, train_run
+from senet.training.loop.stopping import Progress, Stop, Stopped, stop_on_interrupt
 
 __all__ = ["compare"]
 

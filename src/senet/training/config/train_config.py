@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from senet.errors import ConfigError, unknown_name
-from senet.training import checks
+from senet.training.config import checks
 
 __all__ = [
     "AUGMENTATIONS",

@@ -19,13 +19,12 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from senet.errors import ConfigError
-from senet.training import checks
-from senet.training.callbacks import History, Steps
-from senet.training.checkpoints import CheckpointFiles, newest_checkpoint, step_of
-from senet.training.config import PRECISIONS, TrainConfig
+from senet.training.config import PRECISIONS, TrainConfig, checks
 from senet.training.data import ImageData
-from senet.training.module import Classifier
-from senet.training.stopping import Progress, Stop, Stopped
+from senet.training.loop.callbacks import History, Steps
+from senet.training.loop.checkpoints import CheckpointFiles, newest_checkpoint, step_of
+from senet.training.loop.module import Classifier
+from senet.training.loop.stopping import Progress, Stop, Stopped
 
 __all__ = ["Placement", "Run", "find_device", "finished_epochs", "train_run"]
 

@@ -16,9 +16,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from senet.analysis import ExcitationRecorder
 from senet.insertion import se_modules
-from senet.training.callbacks import classifier
-from senet.training.checkpoints import write_atomically
-from senet.training.module import channels_last
+from senet.training.loop.callbacks import classifier
+from senet.training.loop.checkpoints import write_atomically
+from senet.training.loop.module import channels_last
 
 __all__ = ["Gates"]
 

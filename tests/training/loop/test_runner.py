@@ -14,12 +14,12 @@ from torch import Tensor
 
 from senet.errors import ConfigError, DataError, TrainingError
 from senet.training import TrainConfig
-from senet.training.checkpoints import load_weights, newest_checkpoint, step_of
 from senet.training.data import ImageData
-from senet.training.module import Classifier
-from senet.training.runner import Run, find_device, finished_epochs, train_run
-from senet.training.schedule import cosine_with_warmup
-from senet.training.stopping import Stop
+from senet.training.loop.checkpoints import load_weights, newest_checkpoint, step_of
+from senet.training.loop.module import Classifier
+from senet.training.loop.runner import Run, find_device, finished_epochs, train_run
+from senet.training.loop.schedule import cosine_with_warmup
+from senet.training.loop.stopping import Stop
 from training.tiny import RECIPE, TinyNet, tiny_data
 
 

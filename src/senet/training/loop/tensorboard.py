@@ -9,8 +9,8 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from senet.errors import ConfigError
-from senet.training.callbacks import History
-from senet.training.gates import Gates
+from senet.training.loop.callbacks import History
+from senet.training.loop.gate_log import Gates
 
 __all__ = ["TensorBoard"]
 

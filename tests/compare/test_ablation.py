@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from senet.compare.ablation import TABLES, VARIANTS, ablate
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
-from senet.training.ablation import TABLES, VARIANTS, ablate
+from senet.training.building import build_network
+from senet.training.config.run_config import RunConfig
 from senet.training.data import load_data
-from senet.training.networks import build_network
-from senet.training.settings import RunConfig
 
 
 def test_ablation_trains_each_variant_once_and_goes_on(tmp_path: Path) -> None:

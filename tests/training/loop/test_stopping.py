@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from senet.training.checkpoints import write_atomically
-from senet.training.stopping import Stop, Stopped, stop_on_interrupt
+from senet.training.loop.checkpoints import write_atomically
+from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 
 
 def test_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from senet.cli.commands import app
 from senet.errors import ConfigError, DataError, SenetError, UnknownNameError
 from senet.insertion import SEConfig
 from senet.models import NETWORKS
-from senet.training.recipe_values import CERTAINTIES, CIFAR, VALUES
-from senet.training.recipes import RECIPES, recipe, recipe_values
-from senet.training.settings import (
+from senet.training.config.recipe_values import CERTAINTIES, CIFAR, VALUES
+from senet.training.config.recipes import RECIPES, recipe, recipe_values
+from senet.training.config.run_config import (
     RunConfig,
     differences,
     flat,

@@ -19,8 +19,8 @@ from senet.compare.settings import Settings, differences
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
 from senet.training.data import load_data
-from senet.training.module import Classifier
-from senet.training.stopping import Stop
+from senet.training.loop.module import Classifier
+from senet.training.loop.stopping import Stop
 from training.tiny import RECIPE, compared, image_folder, tiny_net
 
 

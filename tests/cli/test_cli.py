@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from senet.cli import main
 from senet.cli.commands import app
-from senet.cli.tables import result_table, show_result, showing_progress
+from senet.cli.terminal import result_table, show_result, showing_progress
 from senet.errors import SenetError
 from training.tiny import image_folder
 
@@ -175,7 +175,7 @@ def test_compare_prints_the_table_and_the_report(pictures: Path, tmp_path: Path)
 
 
 def started(pictures: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    source = Path(__file__).resolve().parent.parent / "src"
+    source = Path(__file__).resolve().parents[2] / "src"
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "senet.cli", "compare", "--data", str(pictures)),
@@ -223,7 +223,7 @@ def test_interrupt_before_the_first_step_leaves_nothing(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("senet.compare.running.load_data", interrupted)
+    monkeypatch.setattr("senet.compare.comparison.load_data", interrupted)
     found = CliRunner().invoke(app, ["compare", "--out", str(tmp_path / "out")])
 
     assert found.exit_code == 130

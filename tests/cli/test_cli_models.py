@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from senet.cli.tables import show_models
+from senet.cli.terminal import show_models
 
 
 def shown(*names: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Lightning's loop: the module, the runner with its callbacks, and the crash-safe checkpoints."""
