@@ -26,7 +26,7 @@ from senet.models import (
 )
 from senet.models.origin import origin_of
 from senet.models.weights import CAFFE, preprocessing
-from senet.models.weights.pictures import remember
+from senet.models.weights.preprocess import remember
 
 PLAIN = {"README.md", "config.json", "model.safetensors"}
 CHANGED = PLAIN | {"senet.json"}

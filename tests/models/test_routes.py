@@ -12,7 +12,7 @@ from torch import nn
 import senet
 from models.counted import on_meta, shared
 from senet.models import NETWORKS, Classifier
-from senet.models.shufflenet import ShuffleNet
+from senet.models.nets.shufflenet import ShuffleNet
 
 # Of each kind of network a small one: the same builder, fewer blocks.
 SMALL: dict[str, dict[str, Any]] = {

@@ -9,8 +9,8 @@ from torch import nn
 
 from senet.errors import ConfigError
 from senet.insertion import SEConfig
+from senet.models.nets.staged import Staged
 from senet.models.registry import create_model
-from senet.models.stages import Staged
 
 __all__ = ["backbone", "features_of"]
 

@@ -22,7 +22,7 @@ from senet.insertion.graft import grafts
 from senet.models.origin import Origin, keep_origin, origin_of
 from senet.models.registry import NETWORKS, create_model
 from senet.models.timm_registry import timm_description, timm_names
-from senet.models.weights.pictures import Preprocessing, preprocessing, remember
+from senet.models.weights.preprocess import Preprocessing, preprocessing, remember
 
 __all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
 

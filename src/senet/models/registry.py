@@ -15,8 +15,8 @@ from senet.errors import ConfigError, UnknownNameError, unknown_name
 from senet.insertion import SEConfig, insert
 from senet.insertion.graft import attach
 from senet.models import _timm, _torchvision
-from senet.models.network import Family, Network, index
-from senet.models.networks import FAMILIES, VARIANTS
+from senet.models.families import FAMILIES, VARIANTS
+from senet.models.family import Family, Network, index
 from senet.models.origin import Origin, keep_origin
 
 __all__ = ["NETWORKS", "create_model", "input_size", "list_models"]
@@ -30,7 +30,7 @@ class _Library:
     input_size: Callable[[str], tuple[int, int, int]]
 
 
-# The project's own networks. `models/networks.py` is the table they come from.
+# The project's own networks. `models/families.py` is the table they come from.
 NETWORKS: dict[str, Network] = index(FAMILIES, VARIANTS)
 
 # In the order in which a name without a library is looked up.

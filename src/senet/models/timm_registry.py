@@ -18,7 +18,7 @@ from senet.errors import DataError
 from senet.insertion import SEConfig
 from senet.models._timm import OURS
 from senet.models.registry import NETWORKS, create_model
-from senet.models.weights.pictures import CAFFE, CIFAR
+from senet.models.weights.preprocess import CAFFE, CIFAR
 
 __all__ = ["register_with_timm", "timm_description", "timm_names"]
 

@@ -18,8 +18,8 @@ from senet.models.weights.caffe import CaffeLayer, read_layers
 from senet.models.weights.caffe_names import state_of
 from senet.models.weights.load import load_weights
 from senet.models.weights.matching import match
-from senet.models.weights.pictures import preprocessing
-from senet.models.weights.sources import Source
+from senet.models.weights.preprocess import preprocessing
+from senet.models.weights.source import Source
 
 ORDER = json.loads((Path(__file__).parent / "caffe_class_order.json").read_text())
 WNIDS = " ".join(ORDER["wnid"]).split()

@@ -49,9 +49,9 @@ def test_outputs_equal_those_of_timm(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_whole_networks_of_timm_have_their_place(theirs: str, ours: str, layout: str) -> None:
-    from senet.models.weights.layout import check_layout
     from senet.models.weights.matching import match
-    from senet.models.weights.sources import Source
+    from senet.models.weights.source import Source
+    from senet.models.weights.strides import check_layout
 
     with torch.device("meta"):
         source = Source(theirs, timm.create_model(theirs).state_dict(), layout=layout)

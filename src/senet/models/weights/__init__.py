@@ -2,7 +2,7 @@
 
 from senet.models.weights.convert import convert_weights
 from senet.models.weights.load import WeightsReport, load_weights
-from senet.models.weights.pictures import CAFFE, IMAGENET, Preprocessing, preprocessing
+from senet.models.weights.preprocess import CAFFE, IMAGENET, Preprocessing, preprocessing
 
 __all__ = [
     "CAFFE",

@@ -12,9 +12,9 @@ from torch import nn
 from senet.errors import ConfigError, DataError
 from senet.models.registry import NETWORKS, create_model
 from senet.models.weights.keys import HEAD, canonical
-from senet.models.weights.layout import check_layout
 from senet.models.weights.matching import Match, match
-from senet.models.weights.sources import FORMAT, Source, read_source
+from senet.models.weights.source import FORMAT, Source, read_source
+from senet.models.weights.strides import check_layout
 
 __all__ = ["convert_weights"]
 

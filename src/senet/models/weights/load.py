@@ -11,10 +11,10 @@ from torch import nn
 
 from senet.errors import ConfigError, unknown_name
 from senet.models.weights.identity import IdentityStart, make_identity, plan_identity
-from senet.models.weights.layout import check_layout
 from senet.models.weights.matching import counted, match
-from senet.models.weights.pictures import Preprocessing, remember
-from senet.models.weights.sources import read_source
+from senet.models.weights.preprocess import Preprocessing, remember
+from senet.models.weights.source import read_source
+from senet.models.weights.strides import check_layout
 
 __all__ = ["WeightsReport", "load_weights"]
 

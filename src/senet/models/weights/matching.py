@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from senet.blocks import SqueezeExcitation
 from senet.errors import DataError, InputError
 from senet.models.weights.keys import IGNORED, canonical
-from senet.models.weights.sources import Source
+from senet.models.weights.source import Source
 
 __all__ = ["Match", "match", "se_paths"]
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.blocks import SqueezeExcitation
-from senet.models.skeleton import Classifier, Options
+from senet.models.nets.classifier import Classifier, Options
 
 __all__ = ["BNInception", "InceptionModule", "SEInceptionModule"]
 

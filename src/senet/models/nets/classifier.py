@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from senet.blocks import SEBatchNorm2d, SqueezeExcitation
 from senet.errors import ConfigError
-from senet.models.stages import Staged
+from senet.models.nets.staged import Staged
 
 __all__ = ["Classifier", "Options", "SEConv2d", "last_conv", "last_norm"]
 

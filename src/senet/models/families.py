@@ -13,13 +13,13 @@ from typing import Any
 from torch import nn
 
 from senet.models import _timm
-from senet.models.cifar import CifarResNet
-from senet.models.inception import BNInception
-from senet.models.network import Family, Paper
-from senet.models.preact import PreActResNet
-from senet.models.resnet import LAYOUTS, ResNet
-from senet.models.shake import ShakeNet
-from senet.models.shufflenet import ShuffleNet
+from senet.models.family import Family, Paper
+from senet.models.nets.cifar import CifarResNet
+from senet.models.nets.inception import BNInception
+from senet.models.nets.preact import PreActResNet
+from senet.models.nets.resnet import LAYOUTS, ResNet
+from senet.models.nets.shake import ShakeNet
+from senet.models.nets.shufflenet import ShuffleNet
 
 __all__ = ["FAMILIES", "VARIANTS"]
 

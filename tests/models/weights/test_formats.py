@@ -15,7 +15,7 @@ from torch import Tensor
 from senet.errors import ConfigError, DataError
 from senet.models import CifarResNet
 from senet.models.weights import load_weights
-from senet.models.weights.files import check_sha256, kind_of, read_torch, sha256_in_name
+from senet.models.weights.formats import check_sha256, kind_of, read_torch, sha256_in_name
 
 
 def network() -> CifarResNet:

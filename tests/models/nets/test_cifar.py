@@ -9,7 +9,7 @@ import torch
 
 from senet.errors import ConfigError
 from senet.models import CifarResNet
-from senet.models.cifar import PadShortcut
+from senet.models.nets.cifar import PadShortcut
 
 
 def parameters_by_formula(depth: int, classes: int) -> int:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from senet.blocks import residual_tail
 from senet.errors import unknown_name
-from senet.models.skeleton import Classifier, Options, last_norm
-from senet.models.stages import Stage
+from senet.models.nets.classifier import Classifier, Options, last_norm
+from senet.models.nets.staged import Stage
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet"]
 

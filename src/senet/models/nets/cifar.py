@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from senet.blocks import residual_tail
 from senet.errors import ConfigError
-from senet.models.skeleton import Classifier, Options, last_norm
-from senet.models.stages import Stage
+from senet.models.nets.classifier import Classifier, Options, last_norm
+from senet.models.nets.staged import Stage
 
 __all__ = ["CifarResNet", "PadShortcut"]
 

@@ -9,7 +9,7 @@ from torch import nn
 from senet.errors import UnknownNameError
 from senet.insertion import se_modules
 from senet.models import ShuffleNet, create_model
-from senet.models.shufflenet import Shuffle, ShuffleUnit
+from senet.models.nets.shufflenet import Shuffle, ShuffleUnit
 
 
 def parameters(model: nn.Module) -> int:

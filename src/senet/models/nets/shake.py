@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from senet.blocks import SqueezeExcitation
 from senet.errors import ConfigError, unknown_name
-from senet.models.skeleton import Classifier, Options
-from senet.models.stages import Stage
+from senet.models.nets.classifier import Classifier, Options
+from senet.models.nets.staged import Stage
 
 __all__ = ["Shake", "ShakeNet"]
 

@@ -11,8 +11,8 @@ from typing import final
 from torch import Tensor, nn
 
 from senet.errors import ConfigError
-from senet.models.skeleton import Classifier, Options, last_conv
-from senet.models.stages import Stage
+from senet.models.nets.classifier import Classifier, Options, last_conv
+from senet.models.nets.staged import Stage
 
 __all__ = ["PreActResNet"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import unknown_name
-from senet.models.skeleton import Classifier, Options, last_norm
-from senet.models.stages import Stage
+from senet.models.nets.classifier import Classifier, Options, last_norm
+from senet.models.nets.staged import Stage
 
 __all__ = ["Shuffle", "ShuffleNet", "ShuffleUnit"]
 

@@ -12,7 +12,7 @@ from torch import nn
 import senet
 from senet.errors import DataError, InputError
 from senet.models.weights import CAFFE, IMAGENET, Preprocessing, preprocessing
-from senet.models.weights.pictures import CIFAR, remember
+from senet.models.weights.preprocess import CIFAR, remember
 
 
 def test_the_authors_pictures() -> None:

@@ -17,7 +17,7 @@ import senet
 from senet.errors import DataError, UnknownNameError
 from senet.models import ResNet
 from senet.models.weights import load_weights, preprocessing
-from senet.models.weights.sources import read_source
+from senet.models.weights.source import read_source
 
 ONE = (1, 1, 1, 1)
 
@@ -175,7 +175,7 @@ def test_files_that_torchvision_publishes_are_known_by_name(
     path = offline / "resnet50-0676ba61.pth"
     model = ResNet(depths=ONE, stride_first=True, num_classes=10)
     torch.save(model.state_dict(), path)
-    from senet.models.weights import sources
+    from senet.models.weights import source as sources
 
     monkeypatch.setattr(sources, "check_sha256", lambda path, expected: expected)
 

@@ -17,7 +17,7 @@ from torchvision.models.resnet import Bottleneck as VisionBottleneck
 
 from senet.errors import UnknownNameError
 from senet.models import ResNet
-from senet.models.networks import FAMILIES
+from senet.models.families import FAMILIES
 
 SE = {"reduction": 16}
 DEPTHS = (1, 2, 1, 1)

@@ -7,7 +7,7 @@ import torch
 
 from senet.errors import ConfigError, UnknownNameError
 from senet.models import PreActResNet, ShakeNet
-from senet.models.shake import Shake, _Shortcut
+from senet.models.nets.shake import Shake, _Shortcut
 
 
 def gradients(shake: Shake) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from senet.models import BNInception
-from senet.models.inception import _CeilPool
+from senet.models.nets.inception import _CeilPool
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 8), (9, 5), (1, 3), (2, 2)])

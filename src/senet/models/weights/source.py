@@ -16,7 +16,7 @@ from torch import Tensor
 
 from senet.errors import DataError, unknown_name
 from senet.models.weights.caffe_names import read_caffe
-from senet.models.weights.files import (
+from senet.models.weights.formats import (
     check_sha256,
     kind_of,
     read_safetensors,
@@ -24,7 +24,7 @@ from senet.models.weights.files import (
     sha256_in_name,
 )
 from senet.models.weights.keys import common_prefix, is_legacy
-from senet.models.weights.pictures import CAFFE, CIFAR, IMAGENET, Preprocessing, of_timm
+from senet.models.weights.preprocess import CAFFE, CIFAR, IMAGENET, Preprocessing, of_timm
 
 __all__ = ["FORMAT", "Source", "read_source"]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from senet.errors import DataError
 from senet.models.weights.keys import is_legacy
-from senet.models.weights.sources import Source
+from senet.models.weights.source import Source
 
 __all__ = ["check_layout"]
 

@@ -1,0 +1,1 @@
+"""The architectures that the project writes itself, a file each, and what they share."""
