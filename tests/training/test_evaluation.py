@@ -23,12 +23,10 @@ from senet.errors import ConfigError, DataError, UnknownNameError
 from senet.models import create_model
 from senet.training import DataConfig
 from senet.training.config.run_config import overridden
-from senet.training.crops import Crops
+from senet.training.data import Crops, View, open_split
 from senet.training.evaluation import evaluate, predict, summary
 from senet.training.job import train
-from senet.training.sources import open_split
 from senet.training.trained import Trained, load_run
-from senet.training.view import View
 from training.tiny import CONFIG, CPU, image_folder
 
 

@@ -85,7 +85,7 @@ def _networks(
 
 
 def _crops(method: str, crop: int | None, resize: int | None, scales: str | None) -> Any:
-    from senet.training.crops import Crops
+    from senet.training.data import Crops
 
     try:
         sides = tuple(int(part) for part in scales.split(",")) if scales else ()
@@ -119,9 +119,9 @@ def eval_(
     as_json: o.AsJson = False,
 ) -> None:
     """Test networks: accuracy with its interval, per class, speed; several runs are averaged."""
+    from senet.training.data import open_split
     from senet.training.evaluation import evaluate, predictions_csv
     from senet.training.loop.runner import find_device
-    from senet.training.sources import open_split
 
     shown = _crops(method, crop, resize, scales)
     networks = _networks(runs, model, weights, classes, normalization)
@@ -191,7 +191,7 @@ def _share(found: dict[str, Any]) -> str:
 
 def _text(result: dict[str, Any]) -> str:
     """Return the result in a few lines."""
-    from senet.training.unreadable import left_out
+    from senet.training.data import left_out
 
     how = f"{result['method']} crop {result['crop']} of {result['resize']}"
     if result["scales"]:
@@ -244,8 +244,8 @@ def predict(
 
 
 def _opened(path: Path) -> Any:
-    from senet.training.opening import opened_image
-    from senet.training.splits import first_line
+    from senet.training.data import opened_image
+    from senet.training.data.split import first_line
 
     try:
         return opened_image(path)

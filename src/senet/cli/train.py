@@ -154,7 +154,7 @@ def _run(config: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 def _summary(result: dict[str, Any], out: Path) -> list[str]:
     """Return what is said at the end, line by line."""
-    from senet.training.unreadable import left_out
+    from senet.training.data import left_out
 
     lines = []
     tested = [epoch for epoch in result["epochs"] if epoch["test_accuracy"] is not None]

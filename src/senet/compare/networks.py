@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from senet.compare.settings import Settings
 from senet.insertion import insert
-from senet.training.batches import NETWORK, mix_seeds
 from senet.training.building import check_network
-from senet.training.data import ImageData
+from senet.training.data import NETWORK, ImageData, mix_seeds
 
 __all__ = ["Networks", "check_networks", "make_networks"]
 

@@ -15,10 +15,10 @@ from senet.errors import DataError
 from senet.insertion import insert
 from senet.models import NETWORKS, create_model
 from senet.models.weights import load_weights
-from senet.training.batches import NETWORK, mix_seeds
 from senet.training.config.run_config import RunConfig
+from senet.training.data import NETWORK, mix_seeds
+from senet.training.data.split import first_line
 from senet.training.loop.module import logits_of
-from senet.training.splits import first_line
 
 __all__ = ["build_network", "check_network", "is_plain"]
 

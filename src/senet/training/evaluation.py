@@ -17,13 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from senet.analysis import proportion_interval
 from senet.errors import ConfigError, DataError
-from senet.training.crops import Crops
-from senet.training.data import numbered
+from senet.training.data import Crops, IndexedSplit, Split, Unreadable, numbered
 from senet.training.loop.module import channels_last, logits_of
 from senet.training.loop.stopping import Progress
-from senet.training.splits import IndexedSplit, Split
 from senet.training.trained import Trained
-from senet.training.unreadable import Unreadable
 
 __all__ = ["Predictions", "evaluate", "predict", "predictions_csv", "summary"]
 

@@ -18,9 +18,8 @@ from senet.models.weights import preprocessing
 from senet.training.building import build_network
 from senet.training.config import DataConfig
 from senet.training.config.run_config import RunConfig
-from senet.training.data import MAX_MEMORY_SIZE
+from senet.training.data import MAX_MEMORY_SIZE, View, imagenet_view
 from senet.training.loop.checkpoints import load_weights
-from senet.training.view import View, imagenet_view
 
 __all__ = ["Trained", "load_published_network", "load_run"]
 

@@ -14,8 +14,7 @@ import torch
 
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
-from senet.training.batches import Share
-from senet.training.data import ImageData, load_data
+from senet.training.data import ImageData, Share, load_data
 from senet.training.loop.checkpoints import newest_checkpoint, read_checkpoint
 from senet.training.loop.runner import Placement
 from training import two_processes

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.training import TrainConfig
+from senet.training.data.memory import cut_out
 from senet.training.loop.checkpoints import load_weights
 from senet.training.loop.module import Classifier, logits_of
 from senet.training.loop.runner import train_run
 from senet.training.loop.schedule import cosine_with_warmup, decay_groups
 from senet.training.loop.stopping import Stop
-from senet.training.pixels import cut_out
 from training.tiny import TinyNet, tiny_data
 
 

@@ -219,7 +219,7 @@ class DataConfig:
         name: "digits" (scikit-learn's 8x8 digits, embedded), the path of an image folder with
             train and test (or val, validation) inside, or a name that `timm.data.create_dataset`
             opens: "hfds/PATH_OR_NAME", "wds/", "torch/cifar10" ... A path of tar files is
-            "tar/PATH" (see `senet.training.shards`).
+            "tar/PATH" (see `senet.training.data.shards`).
         root: the folder that `create_dataset` takes beside the name (torchvision's and wds' data,
             the cache of hfds), or the image folder for the name "folder".
         train_split: name of the training split; None looks for the usual names.

@@ -17,9 +17,8 @@ from torchmetrics import MeanMetric
 
 from senet.errors import ConfigError, TrainingError
 from senet.insertion import convert_sync_batchnorm
-from senet.training.batches import NETWORK, Share, mix_seeds
 from senet.training.config import TrainConfig
-from senet.training.data import ImageData
+from senet.training.data import NETWORK, ImageData, Share, mix_seeds
 from senet.training.loop.checkpoints import last_good
 from senet.training.loop.counts import Counts
 from senet.training.loop.schedule import decay_groups, freeze_norms, frozen_parameters, lr_factor

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from senet.errors import DataError
-from senet.training.opening import SUFFIXES
+from senet.training.data.image_files import SUFFIXES
 
 __all__ = ["Shards", "find_shards"]
 

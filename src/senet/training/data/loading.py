@@ -15,13 +15,20 @@ import torch
 from torch import Tensor
 
 from senet.errors import ConfigError, DataError
-from senet.training.batches import Share
 from senet.training.config import DataConfig, TrainConfig
-from senet.training.images import InMemory, LabelledImages, OnDisk, Streamed, decode, statistics
-from senet.training.sources import open_splits
-from senet.training.splits import IndexedSplit, Split, StreamSplit
-from senet.training.unreadable import Unreadable
-from senet.training.view import View, imagenet_view
+from senet.training.data.dataset import (
+    InMemory,
+    LabelledImages,
+    OnDisk,
+    Streamed,
+    decode,
+    statistics,
+)
+from senet.training.data.kinds import open_splits
+from senet.training.data.sampler import Share
+from senet.training.data.split import IndexedSplit, Split, StreamSplit
+from senet.training.data.unreadable import Unreadable
+from senet.training.data.view import View, imagenet_view
 
 __all__ = ["MAX_MEMORY_SIZE", "ImageData", "load_data", "numbered"]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from senet.errors import DataError
-from senet.training.batches import (
+from senet.training.config import TrainConfig
+from senet.training.data.sampler import (
     AUGMENT,
     DiskBatches,
     MemoryBatches,
@@ -19,11 +20,10 @@ from senet.training.batches import (
     StreamBatches,
     mix_seeds,
 )
-from senet.training.config import TrainConfig
-from senet.training.splits import IndexedSplit, Split, StreamSplit
-from senet.training.transforms import test_transform, train_transform
-from senet.training.unreadable import Unreadable
-from senet.training.view import View
+from senet.training.data.split import IndexedSplit, Split, StreamSplit
+from senet.training.data.transforms import test_transform, train_transform
+from senet.training.data.unreadable import Unreadable
+from senet.training.data.view import View
 
 __all__ = ["InMemory", "LabelledImages", "OnDisk", "Streamed", "decode", "statistics"]
 

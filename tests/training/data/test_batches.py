@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from senet.training.batches import (
+from senet.training.data.sampler import (
     DiskBatches,
     MemoryBatches,
     crop_and_flip,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from senet.errors import ConfigError, unknown_name
 from senet.training.config import checks
-from senet.training.view import View
+from senet.training.data.view import View
 
 __all__ = ["METHODS", "Crops"]
 

@@ -9,7 +9,7 @@ from typing import Any, final
 from PIL import Image
 
 from senet.errors import DataError
-from senet.training.opening import opened_image
+from senet.training.data.image_files import opened_image
 
 __all__ = ["IndexedSplit", "Split", "StreamSplit", "class_names", "first_line"]
 

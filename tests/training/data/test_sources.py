@@ -9,8 +9,8 @@ from PIL import Image
 
 from senet.errors import DataError, UnknownNameError
 from senet.training import DataConfig
-from senet.training.sources import open_splits
-from senet.training.splits import IndexedSplit, StreamSplit
+from senet.training.data import open_splits
+from senet.training.data.split import IndexedSplit, StreamSplit
 from training.tiny import image_folder, parquet_folder, picture
 
 

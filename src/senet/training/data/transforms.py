@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from senet.training.config import TrainConfig
-from senet.training.view import View
+from senet.training.data.view import View
 
 __all__ = ["test_transform", "train_transform"]
 

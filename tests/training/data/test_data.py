@@ -13,8 +13,8 @@ from PIL import Image
 
 from senet.errors import ConfigError, DataError
 from senet.training import DataConfig, TrainConfig
-from senet.training.data import ImageData, load_data, stratified
-from senet.training.images import InMemory, OnDisk, Streamed, statistics
+from senet.training.data.dataset import InMemory, OnDisk, Streamed, statistics
+from senet.training.data.loading import ImageData, load_data, stratified
 from training.tiny import image_folder, parquet_folder, picture
 
 

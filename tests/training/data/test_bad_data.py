@@ -15,14 +15,12 @@ from PIL import Image
 
 from senet.errors import DataError
 from senet.training import DataConfig, TrainConfig
-from senet.training.batches import Share
 from senet.training.config.run_config import RunConfig, overridden
-from senet.training.data import ImageData, _class_names, load_data
-from senet.training.images import InMemory
+from senet.training.data import ImageData, Share, Unreadable, left_out, load_data, opened_image
+from senet.training.data.dataset import InMemory
+from senet.training.data.loading import _class_names
 from senet.training.job import train as train_job
 from senet.training.loop.checkpoints import newest_checkpoint, read_checkpoint
-from senet.training.opening import opened_image
-from senet.training.unreadable import Unreadable, left_out
 from training.tiny import CPU, image_folder, picture
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from senet.errors import ConfigError, DataError
-from senet.training.pixels import crop_and_flip, cut_out
-from senet.training.unreadable import Unreadable
+from senet.training.data.memory import crop_and_flip, cut_out
+from senet.training.data.unreadable import Unreadable
 
 __all__ = [
     "DiskBatches",
