@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,35 +42,6 @@ def test_every_room_of_the_table_that_exists_has_files(root: Path) -> None:
     }
 
     assert {"functional", "blocks", "insertion", "models"} <= found
-
-
-def test_third_party_packages_are_declared(root: Path) -> None:
-    """What is imported is a dependency by itself, not by the grace of another package."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    declared = {line.partition(">=")[0] for line in project["dependencies"]}
-    published_as = {
-        "google": "protobuf",
-        "huggingface_hub": "huggingface-hub",
-        "yaml": "pyyaml",
-        "sklearn": "scikit-learn",
-        "PIL": "pillow",
-    }
-    # triton comes with those builds of torch that can use it
-    used = {each.target.split(".")[0] for each in architecture.imports(root / "src" / "senet")}
-    used -= architecture.EVERYWHERE | {"triton"}
-
-    assert {published_as.get(name, name) for name in used} <= declared
-
-
-def test_every_dependency_has_its_reason(root: Path) -> None:
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-
-    page = (root / "docs" / "dependencies.md").read_text()
-
-    assert sorted(re.findall(r"^\| ([a-z-]+) \| .", page, re.MULTILINE)) == sorted(
-        ["package", "package", *(line.partition(">=")[0] for line in wanted)]
-    )
 
 
 def test_the_picture_in_the_docs_is_that_of_the_table(root: Path) -> None:

@@ -5,8 +5,12 @@
     report = senet.insert(model, torch.zeros(1, 3, 224, 224))
     print(report)
 
-`import senet` loads torch and nothing heavier.
+`import senet` loads torch and nothing heavier: the core is there at once, the names of the lab
+(networks by name, published weights) load their room when they are first asked for.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from senet import functional
 from senet.blocks import (
@@ -33,17 +37,19 @@ from senet.insertion import (
     se_modules,
     se_parameters,
 )
-from senet.models import (
-    backbone,
-    create_model,
-    from_pretrained,
-    list_models,
-    push_to_hub,
-    register_with_timm,
-    save_pretrained,
-)
-from senet.models.weights import convert_weights, load_weights, preprocessing
 from senet.ops import backend, set_backend, use_backend
+
+if TYPE_CHECKING:
+    from senet.models import (
+        backbone,
+        create_model,
+        from_pretrained,
+        list_models,
+        push_to_hub,
+        register_with_timm,
+        save_pretrained,
+    )
+    from senet.models.weights import convert_weights, load_weights, preprocessing
 
 __version__ = "0.1.0.dev0"
 
@@ -84,3 +90,30 @@ __all__ = [
     "set_backend",
     "use_backend",
 ]
+
+# The lab: a name, and the room that is loaded when it is first asked for.
+_LAB = {
+    "backbone": "senet.models",
+    "convert_weights": "senet.models.weights",
+    "create_model": "senet.models",
+    "from_pretrained": "senet.models",
+    "list_models": "senet.models",
+    "load_weights": "senet.models.weights",
+    "preprocessing": "senet.models.weights",
+    "push_to_hub": "senet.models",
+    "register_with_timm": "senet.models",
+    "save_pretrained": "senet.models",
+}
+
+if not TYPE_CHECKING:  # type checkers see the imports above, and no name beside them
+
+    def __getattr__(name: str) -> object:
+        """Load a name of the lab, once."""
+        if name not in _LAB:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = getattr(import_module(_LAB[name]), name)
+        return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

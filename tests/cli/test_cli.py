@@ -178,7 +178,7 @@ def started(pictures: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     source = Path(__file__).resolve().parents[2] / "src"
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "senet.cli", "compare", "--data", str(pictures)),
+            *(sys.executable, "-m", "senet", "compare", "--data", str(pictures)),
             *("--image-size", "8", "--out", str(out), "--seeds", "1", "--batch-size", "8"),
             *("--no-timing", "--device", "cpu", *more),
         ],
@@ -307,4 +307,4 @@ def test_help_names_the_commands_and_the_script_is_declared(root: Path) -> None:
 
     for command in ("compare", "cost", "plan", "models"):
         assert command in printed
-    assert 'senet = "senet.cli:main"' in (root / "pyproject.toml").read_text()
+    assert 'senet = "senet.__main__:main"' in (root / "pyproject.toml").read_text()

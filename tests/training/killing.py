@@ -26,7 +26,7 @@ OPTIONS = (
 
 def command(out: Path, *options: str) -> list[str]:
     """The command line of a run that goes on with what is there."""
-    return [sys.executable, "-m", "senet.cli", "train", "--out", str(out), "--resume", *options]
+    return [sys.executable, "-m", "senet", "train", "--out", str(out), "--resume", *options]
 
 
 def started(out: Path, *options: str) -> subprocess.Popen[str]:

@@ -1,5 +1,0 @@
-"""`python -m senet.cli` is `senet`."""
-
-from senet.cli import main
-
-main()
