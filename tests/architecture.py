@@ -15,7 +15,7 @@ from typing import NamedTuple
 # From the ground up. A room imports from lower floors only; rooms on one floor do not meet.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "progress"),
-    ("functional",),
+    ("functional", "schema"),
     ("ops",),
     ("blocks",),
     ("insertion",),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from senet.errors import ConfigError, unknown_name
+from senet.errors import ConfigError
 from senet.functional import EXCITATIONS, SQUEEZES, hidden_channels
+from senet.schema import Config, option
 
 __all__ = ["INTEGRATIONS", "SEConfig", "Selector"]
 
@@ -33,18 +33,34 @@ INTEGRATIONS = {
     ),
 }
 
-_CHOICES: dict[str, Sequence[str]] = {
-    "squeeze": SQUEEZES,
-    "excitation": tuple(EXCITATIONS),
-    "integration": tuple(INTEGRATIONS),
-    "existing": ("skip", "add"),
-    "init": ("identity", "paper"),
-}
+
+def _selector(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str) or callable(value):
+        return value
+    if not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise ConfigError(
+            f"{name} must be a glob over module paths, several, or a function of the site, "
+            f"got {value!r}"
+        )
+    return tuple(value)
+
+
+def _stages(_name: str, given: Any) -> tuple[int, ...] | None:
+    """Return the stages as a tuple; one number alone is taken as well."""
+    if given is None:
+        return None
+    several = isinstance(given, Sequence | set | frozenset | range)
+    stages = tuple(given) if several else (given,)
+    if not stages or not all(type(stage) is int for stage in stages):
+        raise ConfigError(
+            f"stages must be whole numbers such as (2, 3), got {given!r}; None takes all stages"
+        )
+    return stages
 
 
 @final
 @dataclass(frozen=True)
-class SEConfig:
+class SEConfig(Config):
     """Which SE blocks to insert, and where.
 
     Attributes:
@@ -75,48 +91,23 @@ class SEConfig:
     Example:
         >>> SEConfig(reduction=8, stages=(3, 4)).hidden_for(256)
         32
+        >>> SEConfig.from_dict(SEConfig(reduction=4).to_dict()).reduction
+        4
     """
 
-    reduction: float = 16
-    hidden: int | None = None
-    squeeze: str = "avg"
-    excitation: str = "sigmoid"
+    reduction: int | float = option(
+        16, above=0, what="a positive number", advice="the paper's is 16"
+    )
+    hidden: int | None = option(None, least=1, advice="or leave it out and set reduction")
+    squeeze: str = option("avg", choices=SQUEEZES)
+    excitation: str = option("sigmoid", choices=EXCITATIONS)
     bias: bool = True
-    integration: str = "standard"
-    stages: tuple[int, ...] | None = None
-    include: Selector = None
-    exclude: Selector = None
-    existing: str = "skip"
-    init: str = "identity"
-
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown_name(name, str(getattr(self, name)), choices)
-        if not isinstance(self.reduction, int | float) or not self.reduction > 0:
-            raise ConfigError(
-                f"reduction must be a positive number, got {self.reduction!r}; the paper's is 16"
-            )
-        if self.hidden is not None and (not isinstance(self.hidden, int) or self.hidden < 1):
-            raise ConfigError(
-                f"hidden must be a whole number of at least 1, got {self.hidden!r}; "
-                "or leave it out and set reduction"
-            )
-        for name in ("include", "exclude"):
-            self._check_selector(name)
-        if self.stages is not None:
-            object.__setattr__(self, "stages", _stages(self.stages))
-
-    def _check_selector(self, name: str) -> None:
-        value = getattr(self, name)
-        if value is None or isinstance(value, str) or callable(value):
-            return
-        if not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
-            raise ConfigError(
-                f"{name} must be a glob over module paths, several, or a function of the site, "
-                f"got {value!r}"
-            )
-        object.__setattr__(self, name, tuple(value))
+    integration: str = option("standard", choices=INTEGRATIONS)
+    stages: tuple[int, ...] | None = option(None, check=_stages)
+    include: Selector = option(None, check=_selector)
+    exclude: Selector = option(None, check=_selector)
+    existing: str = option("skip", choices=("skip", "add"))
+    init: str = option("identity", choices=("identity", "paper"))
 
     def hidden_for(self, channels: int) -> int:
         """Return the hidden width of a block with so many channels."""
@@ -130,40 +121,3 @@ class SEConfig:
             "bias": self.bias,
             "centered": self.init == "identity",
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-able values; a function as selector becomes its name."""
-        fields = dataclasses.asdict(self)
-        for name in ("include", "exclude"):
-            if callable(fields[name]):
-                fields[name] = f"<function {getattr(fields[name], '__qualname__', fields[name])}>"
-        return fields
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> SEConfig:
-        """Return the configuration of `to_dict`; an unknown field is an error.
-
-        Example:
-            >>> SEConfig.from_dict(SEConfig(reduction=4).to_dict()).reduction
-            4
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        for name in fields:
-            if name not in known:
-                raise unknown_name("SEConfig field", name, known)
-        fields = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        return cls(**fields)
-
-
-def _stages(given: Any) -> tuple[int, ...]:
-    """The stages as a tuple; one number alone is taken as well."""
-    several = isinstance(given, Sequence | set | frozenset | range)
-    stages = tuple(given) if several else (given,)
-    if not stages or not all(isinstance(stage, int) for stage in stages):
-        raise ConfigError(
-            f"stages must be whole numbers such as (2, 3), got {given!r}; None takes all stages"
-        )
-    return stages
