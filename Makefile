@@ -67,7 +67,7 @@ gpu: ## tests and benchmarks that need a CUDA device (with the system's python3,
 	echo "senet: error: torch sees no CUDA device; make gpu runs on a machine with one" >&2; exit 1; }
 	PYTHONPATH=src $(GPU_PYTHON) -m pytest -W default -m gpu tests || [ $$? -eq 5 ] # 5: no test is marked gpu
 	$(GPU_PYTHON) benchmarks/bench_train_step.py --device cuda --dtypes bf16 --batches 128 \
-	--variants timm inserted triton zoo --modes eager compiled
+	--variants timm inserted zoo --modes eager compiled
 
 chaos: $(READY) ## kill a training run 20 times; its weights must be those of an undisturbed one
 	$(THREADS) $(BIN)/python benchmarks/chaos.py

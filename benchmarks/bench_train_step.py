@@ -9,7 +9,6 @@ For each network, in one process, each step between two of the plain network:
     timm        timm's network with SE: modules in a row, each with its own passes
     reference   the plain network, changed by senet.insert; batch norm, then SE (set_backend)
     inserted    the same on the backend that "auto" chooses
-    triton      the same on the Triton kernels (not by default; on CUDA)
     zoo         the project's own network of that name; the addition and the ReLU are in the op too
 
 A step is forward, cross entropy, backward. benchmarks/results/train_step.csv gets ms, the ratio to
@@ -67,7 +66,7 @@ NETWORKS = {
     "mobilenetv2": Network("torchvision/mobilenet_v2", None, None, "inner_act"),
     "mobilenetv2_norm": Network("torchvision/mobilenet_v2", None, None, "inner"),
 }
-VARIANTS = ("plain", "timm", "reference", "inserted", "triton", "zoo")
+VARIANTS = ("plain", "timm", "reference", "inserted", "zoo")
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def forward(call: Callable[..., Any], batch: Batch, dtype: str) -> Tensor:
 @contextlib.contextmanager
 def backend_of(variant: str) -> Iterator[None]:
     """Set the variant's backend."""
-    with ops.use_backend(variant if variant in ("reference", "triton") else "auto"):
+    with ops.use_backend("reference" if variant == "reference" else "auto"):
         yield
 
 
@@ -311,7 +310,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--networks", nargs="+", default=["resnet50"], choices=[*NETWORKS, "all"])
-    add("--variants", nargs="+", default=[v for v in VARIANTS if v != "triton"], choices=VARIANTS)
+    add("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     add("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"])
     add("--modes", nargs="+", default=["eager"], choices=["eager", "compiled"])
     add("--memory-format", default="channels_last", choices=["channels_last", "contiguous_format"])

@@ -77,12 +77,6 @@ def test_the_report_names_backend_reason_and_compilation():
     assert ops.backend("cuda").name == "inductor"
 
 
-def test_triton_on_a_cpu_is_replaced_with_one_warning():
-    ops.set_backend("triton")
-    with pytest.warns(RuntimeWarning, match="not 'triton'"):
-        assert runs(8, 256, 28, 28) == "inductor"
-
-
 def test_a_failed_compilation_warns_once_and_the_result_is_right(monkeypatch):
     broken = inductor.Inductor()
 

@@ -6,7 +6,7 @@ from senet.blocks.batchnorm import (
     SEBatchNorm3d,
     SESyncBatchNorm,
 )
-from senet.blocks.fused import residual_tail
+from senet.blocks.fusion import residual_tail
 from senet.blocks.squeeze_excitation import Gate, SqueezeExcitation
 
 __all__ = [

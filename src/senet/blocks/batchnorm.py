@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from senet.blocks.fused import batch_norm_se, fusible
+from senet.blocks.fusion import batch_norm_se, fusible
 from senet.blocks.squeeze_excitation import SqueezeExcitation
 
 __all__ = ["SEBatchNorm1d", "SEBatchNorm2d", "SEBatchNorm3d", "SESyncBatchNorm"]

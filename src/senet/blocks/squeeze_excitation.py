@@ -7,9 +7,9 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
 
 from senet import ops
-from senet.blocks.heard import heard
 from senet.errors import ConfigError, InputError, unknown_name
 from senet.functional import (
     EXCITATIONS,
@@ -22,7 +22,7 @@ from senet.functional import (
     squeeze,
 )
 
-__all__ = ["Dense", "Gate", "SqueezeExcitation"]
+__all__ = ["Dense", "Gate", "SqueezeExcitation", "hooked"]
 
 # Names under which other libraries keep the two layers, as (prefix in the file, name here). The
 # first two pairs are timm's SqueezeExcite and the Linear form that many ports use; timm's SEModule
@@ -35,6 +35,25 @@ _ALIASES = (
 )
 # What parameters are where no library has replaced them by tensors of its own.
 _PLAIN = (nn.Parameter, Tensor, type(None))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = [getattr(nn_module, f"_global{kind}") for kind in _HOOKS]
+
+
+def hooked(*modules: nn.Module) -> bool:
+    """Say whether one of these modules must be called as a module.
+
+    That is where it has a hook, its own or one on all modules, unless the hook says
+    `only_looks = True`; or where its forward was replaced on the object.
+    """
+    places = [hooks for hooks in _GLOBAL_HOOKS if hooks]
+    for module in modules:
+        own = vars(module)
+        if "forward" in own:
+            return True
+        places += [own[kind] for kind in _HOOKS if own[kind]]
+    return any(
+        not getattr(hook, "only_looks", False) for hooks in places for hook in hooks.values()
+    )
 
 
 @final
@@ -180,11 +199,11 @@ class SqueezeExcitation(nn.Module):
     def excitation(self) -> Callable[[Tensor], Tensor]:
         """Return what `senet.ops` takes as the excitation: `excite`, as data where that is all.
 
-        That is where both layers and the gate are the block's own and nothing listens to them.
+        That is where both layers and the gate are the block's own and no hook is on them.
         """
         first, second, gate = self.fc1, self.fc2, self.gate
         kinds = type(first), type(second), type(gate)
-        if kinds != (Dense, Dense, Gate) or heard(first, second, gate) or "excite" in vars(self):
+        if kinds != (Dense, Dense, Gate) or hooked(first, second, gate) or "excite" in vars(self):
             return self.excite
         weights = first.weight, first.bias, second.weight, second.bias
         if any(type(t) not in _PLAIN for t in weights):

@@ -23,8 +23,8 @@ from senet.blocks import (
     SESyncBatchNorm,
     SqueezeExcitation,
 )
-from senet.blocks.fused import activation_inside, batch_norm_se, fusible
-from senet.blocks.heard import heard
+from senet.blocks.fusion import activation_inside, batch_norm_se, fusible
+from senet.blocks.squeeze_excitation import hooked
 from senet.errors import InsertionError
 from senet.insertion.config import SEConfig
 from senet.insertion.plan import Site
@@ -117,7 +117,7 @@ class _InOrder(_Exchanged):
 def _three_in_one(norm: Any, act: Any, x: Any) -> Any:
     """Return act(norm(x)), act being an activation with a block, if it is one op, else None."""
     found = _grafts_of(act) if isinstance(act, _WithSE) else ()
-    if len(found) != 1 or found[0].site.where != "output" or _TAPS in vars(act) or heard(norm):
+    if len(found) != 1 or found[0].site.where != "output" or _TAPS in vars(act) or hooked(norm):
         return None
     se = getattr(act, found[0].child)
     inside = activation_inside(norm, type(norm), act, found[0].base, se, x)

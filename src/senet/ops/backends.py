@@ -33,8 +33,6 @@ BACKENDS = {
     "reference": "batch norm, then the SE block, as in senet.functional",
     "eager": "the closed form in ordinary operations: keeps as little as inductor, but is slow",
     "inductor": "the closed form compiled by Inductor",
-    "triton": "the closed form in Triton kernels, on CUDA (with an activation inside, Inductor's); "
-    "not yet measured there",
 }
 
 # From how many values of a map on `auto` compiles. A small map stays in the caches, where passes
@@ -92,8 +90,8 @@ def set_backend(name: str) -> None:
     """Choose what computes batch norm with SE, and SE, from now on, in all threads.
 
     Args:
-        name: "auto", "reference", "eager", "inductor" or "triton"; see `senet.ops.BACKENDS`. One
-            that cannot run on the device of a call is replaced there, with one warning.
+        name: "auto", "reference", "eager" or "inductor"; see `senet.ops.BACKENDS`. Where
+            Inductor cannot run, "reference" takes its place, with one warning.
 
     Raises:
         UnknownNameError: no such backend.
@@ -128,18 +126,10 @@ def use_backend(name: str) -> Iterator[None]:
 def _unavailable(name: str, device: str) -> str | None:
     if name == "inductor":
         return INDUCTOR.unavailable(device)
-    if name == "triton":
-        from senet.ops import triton_passes
-
-        return triton_passes.unavailable(device)
     return None
 
 
 def _runner(name: str) -> Callable[..., Any] | None:
-    if name == "triton":
-        from senet.ops import triton_ops
-
-        return triton_ops.run
     return {"reference": None, "eager": plain, "inductor": INDUCTOR.run}[name]
 
 
@@ -167,19 +157,16 @@ def _settled(device: str, values: int, *, training: bool) -> Choice:
     why = _unavailable(name, device)
     if why is None:
         return Choice(name, reason, _runner(name), whole=True)
-    place = "reference"
-    if name == "triton" and INDUCTOR.unavailable(device) is None:
-        place = "inductor"
     # A failed compilation has warned when it failed.
     if why != INDUCTOR.broken and (name, why) not in _warned:
         _warned.add((name, why))
         warnings.warn(
-            f"senet's backend is {place!r}, not {name!r}: {why}. To choose and see no warning: "
-            f"senet.set_backend({place!r})",
+            f"senet's backend is 'reference', not {name!r}: {why}. To choose and see no warning: "
+            "senet.set_backend('reference')",
             RuntimeWarning,
             stacklevel=2,
         )
-    return Choice(place, f"in place of {name}: {why}", _runner(place), whole=True)
+    return Choice("reference", f"in place of {name}: {why}", None)
 
 
 def _visible(values: int, *, training: bool) -> Choice:

@@ -16,7 +16,6 @@ from senet.functional import no_autocast
 from senet.ops.activated import ACTIVATIONS
 from senet.ops.backends import choose
 from senet.ops.closed_form import closed_form
-from senet.ops.inductor import INDUCTOR
 from senet.ops.layout import dense, order_of
 from senet.ops.modes import recomputing
 from senet.ops.passes import wide_type
@@ -223,7 +222,7 @@ def _batch_norm_se(
         )
     weight, bias, mean, var = norm
     repeated = training and recomputing()
-    name, _, run, whole = choose(x, training=training)
+    _, _, run, whole = choose(x, training=training)
     apart = inner is not None and not isinstance(excitation, TwoLayers)
     if group is None and (run is None or x.numel() == 0 or apart):
         # not None for the statistics: checkpointing counts the tensors that are kept
@@ -234,8 +233,6 @@ def _batch_norm_se(
         options: dict[str, Any] = {"training": training, "momentum": share, "eps": eps}
         y = functional.batch_norm_se(x, mean, var, weight, bias, excitation, **options)
         return add_act(y, identity, activation)
-    if inner is not None and name == "triton":
-        run = INDUCTOR.run  # there are no Triton kernels with an activation inside
     order = order_of(x)
     kind = BATCH if training else FROZEN
     relu = activation == "relu"

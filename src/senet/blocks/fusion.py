@@ -15,8 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from senet import ops
-from senet.blocks.heard import heard
-from senet.blocks.squeeze_excitation import SqueezeExcitation
+from senet.blocks.squeeze_excitation import SqueezeExcitation, hooked
 from senet.ops.reference import add_act
 
 __all__ = ["activation_inside", "batch_norm_se", "fusible", "residual_tail"]
@@ -66,8 +65,8 @@ def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
 
 
 def _own(se: nn.Module, x: Any) -> bool:
-    """Whether se(x) is the paper's block, and nobody listens."""
-    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or heard(se):
+    """Whether se(x) is the paper's block, and no hook is on it."""
+    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or hooked(se):
         return False
     return isinstance(x, Tensor) and x.dim() >= 2 and x.shape[1] == se.channels
 
@@ -75,7 +74,7 @@ def _own(se: nn.Module, x: Any) -> bool:
 def _is_identity(norm: Any, part: str) -> bool:
     """Whether a part of a norm with an activation does nothing."""
     module = getattr(norm, part)
-    return type(module) is nn.Identity and not heard(module)
+    return type(module) is nn.Identity and not hooked(module)
 
 
 def activation_inside(
@@ -101,7 +100,7 @@ def activation_inside(
     """
     name = _ACTIVATIONS.get(act_base)
     known = base.forward in _TORCH or _name(base) in (*_FROZEN, *_WITH_ACTIVATION)
-    if name is None or not known or not _own(se, x) or heard(act):
+    if name is None or not known or not _own(se, x) or hooked(act):
         return None
     training = bool(_training(norm))
     if _group(norm) is not None or not ops.fuses(x, training=training):
@@ -209,7 +208,7 @@ def residual_tail(norm: nn.Module, u: Tensor, identity: Tensor, activation: nn.M
     inside = getattr(norm, "block_inside", None)
     if inside is not None and type(activation) is nn.ReLU and identity.shape == u.shape:
         se = inside(u)
-        if se is not None and not heard(norm, activation):
+        if se is not None and not hooked(norm, activation):
             return batch_norm_se(norm, se, u, identity=identity, activation="relu")
     y: Tensor = activation(norm(u) + identity)
     return y
