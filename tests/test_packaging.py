@@ -56,9 +56,8 @@ def test_each_package_is_in_the_extra_that_its_error_names() -> None:
 
 def test_what_is_imported_is_declared(root: Path) -> None:
     """A package that is imported is a dependency by itself, not by the grace of another one."""
-    # triton comes with those builds of torch that can use it
     used = {each.target.split(".")[0] for each in architecture.imports(root / "src" / "senet")}
-    used -= architecture.EVERYWHERE | {"safetensors", "triton"}
+    used -= architecture.EVERYWHERE | {"safetensors"}
 
     assert "timm" in used
     assert used <= set(_EXTRAS)
