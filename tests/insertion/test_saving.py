@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import families
 import properties
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 import senet
@@ -118,3 +121,87 @@ def test_a_model_with_blocks_is_refused(saved: Path) -> None:
     senet.insert(model, EXAMPLE)
     with pytest.raises(InsertionError, match="must be the plain base network"):
         senet.load(model, saved)
+
+
+def with_blocks() -> nn.Module:
+    model = fresh().eval()
+    senet.insert(model, EXAMPLE)
+    for block in senet.se_modules(model).values():
+        nn.init.normal_(block.fc2.weight)
+    return model
+
+
+def flat(model: nn.Module) -> None:
+    """Parameters that are views of one vector."""
+    vector = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    torch.nn.utils.vector_to_parameters(vector, model.parameters())
+
+
+def overlapping(model: nn.Module) -> None:
+    """Two biases that share half of their values."""
+    values = torch.randn(96)
+    model.get_submodule("layer1.0.bn1").bias.data = values[:64]
+    model.get_submodule("layer1.0.bn2").bias.data = values[32:]
+
+
+def in_another_shape(model: nn.Module) -> None:
+    """Two parameters of one storage and of different shapes."""
+    weight = model.get_submodule("layer2.0.downsample.0").weight
+    model.register_parameter("other", nn.Parameter(weight.data.view(-1)))
+
+
+@pytest.mark.parametrize("share", [flat, overlapping, in_another_shape])
+def test_shared_storage_is_written_whole(
+    share: Callable[[nn.Module], None], tmp_path: Path
+) -> None:
+    model = with_blocks()
+    share(model)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    senet.save(model, tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(expected)
+        for name, value in expected.items():
+            assert torch.equal(file.get_tensor(name), value), name
+
+
+def test_an_interrupted_save_leaves_one_model_or_the_other(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off between any two steps: what loads is the old model or the new one, whole."""
+    old, new = fresh().eval(), fresh().eval()
+    senet.load(old, saved)
+    senet.insert(new, EXAMPLE, senet.SEConfig(reduction=4, stages=(4, 5)))
+    expected = [properties.outputs(model, EXAMPLE)[0] for model in (old, new)]
+    real, seen = Path.replace, []
+    for step in (1, 2, 3):
+        calls = []
+
+        def cut_off(self: Path, target: Path, step: int = step, calls: list = calls) -> Path:  # type: ignore[type-arg]
+            calls.append(target)
+            if len(calls) == step:
+                raise KeyboardInterrupt
+            return real(self, target)
+
+        monkeypatch.setattr(Path, "replace", cut_off)
+        with contextlib.suppress(KeyboardInterrupt):
+            senet.save(new, saved)
+        monkeypatch.undo()
+        model = fresh().eval()
+        senet.load(model, saved)
+        seen.append([torch.equal(properties.outputs(model, EXAMPLE)[0], y) for y in expected])
+    assert seen == [[True, False], [False, True], [False, True]]
+
+
+def test_the_first_save_interrupted_before_its_plan(saved: Path) -> None:
+    (saved / "senet.json").unlink()
+    assert len(senet.load(fresh(), saved)) == 8
+
+
+def test_weights_of_an_older_version_have_no_plan_in_them(saved: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "model.safetensors")
+    save_file(weights, saved / "model.safetensors", {"format": "pt"})
+    assert len(senet.load(fresh(), saved)) == 8
+    (saved / "senet.json").unlink()
+    refused(saved, fresh(), r"must hold senet\.json and model\.safetensors")

@@ -1,6 +1,7 @@
 """A changed model on disk: weights as safetensors, the sites and the configuration as JSON.
 
-Nothing is pickled.
+Nothing is pickled. The plan is in the header of the weights as well: that file alone is the model,
+and a folder in which a save was interrupted holds the one model or the other, never a mixture.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import DataError, InsertionError
+from senet.files import write_text, write_whole
 from senet.insertion.config import SEConfig
 from senet.insertion.graft import attach, detach, grafts
 from senet.insertion.plan import Site
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "write_weights"]
 
 _FORMAT = "senet.insertion/1"
 _WEIGHTS, _PLAN = "model.safetensors", "senet.json"
@@ -28,7 +30,8 @@ _WEIGHTS, _PLAN = "model.safetensors", "senet.json"
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """Save a model with inserted SE blocks: `model.safetensors` and `senet.json` in a folder.
 
-    Each file is written whole or not at all.
+    Each file is written whole or not at all, and both belong together: what `senet.load` reads is
+    this model, or, if writing was interrupted, the one that was there before.
 
     Args:
         model: a model after `senet.insert`.
@@ -37,34 +40,49 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     Raises:
         InsertionError: the model has no inserted blocks.
     """
-    from safetensors.torch import save_file
-
-    found = grafts(model)
-    if not found:
+    present = grafts(model)
+    if not present:
         raise InsertionError(
             "the model must have SE blocks from senet.insert, but has none; call senet.insert first"
         )
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     plan = {
         "format": _FORMAT,
         "model": type(model).__name__,
-        "config": found[0].config.to_dict(),
-        "sites": [graft.site.to_dict() for graft in found],
+        "config": present[0].config.to_dict(),
+        "sites": [graft.site.to_dict() for graft in present],
     }
-    weights = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in _distinct(model.state_dict()).items()
-    }
-    _write(target / _WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
-    _write(
-        target / _PLAN,
-        lambda path: path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8"),
-    )
+    text = json.dumps(plan, indent=1) + "\n"
+    write_weights(model, Path(folder) / _WEIGHTS, senet=text)
+    write_text(Path(folder) / _PLAN, text)
+
+
+def write_weights(model: nn.Module, path: Path, **header: str) -> None:
+    """Write the weights and buffers of a model as a safetensors file, whole or not at all.
+
+    A tensor with several names (tied weights) is written under the first. Views of one buffer, as
+    `torch.nn.utils.vector_to_parameters` leaves them, are written each for itself, also where they
+    overlap.
+
+    Args:
+        model: any.
+        path: the file.
+        header: texts to keep in the file's header.
+    """
+    from safetensors.torch import save_file
+
+    weights, storages = {}, set()
+    for name, tensor in _distinct(model.state_dict()).items():
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage()
+        if storage.nbytes() != own.nbytes or storage.data_ptr() in storages:
+            own = own.clone()
+        storages.add(own.untyped_storage().data_ptr())
+        weights[name] = own
+    write_whole(path, lambda partial: save_file(weights, partial, {"format": "pt", **header}))
 
 
 def _distinct(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a state dict, each storage under its first name only (tied weights)."""
+    """The tensors of a state dict, each under its first name only (tied weights)."""
     seen: dict[tuple[Any, ...], str] = {}
     kept: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -74,15 +92,6 @@ def _distinct(state: dict[str, Any]) -> dict[str, Tensor]:
         if tensor.numel() == 0 or seen.setdefault(key, name) == name:
             kept[name] = tensor
     return kept
-
-
-def _write(path: Path, writer: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        writer(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[Site, ...]:
@@ -102,22 +111,14 @@ def load(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[Site, ...]:
             before.
         InsertionError: the model has inserted blocks already.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     source = Path(folder)
-    config, sites = _read_plan(source / _PLAN)
+    header, state = _read_weights(source)
+    config, sites = _read_plan(source / _PLAN, header)
     if grafts(model):
         raise InsertionError(
             "the model must be the plain base network, but has inserted SE blocks; "
             "call senet.remove(model) first"
         )
-    try:
-        state = load_file(source / _WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"{source / _WEIGHTS} must be a whole safetensors file: {error}; save the model again"
-        ) from error
     attach(model, sites, config)
     try:
         _load_state(model, state, source)
@@ -127,13 +128,42 @@ def load(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[Site, ...]:
     return sites
 
 
-def _read_plan(path: Path) -> tuple[SEConfig, tuple[Site, ...]]:
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+def _read_weights(source: Path) -> tuple[str | None, dict[str, Tensor]]:
+    """The plan in the weights' header (an older version wrote none), and the weights."""
+    from safetensors import SafetensorError, safe_open
+
+    path = source / _WEIGHTS
+    if not path.exists():
         raise DataError(
-            f"{path.parent} must hold {_PLAN} and {_WEIGHTS} as senet.save writes them: {error}"
+            f"{source} must hold {_PLAN} and {_WEIGHTS} as senet.save writes them, "
+            f"but there is no {path}; save the model again"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return (file.metadata() or {}).get("senet"), state
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} must be a whole safetensors file: {error}; save the model again"
         ) from error
+
+
+def _read_plan(path: Path, header: str | None) -> tuple[SEConfig, tuple[Site, ...]]:
+    """The plan that belongs to the weights: the one in their header, else that of the file."""
+    if header is None or path.exists():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(
+                f"{path.parent} must hold {_PLAN} and {_WEIGHTS} as senet.save writes them: {error}"
+            ) from error
+        plan = _parsed(text, path)
+    return plan if header is None else _parsed(header, path)
+
+
+def _parsed(text: str, path: Path) -> tuple[SEConfig, tuple[Site, ...]]:
+    try:
+        plan = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path} must be JSON as senet.save writes it: {error}") from error
     if not isinstance(plan, dict) or plan.get("format") != _FORMAT:

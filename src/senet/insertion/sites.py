@@ -6,41 +6,17 @@ import fnmatch
 import math
 from typing import Any
 
-import torch
 from torch import nn
 
-from senet.errors import InsertionError
 from senet.insertion.anchors import Anchor, anchors_for, choose, kind_of, stage_of
 from senet.insertion.config import SEConfig, Selector
 from senet.insertion.operators import ADDITIONS
 from senet.insertion.plan import Site, SitePlan
+from senet.insertion.refusals import check_model
 from senet.insertion.trace import Call, record_flow
 from senet.insertion.units import Unit, Units, find_units
 
-__all__ = ["check_model", "find_sites"]
-
-
-def check_model(model: nn.Module) -> None:
-    """Refuse what is not a network, or is wrapped so that its modules are no longer run as such."""
-    if not isinstance(model, nn.Module):
-        raise InsertionError(
-            f"an SE block can be inserted into a torch.nn.Module, got {type(model).__name__}"
-        )
-    inner = None
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        inner = "compiled"
-    elif (
-        isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
-        or "FullyShardedDataParallel" in type(model).__name__
-    ):
-        inner = "wrapped for parallel training"
-    elif isinstance(model, torch.jit.ScriptModule):
-        inner = "traced or scripted"
-    if inner:
-        raise InsertionError(
-            "SE blocks must be inserted before a model is compiled, wrapped or traced, but this "
-            f"{type(model).__name__} is {inner}; insert into the model itself, then do that again"
-        )
+__all__ = ["find_sites"]
 
 
 def _has_gate(units: Units, unit: Unit) -> bool:
@@ -174,7 +150,8 @@ def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = N
         and says why.
 
     Raises:
-        InsertionError: the model is compiled, wrapped, traced or scripted.
+        InsertionError: the model, or a part of it, is compiled, wrapped, traced, scripted,
+            quantised or lazy.
         InputError: the model does not run on the example input.
 
     Example:

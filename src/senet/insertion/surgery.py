@@ -13,7 +13,8 @@ from senet.errors import InsertionError, NoSitesError
 from senet.insertion.config import SEConfig
 from senet.insertion.graft import attach, detach, grafts
 from senet.insertion.plan import Site, SitePlan
-from senet.insertion.sites import check_model, find_sites
+from senet.insertion.refusals import check_model
+from senet.insertion.sites import find_sites
 
 __all__ = ["InsertionReport", "SEParameters", "insert", "remove", "se_modules", "se_parameters"]
 
@@ -86,8 +87,8 @@ def insert(model: nn.Module, example_input: Any, config: SEConfig | None = None)
         What was done.
 
     Raises:
-        InsertionError: the model has inserted blocks already, or is compiled, wrapped, traced or
-            scripted.
+        InsertionError: the model has inserted blocks already; or it, or a part of it, is compiled,
+            wrapped, traced, scripted, quantised or lazy. Nothing is changed.
         NoSitesError: nothing was found; the message says what was looked at.
         InputError: the model does not run on the example input.
 
