@@ -22,11 +22,11 @@ from typing import Any
 
 from bench_train_step import commit
 
-from senet.compare.ablation import ablate
-from senet.compare.results import device_name
+from senet.compare import ablate
 from senet.training import DataConfig, TrainConfig
 from senet.training.config import PRECISIONS
-from senet.training.loop.runner import find_device
+from senet.training.loop.placement import find_device
+from senet.training.run_folder import device_name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "ablation.json"
@@ -178,7 +178,7 @@ def main() -> None:
         out=given.runs,
         device=given.device,
         command=shlex.join(["python", "benchmarks/ablation.py", *sys.argv[1:]]),
-        progress=Lines(),
+        on_progress=Lines(),
     )
     if result["state"] != "done":
         print("interrupted; the same command goes on")

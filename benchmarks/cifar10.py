@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 import senet
 from senet.compare import compare
-from senet.compare.results import device_name
 from senet.models import create_model
 from senet.training import DataConfig, TrainConfig
 from senet.training.data import load_data
-from senet.training.loop.runner import find_device
+from senet.training.loop.placement import find_device
+from senet.training.run_folder import device_name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -134,7 +134,7 @@ def comparison(part: str, options: argparse.Namespace, **chosen: Any) -> dict[st
         resume=True,
         device=options.device,
         command=command(),
-        progress=Lines(part),
+        on_progress=Lines(part),
         **chosen,
     )
     if result["state"] != "done":

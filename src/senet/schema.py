@@ -139,7 +139,7 @@ def _checked(name: str, value: Any, kind: Any, rule: _Rule) -> Any:
         except _Unfit:
             continue
     what = rule.what or _meaning(kinds[0], rule)
-    if isinstance(value, int) and value >= _INTEGERS:
+    if kinds[0] is int and isinstance(value, int) and value >= _INTEGERS:
         what += " and below 2**63"
     or_none = ", or None" if types.NoneType in kinds else ""
     advice = f"; {rule.advice}" if rule.advice else ""
@@ -163,7 +163,7 @@ def _fitted(value: Any, kind: Any, rule: _Rule) -> Any:
             return value
         raise _Unfit
     real = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if not real or not -_INTEGERS < value < _INTEGERS:
+    if not real or not abs(value) < (_INTEGERS if kind is int else 1e300):
         raise _Unfit
     if not (rule.least <= value <= rule.most and rule.above < value < rule.below):
         raise _Unfit

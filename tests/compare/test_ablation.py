@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from senet.compare.ablation import TABLES, VARIANTS, ablate
+from senet.compare import ARMS, ablate
+from senet.compare.ablation import BLOCKS, TABLES
+from senet.compare.experiment import Experiment
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
-from senet.training.building import build_network
-from senet.training.config.run_config import RunConfig
+from senet.training.config import RunConfig
 from senet.training.data import load_data
 
 
@@ -45,10 +46,14 @@ def test_tables_are_the_papers() -> None:
         15: [22.28, 22.48],
         16: [23.30, 22.93, 22.28],
     }
-    assert {row.variant for _, _, rows in TABLES.values() for row in rows} == set(VARIANTS)
-    assert VARIANTS["plain"] is None
-    assert all(each is None or not each.bias for each in VARIANTS.values())
+    assert {row.variant for _, _, rows in TABLES.values() for row in rows} == set(ARMS)
+    made = Experiment(
+        RunConfig("resnet20", se=BLOCKS), tuple(ARMS), 1, torch.device("cpu"), Path("unused")
+    )
+    blocks = {name: made.of(name, 0).se for name in ARMS}
+    assert blocks["plain"] is None
+    assert all(each is None or not each.bias for each in blocks.values())
     data = load_data(DataConfig(), input_size=(1, 8, 8))
-    for name, each in VARIANTS.items():
-        net = build_network(RunConfig("resnet20", se=each), num_classes=10, size=data.view.size)
+    for name in ARMS:
+        net = made.network(name, 0, data)
         assert net.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 10), name

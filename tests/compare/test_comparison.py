@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from senet import SEConfig, se_modules
-from senet.compare.networks import make_networks, some_images
-from senet.compare.results import summarise
-from senet.compare.settings import Settings, differences
+from senet.compare.comparison import summarise
+from senet.compare.experiment import Experiment
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
+from senet.training.config import RunConfig
 from senet.training.data import load_data
 from senet.training.loop.module import Classifier
 from senet.training.loop.stopping import Stop
@@ -33,7 +33,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 @pytest.fixture(autouse=True)
 def _fast_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The report has its own tests, and drawing takes longer than all else here."""
-    monkeypatch.setattr("senet.compare.folder.render_report", lambda result: result["state"])
+    monkeypatch.setattr("senet.compare.comparison.render_report", lambda result: result["state"])
 
 
 def interrupted(
@@ -55,7 +55,7 @@ def interrupted(
 
     with monkeypatch.context() as patched:
         patched.setattr(Stop, "__init__", remember)
-        return compared(pictures, out, progress=progress)
+        return compared(pictures, out, on_progress=progress)
 
 
 def without_clock(result: dict[str, Any]) -> dict[str, Any]:
@@ -155,20 +155,24 @@ def test_same_options_same_numbers(pictures: DataConfig, finished: Path, tmp_pat
 # ---- what is compared
 
 
-def test_networks_share_their_weights_and_their_function(pictures: DataConfig) -> None:
+def test_networks_share_their_weights_and_their_function(
+    pictures: DataConfig, tmp_path: Path
+) -> None:
     data = load_data(pictures, input_size=(3, 8, 8))
-    settings = Settings(tiny_net, pictures, RECIPE, SEConfig(), 2, "cpu")
-    images = some_images(data, settings)
+    config = RunConfig(tiny_net, None, SEConfig(), pictures, RECIPE)
+    made = Experiment(config, ("plain", "se"), 2, torch.device("cpu"), tmp_path)
+    images = made.some_images(data)
     state = torch.random.get_rng_state()
-    first, again, other = (make_networks(settings, data, images, seed=s) for s in (0, 0, 1))
+    plain_net, se_net = made.network("plain", 0, data), made.network("se", 0, data)
+    again, other = made.network("se", 0, data), made.network("plain", 1, data)
 
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert len(se_modules(first.se)) == 2
-    plain, se = first.plain.state_dict(), first.se.state_dict()
+    assert len(se_modules(se_net)) == 2
+    plain, se = plain_net.state_dict(), se_net.state_dict()
     assert all(torch.equal(plain[key], se[key]) for key in plain)
-    torch.testing.assert_close(first.plain.eval()(images), first.se.eval()(images), rtol=0, atol=0)
-    torch.testing.assert_close(dict(se), dict(again.se.state_dict()), rtol=0, atol=0)
-    assert not torch.equal(plain["linear.weight"], other.plain.state_dict()["linear.weight"])
+    torch.testing.assert_close(plain_net.eval()(images), se_net.eval()(images), rtol=0, atol=0)
+    torch.testing.assert_close(dict(se), dict(again.state_dict()), rtol=0, atol=0)
+    assert not torch.equal(plain["linear.weight"], other.state_dict()["linear.weight"])
 
 
 def test_both_networks_see_the_same_images(
@@ -224,7 +228,7 @@ def test_finished_runs_are_not_repeated(
     out = tmp_path / "out"
     interrupted(pictures, out, monkeypatch, 9 + 1)
     said: list[str] = []
-    compared(pictures, out, resume=True, progress=lambda what, *_: said.append(what))
+    compared(pictures, out, resume=True, on_progress=lambda what, *_: said.append(what))
 
     assert not any(what.startswith("plain, seed 1/2") for what in said)
     assert any(what.startswith("SE, seed 1/2") for what in said)
@@ -249,13 +253,6 @@ def test_resume_with_other_options_is_refused(pictures: DataConfig, finished: Pa
     ):
         compared(pictures, finished, resume=True, train=train, se=SEConfig(reduction=8))
     assert read(finished) == before
-
-
-def test_differences_are_named() -> None:
-    config = Settings(tiny_net, DataConfig(), RECIPE, SEConfig(stages=(2, 3)), 2, "cpu").to_dict()
-
-    assert differences(json.loads(json.dumps(config)), config) == []
-    assert differences({"a": 1}, {"b": [1]}) == ["a was 1, is None", "b was None, is [1]"]
 
 
 def test_summary_of_runs_without_pairs() -> None:

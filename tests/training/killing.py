@@ -68,7 +68,7 @@ def killed(out: Path, *options: str, after: int, draw: random.Random) -> dict[st
     return {
         "newest_step": step(out),
         "seconds_after_a_checkpoint": round(delay, 3),
-        "half_written_files": len(list(out.glob("*.new"))),
+        "half_written_files": len(list(out.glob("*.partial"))),
         "had_ended": ended,
     }
 

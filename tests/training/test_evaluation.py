@@ -21,8 +21,8 @@ from senet.cli.commands import app
 from senet.cli.evaluate import _data, _networks
 from senet.errors import ConfigError, DataError, UnknownNameError
 from senet.models import create_model
+from senet.schema import overridden
 from senet.training import DataConfig
-from senet.training.config.run_config import overridden
 from senet.training.data import Crops, View, open_split
 from senet.training.evaluation import evaluate, predict, summary
 from senet.training.job import train

@@ -21,9 +21,9 @@ from torch import nn
 from senet import use_backend
 from senet.errors import ConfigError
 from senet.insertion import SEConfig, se_modules, se_parameters
+from senet.schema import overridden
 from senet.training.building import build_network, start_as_he
-from senet.training.config.recipes import recipe
-from senet.training.config.run_config import RunConfig, overridden, read_yaml
+from senet.training.config import RunConfig, read_yaml, recipe
 from senet.training.job import train
 from senet.training.loop.callbacks import History
 from senet.training.loop.checkpoints import load_weights, newest_checkpoint, read_checkpoint
@@ -63,7 +63,7 @@ def test_base_is_frozen_first_and_batch_norms_at_the_end(tmp_path: Path) -> None
             raise KeyboardInterrupt
 
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train(config, out=tmp_path, placement=CPU, progress=progress)
+        train(config, out=tmp_path, placement=CPU, on_progress=progress)
     again = build_network(config, num_classes=10, size=(1, 8, 8))
     states.append(dict(load_weights(again, tmp_path).state_dict()))
     train(config, out=tmp_path, placement=CPU, resume=True)
@@ -151,7 +151,7 @@ def test_bf16_goes_on_to_the_same_end(tmp_path: Path) -> None:
 
     with use_backend("reference"):  # nothing to compile
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            train(config, out=tmp_path / "part", placement=CPU, progress=progress)
+            train(config, out=tmp_path / "part", placement=CPU, on_progress=progress)
         train(config, out=tmp_path / "part", placement=CPU, resume=True)
         train(config, out=tmp_path / "whole", placement=CPU)
         train(overridden(config, {"precision": "fp32"}), out=tmp_path / "fp32", placement=CPU)

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from senet.compare import compare
+from senet.schema import overridden
 from senet.training import DataConfig, TrainConfig
-from senet.training.config.run_config import RunConfig, overridden
+from senet.training.config import RunConfig
 from senet.training.data import ImageData, load_data
-from senet.training.loop.runner import Placement
+from senet.training.loop.placement import Placement
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 60, 40)}
 

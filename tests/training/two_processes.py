@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from senet.blocks import SEBatchNorm2d
 from senet.training import DataConfig, TrainConfig
 from senet.training.data import load_data
-from senet.training.loop.runner import Placement, Run, train_run
+from senet.training.loop.placement import Placement
+from senet.training.loop.runner import Run, train_run
 from senet.training.loop.stopping import Stop
 
 # Mixing is left out: the partner of an image is one of the same process.
@@ -52,8 +53,8 @@ def run(pictures: Path, out: Path, *, train: TrainConfig = RECIPE, stop_after: i
         *(net, data, train),
         folder=out,
         device=Placement("cpu"),
-        what="tiny",
-        progress=progress,
+        title="tiny",
+        on_progress=progress,
         stop=stop,
     )
 

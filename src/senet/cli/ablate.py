@@ -51,7 +51,8 @@ def ablate(
 ) -> None:
     """Train the paper's ablations (tables 10-16) on your data; the same command goes on."""
     from senet.compare.ablation import ablate as run
-    from senet.training.config.run_config import RunConfig, overridden, parse_values
+    from senet.schema import overridden
+    from senet.training.config import RunConfig, parse_values
 
     values = {"epochs": epochs, "test_every": epochs, "label_smoothing": 0.1}
     named = {"data.name": data, "data.root": data_dir, "train_images": train_images}
@@ -67,7 +68,7 @@ def ablate(
             out=out,
             device=device,
             command=command,
-            progress=progress,
+            on_progress=progress,
         )
     for table in result["tables"]:
         console.print(_shown(table))

@@ -93,7 +93,7 @@ def _run_comparison(options: dict[str, Any]) -> dict[str, Any]:
     console, command = Console(), shlex.join(["senet", *sys.argv[1:]])
     try:
         with showing_progress(console) as progress:
-            result = compare(**options, command=command, progress=progress)
+            result = compare(**options, command=command, on_progress=progress)
     except KeyboardInterrupt:
         typer.echo("senet: interrupted before the first step; nothing was written", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -16,6 +16,7 @@ from senet.cli import options as o
 from senet.cli.commands import app
 from senet.cli.terminal import showing_progress
 from senet.errors import ConfigError, DataError
+from senet.files import write_text
 
 __all__ = ["eval_", "predict"]
 
@@ -121,7 +122,7 @@ def eval_(
     """Test networks: accuracy with its interval, per class, speed; several runs are averaged."""
     from senet.training.data import open_split
     from senet.training.evaluation import evaluate, predictions_csv
-    from senet.training.loop.runner import find_device
+    from senet.training.loop.placement import find_device
 
     shown = _crops(method, crop, resize, scales)
     networks = _networks(runs, model, weights, classes, normalization)
@@ -137,14 +138,12 @@ def eval_(
             workers=workers or 0,
             device=find_device(device),
             max_bad_images=max_bad_images,
-            progress=progress,
+            on_progress=progress,
         )
     result = _result(found, networks, shown, list(unreadable.seen))
     if out is not None:
-        from senet.training.loop.checkpoints import write_atomically
-
-        write_atomically(out / "eval.json", json.dumps(result, indent=1))
-        write_atomically(out / "predictions.csv", predictions_csv(found))
+        write_text(out / "eval.json", json.dumps(result, indent=1))
+        write_text(out / "predictions.csv", predictions_csv(found))
     typer.echo(json.dumps(result, indent=1) if as_json else _text(result))
 
 

@@ -70,8 +70,9 @@ def configured(
     given: dict[str, Any],
 ) -> Any:
     """Return the configuration: the recipe's, changed by the file, the options, and --set."""
+    from senet.schema import overridden
+    from senet.training.config import RunConfig, parse_values, read_yaml
     from senet.training.config.recipes import recipe as find_recipe
-    from senet.training.config.run_config import RunConfig, overridden, parse_values, read_yaml
 
     named = parse_values(sets or [])
     model = named.get("model", given.get("model"))
@@ -106,13 +107,13 @@ def train(
     named = {"model": model, "data.name": data, "data.root": data_dir, "weights": weights}
     chosen = configured(recipe=recipe, file=config, sets=sets, given=named)
     if dry_run:
-        from senet.training.config.run_config import to_yaml
+        from senet.training.config import to_yaml
 
         typer.echo(to_yaml(chosen), nl=False)
         return
     if save_every is not None and save_every < 1:
         raise ConfigError(f"--save-every must be at least 1, got {save_every}")
-    from senet.training.loop.runner import Placement
+    from senet.training.loop.placement import Placement
 
     result = _run(
         chosen,
@@ -138,7 +139,7 @@ def _run(config: Any, options: dict[str, Any]) -> dict[str, Any]:
     console, command = Console(quiet=not is_first_process()), shlex.join(["senet", *sys.argv[1:]])
     try:
         with showing_progress(console) as progress:
-            result = run(config, command=command, progress=progress, **options)
+            result = run(config, command=command, on_progress=progress, **options)
     except KeyboardInterrupt:
         typer.echo("senet: interrupted before the first step", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -180,9 +181,9 @@ def recipes(
     model: TrainModel = None,
 ) -> None:
     """List the recipes; show the values of one with their sources; or how two differ."""
+    from senet.schema import differences
     from senet.training.config.recipes import RECIPES
     from senet.training.config.recipes import recipe as find_recipe
-    from senet.training.config.run_config import differences
 
     console = Console()
     if name is None:
@@ -200,10 +201,10 @@ def recipes(
 
 
 def _show_recipe(console: Console, name: str, model: str | None) -> None:
+    from senet.schema import flat
     from senet.training.config.recipe_values import CERTAINTIES
     from senet.training.config.recipes import recipe as find_recipe
     from senet.training.config.recipes import recipe_values
-    from senet.training.config.run_config import flat
 
     config, values = find_recipe(name, model=model), recipe_values(name, model=model)
     table = Table("value", "is", "how sure", "source", title=name, title_justify="left")

@@ -1,5 +1,7 @@
-"""The main job: the same network without and with SE blocks, trained side by side."""
+"""Experiments: a network without and with SE blocks, side by side, and the paper's ablations."""
 
+from senet.compare.ablation import ablate
+from senet.compare.arms import ARMS, Arm
 from senet.compare.comparison import compare
 
-__all__ = ["compare"]
+__all__ = ["ARMS", "Arm", "ablate", "compare"]

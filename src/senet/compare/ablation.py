@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from senet.analysis import mean_std, paired_difference
-from senet.errors import ConfigError, DataError, unknown_name
+from senet.analysis import mean_std
+from senet.compare.arms import ARMS
+from senet.compare.experiment import Experiment, Trial, paired
+from senet.errors import unknown_name
 from senet.insertion import SEConfig
-from senet.models import input_size
-from senet.training.building import build_network, check_network
-from senet.training.config import DataConfig, TrainConfig
-from senet.training.config.run_config import RunConfig
+from senet.progress import Progress, silent
+from senet.training.config import DataConfig, RunConfig, TrainConfig
 from senet.training.data import load_data
-from senet.training.job import versions
-from senet.training.loop.checkpoints import write_atomically
-from senet.training.loop.runner import find_device, train_run
-from senet.training.loop.stopping import Progress, Stopped, stop_on_interrupt
+from senet.training.loop.placement import find_device
+from senet.training.loop.stopping import Stopped, stop_on_interrupt
+from senet.training.run_folder import check_same, has_content, read_result, versions, write_result
 
-__all__ = ["TABLES", "VARIANTS", "Row", "ablate"]
+__all__ = ["BLOCKS", "TABLES", "Row", "ablate"]
 
 SCHEMA = "senet.ablate/1"
-_BLOCK = SEConfig(bias=False, init="paper")  # as in the paper's ablations
-
-# name: the blocks; None for the plain network
-VARIANTS: dict[str, SEConfig | None] = {
-    "plain": None,
-    "se": _BLOCK,
-    **{f"r{r}": replace(_BLOCK, reduction=r) for r in (2, 4, 8, 32)},
-    "max": replace(_BLOCK, squeeze="max"),
-    "relu": replace(_BLOCK, excitation="relu"),
-    "tanh": replace(_BLOCK, excitation="tanh"),
-    **{f"stage{stage}": replace(_BLOCK, stages=(stage,)) for stage in (0, 1, 2)},
-    "pre": replace(_BLOCK, integration="pre"),
-    "post": replace(_BLOCK, integration="post"),
-    "identity": replace(_BLOCK, integration="identity"),
-    "inner": replace(_BLOCK, integration="inner"),
-    "nosqueeze": replace(_BLOCK, squeeze="none"),
-}
+BLOCKS = SEConfig(bias=False, init="paper")  # as in the paper's ablations
 
 
 class Row(NamedTuple):
@@ -106,28 +86,30 @@ def ablate(
     model: str = "resnet20",
     data: DataConfig | None = None,
     train: TrainConfig | None = None,
+    se: SEConfig = BLOCKS,
     tables: Sequence[int] = tuple(TABLES),
     seeds: int = 3,
     out: str | os.PathLike[str] = "runs/ablate",
     device: str = "auto",
     command: str = "",
-    progress: Progress | None = None,
+    on_progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Train the variants of the paper's tables with several seeds, and compare them.
+    """Train the arms of the paper's tables with several seeds, and compare them.
 
-    All variants of a seed start from the same weights, where they share them, and see the same
-    images. In the folder `ablation.json` and the runs; the same call goes on with them.
+    All arms of a seed start from the same weights, where they share them, and see the same images.
+    In the folder `ablation.json` and the runs; the same call goes on with them.
 
     Args:
         model: a plain network.
         data: which images; the digits if not given.
         train: the recipe of all; its seed is replaced by that of each run.
+        se: the blocks that the arms change.
         tables: of the paper, 10 to 16.
-        seeds: how many times each variant is trained.
+        seeds: how many times each arm is trained.
         out: the folder.
         device: "auto", "cpu", "cuda" ...
         command: what the result names as the command.
-        progress: is told what is being done, how far it is, and out of how much.
+        on_progress: called with (description, done, total).
 
     Returns:
         The result, schema `senet.ablate/1`, as in ablation.json; "state" is "done" or "partial".
@@ -136,99 +118,62 @@ def ablate(
         ConfigError: an option that cannot be, or another one than in the folder.
         SenetError: data or networks that cannot be had.
     """
-    unknown = [table for table in tables if table not in TABLES]
-    if unknown:
-        raise unknown_name("table", str(unknown[0]), map(str, TABLES))
-    if seeds < 1:
-        raise ConfigError(f"seeds must be at least 1, got {seeds}; 3 give an interval")
-    config = RunConfig(model=model, data=data or DataConfig(), train=train or TrainConfig())
+    for table in tables:
+        if table not in TABLES:
+            raise unknown_name("table", str(table), map(str, TABLES))
+    config = RunConfig(model, None, se, data or DataConfig(), train or TrainConfig())
     wanted = {row.variant for table in tables for row in TABLES[table][2]}
-    variants = [name for name in VARIANTS if name in wanted]
-    folder = Path(out)
+    arms = tuple(arm for arm in ARMS if arm in wanted)
+    experiment = Experiment(config, arms, seeds, find_device(device), Path(out))
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "state": "partial",
         "command": command,
         "versions": versions(),
-        "device": str(find_device(device)),
+        "device": str(experiment.device),
         "config": {**config.to_dict(), "tables": list(tables), "seeds": seeds},
         "runs": [],
     }
-    _check_folder(folder, result)
+    results = experiment.folder / "ablation.json"
+    if has_content(experiment.folder, resume=results.exists(), cure="choose another folder"):
+        _check_same(experiment.folder, read_result(results, SCHEMA)["config"], result["config"])
+    images = load_data(config.data, input_size=config.input_size(), progress=on_progress)
+    experiment.check(images)
+    write_result(results, result)
     with stop_on_interrupt() as stop:
         try:
-            _train_all(config, variants, result, folder, progress or _silent, stop)
+            for trial in experiment.train(images, on_progress=on_progress, stop=stop):
+                if trial.run.done:
+                    result["runs"].append(_run_entry(trial))
+                    write_result(results, result)
             result["state"] = "done"
         except Stopped:
             result["state"] = "partial"
     result["tables"] = [_table(number, result["runs"]) for number in tables]
-    write_atomically(folder / "ablation.json", json.dumps(result, indent=1))
+    write_result(results, result)
     return result
 
 
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return None
+def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `ConfigError` if the folder holds an ablation of something else.
+
+    More tables and seeds go on with what is there.
+    """
+    before = {**before, "se": before["se"] or BLOCKS.to_dict()}
+    for name in ("model", "data", "train", "se"):
+        where = f"{folder} holds an ablation with another {name}: "
+        check_same({name: before[name]}, {name: now[name]}, where=where)
 
 
-def _check_folder(folder: Path, result: dict[str, Any]) -> None:
-    """Raise `ConfigError` if the folder holds an ablation with another recipe."""
-    path = folder / "ablation.json"
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise ConfigError(f"out must be a new or an empty folder, {folder} is not empty")
-        write_atomically(path, json.dumps(result, indent=1))
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    for name in ("model", "data", "train"):
-        if before[name] != json.loads(json.dumps(result["config"][name])):
-            raise ConfigError(
-                f"{folder} holds an ablation with another {name}; give the old one, or another out"
-            )
-
-
-def _train_all(
-    config: RunConfig,
-    variants: Sequence[str],
-    result: dict[str, Any],
-    folder: Path,
-    tell: Progress,
-    stop: Any,
-) -> None:
-    """Train seed by seed: an interrupted ablation has whole rows."""
-    images = load_data(config.data, input_size=input_size(config.model), progress=tell)
-    device = find_device(result["device"])
-    steps = config.train.epochs * images.steps(config.train)
-    planned = [(seed, name) for seed in range(result["config"]["seeds"]) for name in variants]
-    for number, (seed, name) in enumerate(planned):
-        stop.check()
-        train = replace(config.train, seed=seed)
-        each = replace(config, se=VARIANTS[name], train=train)
-        net = build_network(each, num_classes=len(images.classes), size=images.view.size)
-        if seed == 0:
-            batch, _ = next(iter(images.test_batches(train)))
-            check_network(net, batch, classes=len(images.classes), name=f"{config.model}, {name}")
-        parameters = sum(parameter.numel() for parameter in net.parameters())
-        with torch.random.fork_rng(devices=[]):
-            run = train_run(
-                *(net, images, train),
-                folder=folder / "runs" / f"{name}-seed{seed}",
-                device=device,
-                what=f"{name}, seed {seed + 1}/{result['config']['seeds']}",
-                progress=tell,
-                stop=stop,
-                before=number * steps,
-                total=len(planned) * steps,
-            )
-        if not run.done:
-            raise Stopped
-        last = run.epochs[-1]
-        found = {"variant": name, "seed": seed, "error": 1 - last["test_accuracy"]}
-        seconds = round(sum(epoch["seconds"] for epoch in run.epochs), 3)
-        result["runs"].append({**found, "parameters": parameters, "seconds": seconds})
-        write_atomically(folder / "ablation.json", json.dumps(result, indent=1))
+def _run_entry(trial: Trial) -> dict[str, Any]:
+    epochs = trial.run.epochs
+    return {
+        "variant": trial.arm,
+        "seed": trial.seed,
+        "error": 1 - epochs[-1]["test_accuracy"],
+        "parameters": trial.parameters,
+        "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),
+    }
 
 
 def _errors(runs: Sequence[dict[str, Any]], variant: str) -> dict[int, float]:
@@ -243,10 +188,7 @@ def _table(number: int, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     filled = []
     for row in rows:
         mine = _errors(runs, row.variant)
-        pairs = sorted(mine.keys() & reference.keys()) if row.variant != base else []
-        gap = None
-        if pairs:
-            gap = paired_difference([reference[s] for s in pairs], [mine[s] for s in pairs])
+        gap = paired(reference, mine) if row.variant != base else None
         published = row.paper - paper[base]
         filled.append(
             {

@@ -1,32 +1,43 @@
-"""`senet.compare.compare`: check everything, measure the cost, train, and write what came out."""
+"""`senet.compare.compare`: a network without and with SE blocks, side by side: the main job."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
-from senet.analysis import record_excitations
-from senet.compare.folder import ResultsFolder
-from senet.compare.networks import check_networks, make_networks, some_images
-from senet.compare.results import ARCHS, device_name, new_result, run_entry, summarise
-from senet.compare.settings import Model, Settings
+from senet.analysis import mean_std, record_excitations, verdict
+from senet.analysis.report import render_report
+from senet.compare.experiment import Experiment, Trial, paired
 from senet.cost import cost
+from senet.files import write_text
 from senet.insertion import SEConfig
-from senet.training import DataConfig, TrainConfig
+from senet.progress import Progress, silent
+from senet.training.config import DataConfig, RunConfig, TrainConfig
+from senet.training.config.run_config import Model
 from senet.training.data import ImageData, load_data
 from senet.training.loop.checkpoints import load_weights
 from senet.training.loop.module import channels_last
-from senet.training.loop.runner import find_device, train_run
-from senet.training.loop.stopping import Progress, Stop, Stopped, stop_on_interrupt
+from senet.training.loop.placement import find_device
+from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
+from senet.training.run_folder import (
+    check_same,
+    device_name,
+    has_content,
+    now,
+    read_result,
+    versions,
+    write_result,
+)
 
-__all__ = ["compare"]
+__all__ = ["compare", "summarise"]
 
+SCHEMA = "senet.compare/1"
+_ARMS = ("plain", "se")
 T = TypeVar("T")
 
 
@@ -42,7 +53,7 @@ def compare(
     device: str = "auto",
     timing: bool = True,
     command: str | None = None,
-    progress: Progress | None = None,
+    on_progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train a network without and with SE blocks, alike in everything else, and compare them.
 
@@ -66,7 +77,7 @@ def compare(
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         timing: measure step time and latency too.
         command: what the report shows as the command.
-        progress: is told what is being done, how far it is, and out of how much.
+        on_progress: called with (description, done, total).
 
     Returns:
         The result, schema `senet.compare/1`, as in results.json; docs/compare.md describes it.
@@ -79,107 +90,128 @@ def compare(
         NoSitesError: the network has no place for an SE block.
         KeyboardInterrupt: Ctrl-C before anything was written, or a second one.
     """
-    tell = progress or _silent
-    target = find_device(device)
-    settings = Settings(
-        model=model,
-        data=DataConfig(data) if isinstance(data, str) else data,
-        train=train or TrainConfig(),
-        se=se or SEConfig(),
-        seeds=seeds,
-        device=str(target),
-    )
-    folder = ResultsFolder(Path(out), settings, resume=resume)
-    images = load_data(settings.data, input_size=settings.input_size(), progress=tell)
-    job = _Job(settings, images, some_images(images, settings), folder, target, tell)
-    result = new_result(
-        settings, images, command=command or _call(settings), device=device_name(target)
-    )
-    result["cost"] = _cost(job, timing=timing)
-    folder.write_results(result)
+    images_of = DataConfig(data) if isinstance(data, str) else data
+    config = RunConfig(model, None, se or SEConfig(), images_of, train or TrainConfig())
+    experiment = Experiment(config, _ARMS, seeds, find_device(device), Path(out))
+    earlier = _earlier(experiment, resume=resume)
+    images = load_data(config.data, input_size=config.input_size(), progress=on_progress)
+    experiment.check(images)
+    result = _new_result(experiment, images, command=command)
+    result["cost"] = earlier.get("cost") or _cost(experiment, images, on_progress, timing=timing)
+    results = experiment.folder / "results.json"
+    write_result(results, result)
     with stop_on_interrupt() as stop:
         try:
-            _train_all(job, result, stop)
-            result["excitations"] = _excitations(job, stop)
+            for trial in experiment.train(images, on_progress=on_progress, stop=stop):
+                if any(epoch["test_accuracy"] is not None for epoch in trial.run.epochs):
+                    result["runs"].append(_run_entry(trial))
+                write_result(results, summarise(result))
+            on_progress("recording the excitations", 0, 1)
+            result["excitations"] = _excitations(experiment, images, stop)
             result["state"] = "done"
         except Stopped:
             result["state"] = "partial"
-    tell("writing the report", 1, 1)
-    folder.write_results(result)
-    folder.write_report(result)
+    on_progress("writing the report", 1, 1)
+    write_result(results, result)
+    write_text(experiment.folder / "report.html", render_report(result))
     return result
 
 
-class _Job(NamedTuple):
-    """What every step of a comparison needs."""
-
-    settings: Settings
-    data: ImageData
-    images: Tensor
-    folder: ResultsFolder
-    device: torch.device
-    tell: Progress
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return None
-
-
-def _call(settings: Settings) -> str:
-    return f"senet.compare.compare(model={settings.model_name!r}, data={settings.data.name!r}, ...)"
+def _options(experiment: Experiment) -> dict[str, Any]:
+    """Return the options as results.json has them: one flat table but for those of SE."""
+    config = experiment.config.to_dict()
+    data, train = config["data"], config["train"]
+    del train["seed"], train["workers"]  # each run has its own seed; workers change no number
+    return {
+        "model": config["model"],
+        "data": data.pop("name"),
+        "data_root": data.pop("root"),
+        **data,
+        "seeds": list(range(experiment.seeds)),
+        **train,
+        "device": str(experiment.device),
+        "se": config["se"],
+    }
 
 
-def _cost(job: _Job, *, timing: bool) -> dict[str, Any]:
-    """Check both networks, and return what SE costs; an earlier measurement is kept."""
-    networks = make_networks(job.settings, job.data, job.images, seed=0)
-    check_networks(networks, job.settings, job.data, job.images)
-    job.data.augmentation(job.settings.train)
-    earlier = job.folder.earlier
-    if earlier and earlier.get("cost"):
-        kept: dict[str, Any] = earlier["cost"]
-        return kept
-    job.tell("measuring the cost", 0, 1)
+def _earlier(experiment: Experiment, *, resume: bool) -> dict[str, Any]:
+    """Return the result that is gone on with, empty where there is none."""
+    if not has_content(experiment.folder, resume=resume):
+        return {}
+    earlier = read_result(experiment.folder / "results.json", SCHEMA)
+    check_same(earlier["config"], _options(experiment))
+    return earlier
+
+
+def _new_result(experiment: Experiment, data: ImageData, *, command: str | None) -> dict[str, Any]:
+    """Return the result of a comparison that has not begun."""
+    name = experiment.config.name
+    called = f"senet.compare.compare(model={name!r}, data={data.config.name!r}, ...)"
+    return summarise(
+        {
+            "schema": SCHEMA,
+            "state": "partial",
+            "command": command or called,
+            "versions": versions(),
+            "device": device_name(experiment.device),
+            "date": now(),
+            "config": _options(experiment),
+            "data": data.summary(),
+            "runs": [],
+            "summary": {},
+            "cost": None,
+            "excitations": None,
+        }
+    )
+
+
+def _run_entry(trial: Trial) -> dict[str, Any]:
+    """Return a run as the result holds it; at least one epoch must be finished and tested."""
+    epochs = trial.run.epochs
+    last = [epoch for epoch in epochs if epoch["test_accuracy"] is not None][-1]
+    return {
+        "arch": trial.arm,
+        "seed": trial.seed,
+        "test_accuracy": last["test_accuracy"],
+        "test_loss": last["test_loss"],
+        "epochs": epochs,
+        "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),
+        "state": "done" if trial.run.done else "partial",
+    }
+
+
+def summarise(result: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the summary from the finished runs, and return the result."""
+    done = [run for run in result["runs"] if run["state"] == "done"]
+    accuracy: dict[str, dict[int, float]] = {
+        arm: {run["seed"]: run["test_accuracy"] for run in done if run["arch"] == arm}
+        for arm in _ARMS
+    }
+    difference = paired(accuracy["plain"], accuracy["se"])
+    result["summary"] = {
+        **{
+            arm: asdict(mean_std(list(values.values()))) if values else None
+            for arm, values in accuracy.items()
+        },
+        "difference": asdict(difference) if difference else None,
+        "verdict": verdict(difference),
+    }
+    return result
+
+
+def _cost(
+    experiment: Experiment, data: ImageData, on_progress: Progress, *, timing: bool
+) -> dict[str, Any]:
+    """Return what SE costs in this network."""
+    on_progress("measuring the cost", 0, 1)
+    net = experiment.network("plain", 0, data).to(experiment.device)
     report = cost(
-        networks.plain.to(job.device).to(memory_format=torch.channels_last),
-        channels_last(job.images.to(job.device)),
-        config=job.settings.se,
+        net.to(memory_format=torch.channels_last),
+        channels_last(experiment.some_images(data).to(experiment.device)),
+        config=experiment.config.se,
         timing=timing,
     )
     return report.to_dict()
-
-
-def _planned(settings: Settings) -> Iterator[tuple[int, str]]:
-    """Both networks of a seed one after the other: an interrupted comparison has whole pairs."""
-    return ((seed, arch) for seed in range(settings.seeds) for arch in ARCHS)
-
-
-def _train_all(job: _Job, result: dict[str, Any], stop: Stop) -> None:
-    """Train what is not finished, and keep the results after each run."""
-    settings = job.settings
-    batches = job.data.train_batches(settings.train, epoch=0)
-    steps = settings.train.epochs * len(batches)  # type: ignore[arg-type]
-    total = 2 * settings.seeds * steps
-    for number, (seed, arch) in enumerate(_planned(settings)):
-        stop.check()
-        networks = make_networks(settings, job.data, job.images, seed=seed)
-        with torch.random.fork_rng(devices=[]):
-            run = train_run(
-                networks.plain if arch == "plain" else networks.se,
-                job.data,
-                replace(settings.train, seed=seed),
-                folder=job.folder.of_run(arch, seed),
-                device=job.device,
-                what=f"{'SE' if arch == 'se' else arch}, seed {seed + 1}/{settings.seeds}",
-                progress=job.tell,
-                stop=stop,
-                before=number * steps,
-                total=total,
-            )
-        if any(epoch["test_accuracy"] is not None for epoch in run.epochs):
-            result["runs"].append(run_entry(arch, seed, run))
-        job.folder.write_results(summarise(result))
-        if not run.done:
-            raise Stopped
 
 
 def _until(stop: Stop, batches: Iterable[T]) -> Iterator[T]:
@@ -188,10 +220,8 @@ def _until(stop: Stop, batches: Iterable[T]) -> Iterator[T]:
         yield batch
 
 
-def _excitations(job: _Job, stop: Stop) -> dict[str, Any]:
+def _excitations(experiment: Experiment, data: ImageData, stop: Stop) -> dict[str, Any]:
     """Return the gates of the first seed's SE network on the test images."""
-    job.tell("recording the excitations", 0, 1)
-    networks = make_networks(job.settings, job.data, job.images, seed=0)
-    net = load_weights(networks.se, job.folder.of_run("se", 0)).to(job.device)
-    batches = _until(stop, job.data.test_batches(job.settings.train))
-    return record_excitations(net, batches, classes=job.data.classes).to_dict()
+    net = load_weights(experiment.network("se", 0, data), experiment.folder_of("se", 0))
+    batches = _until(stop, data.test_batches(experiment.config.train))
+    return record_excitations(net.to(experiment.device), batches, classes=data.classes).to_dict()

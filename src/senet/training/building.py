@@ -13,49 +13,53 @@ from torch import Tensor, nn
 from senet.blocks import SqueezeExcitation
 from senet.errors import DataError
 from senet.insertion import insert
-from senet.models import NETWORKS, create_model
+from senet.models import NETWORKS
 from senet.models.weights import load_weights
-from senet.training.config.run_config import RunConfig
+from senet.training.config import RunConfig
 from senet.training.data import NETWORK, mix_seeds
 from senet.training.data.split import first_line
 from senet.training.loop.module import logits_of
 
-__all__ = ["build_network", "check_network", "is_plain"]
+__all__ = ["build_network", "check_network"]
 
 _CHECKED_IMAGES = 4  # enough for batch norm to have statistics on maps of one pixel
 _log = logging.getLogger("senet")
 
 
-def is_plain(model: str) -> bool:
-    """Whether SE blocks have to be inserted into a network: it has none by its name."""
-    return model not in NETWORKS or NETWORKS[model].se is None
-
-
-def build_network(config: RunConfig, *, num_classes: int, size: tuple[int, int, int]) -> nn.Module:
+def build_network(
+    config: RunConfig,
+    *,
+    num_classes: int,
+    size: tuple[int, int, int],
+    always_insert: bool = False,
+) -> nn.Module:
     """Return the network as training begins with it; the caller's random numbers stay.
+
+    Networks of one seed have the same weights where they share them, whatever their SE blocks are.
 
     Args:
         config: of the run.
         num_classes: number of logits.
         size: (C, H, W) of the images.
+        always_insert: insert the blocks also into a network that has some by its name.
 
     Raises:
         SenetError: no such network, no place for SE blocks, or weights that do not fit.
     """
-    train = config.train
+    train, named = config.train, NETWORKS.get(config.name)
+    written = named is not None and named.se is not None and not always_insert
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(train.seed)
-        plain = is_plain(config.model)
-        options = {} if plain else {"se": config.se}
-        net = create_model(config.model, num_classes=num_classes, in_chans=size[0], **options)  # type: ignore[arg-type]
+        options = {"se": config.se} if written else {}
+        net = config.create(num_classes=num_classes, in_chans=size[0], **options)
         if train.start == "he":
             start_as_he(net)
-        if config.weights is not None and plain:
+        if config.weights is not None and not written:
             _load(net, config.weights)
-        if plain and config.se is not None:
+        if config.se is not None and not written:
             torch.manual_seed(mix_seeds(train.seed, NETWORK))
             insert(net, torch.zeros(1, *size), config.se)
-        if config.weights is not None and not plain:
+        if config.weights is not None and written:
             _load(net, config.weights)
     return net
 

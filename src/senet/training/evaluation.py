@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from senet.analysis import proportion_interval
 from senet.errors import ConfigError, DataError
+from senet.progress import Progress, silent
 from senet.training.data import Crops, IndexedSplit, Split, Unreadable, numbered
 from senet.training.loop.module import channels_last, logits_of
-from senet.training.loop.stopping import Progress
 from senet.training.trained import Trained
 
 __all__ = ["Predictions", "evaluate", "predict", "predictions_csv", "summary"]
@@ -120,7 +120,7 @@ def evaluate(
     workers: int = 0,
     device: torch.device | str = "cpu",
     max_bad_images: int = 0,
-    progress: Progress | None = None,
+    on_progress: Progress = silent,
 ) -> tuple[Predictions, Unreadable]:
     """Return what networks say of a split's images; several average their scores.
 
@@ -132,7 +132,7 @@ def evaluate(
         workers: processes that read images.
         device: where the networks run.
         max_bad_images: how many unreadable images are left out.
-        progress: is told how far it is.
+        on_progress: called with (description, done, total).
 
     Raises:
         ConfigError: networks with different classes.
@@ -162,9 +162,8 @@ def evaluate(
                     kept += [index for index, _ in good]
                     parts.append(_scores(net, [shown for _, shown in good], target))
                     _check_scores(trained, parts[-1], expected)
-                if progress is not None:
-                    done = number * len(split) + len(kept)
-                    progress(f"testing {trained.name}", done, len(networks) * len(split))
+                done = number * len(split) + len(kept)
+                on_progress(f"testing {trained.name}", done, len(networks) * len(split))
         if not parts:
             raise DataError(f"no image of the {split.name} split can be read")
         scores = torch.cat(parts)

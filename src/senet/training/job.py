@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +12,21 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from senet.errors import ConfigError, DataError
-from senet.models import input_size
+from senet.files import write_text
+from senet.progress import Progress, silent
+from senet.schema import overridden
 from senet.training.building import build_network, check_network
-from senet.training.config.run_config import RunConfig, differences, overridden, read_yaml, to_yaml
+from senet.training.config import RunConfig, read_yaml, to_yaml
 from senet.training.data import ImageData, load_data
-from senet.training.loop.checkpoints import newest_checkpoint, write_atomically
+from senet.training.loop.checkpoints import newest_checkpoint
 from senet.training.loop.gate_log import Gates
-from senet.training.loop.runner import Placement, train_run
-from senet.training.loop.stopping import Progress, Stop, Stopped, stop_on_interrupt
+from senet.training.loop.placement import Placement
+from senet.training.loop.runner import train_run
+from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.loop.tensorboard import TensorBoard
+from senet.training.run_folder import check_same, has_content, now, versions, write_result
 
-__all__ = ["SCHEMA", "is_first_process", "train", "versions"]
+__all__ = ["SCHEMA", "is_first_process", "train"]
 
 SCHEMA = "senet.train/1"
 _NOTHING: dict[str, Any] = {"epochs": [], "stuck_gates": {}, "data": {"left_out": []}}
@@ -42,7 +43,7 @@ def train(
     save_every: int | None = None,
     tensorboard: bool = False,
     command: str = "",
-    progress: Progress | None = None,
+    on_progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train a network, or go on with it.
 
@@ -58,7 +59,7 @@ def train(
         save_every: save after so many steps too, beside after each epoch.
         tensorboard: write curves for TensorBoard.
         command: what the result names as the command.
-        progress: is told what is being done, how far it is, and out of how much.
+        on_progress: called with (description, done, total).
 
     Returns:
         The result, schema `senet.train/1`, as in run.json. "state" is "done", "stopped" after
@@ -70,7 +71,7 @@ def train(
         DataError: missing or unreadable data, images that the network cannot take.
         TrainingError: the loss is no number, or the disk is full.
     """
-    folder, where, tell = Path(out), placement or Placement(), progress or _silent
+    folder, where = Path(out), placement or Placement()
     _check_precision(config, where)
     if first := is_first_process():
         _check_folder(folder, config, resume=resume)
@@ -80,19 +81,19 @@ def train(
         return finished
     with stop_on_interrupt() as stop:
         try:
-            size = input_size(config.model)
-            data = load_data(config.data, input_size=size, progress=_asking(stop, tell))
+            size = config.input_size()
+            data = load_data(config.data, input_size=size, progress=_asking(stop, on_progress))
         except Stopped:  # there is nothing to save yet
             return {"state": _state(stop), **_NOTHING}
         net = _network(config, data)
         if first:
-            write_atomically(folder / "config.yaml", to_yaml(config))
+            write_text(folder / "config.yaml", to_yaml(config))
         run = train_run(
             *(net, data, config.train),
             folder=folder,
             device=where,
-            what=config.model,
-            progress=tell,
+            title=config.name,
+            on_progress=on_progress,
             stop=stop,
             save_every=save_every,
             callbacks=callbacks,
@@ -107,7 +108,7 @@ def train(
         "stuck_gates": gates.stuck(),
     }
     if first:
-        write_atomically(folder / "run.json", json.dumps(result, indent=1, allow_nan=False))
+        write_result(folder / "run.json", result)
     return result
 
 
@@ -121,7 +122,7 @@ def _circumstances(config: RunConfig, where: Placement) -> dict[str, Any]:
     return {
         "versions": versions(),
         "placement": asdict(where),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "config": config.to_dict(),
     }
 
@@ -131,33 +132,19 @@ def is_first_process() -> bool:
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
-def _asking(stop: Stop, tell: Progress) -> Progress:
-    """Look whether to stop, and tell the progress."""
+def _asking(stop: Stop, on_progress: Progress) -> Progress:
+    """Look whether to stop before each report."""
 
-    def told(what: str, done: int, total: int) -> None:
+    def checked(description: str, done: int, total: int) -> None:
         stop.check()
-        tell(what, done, total)
+        on_progress(description, done, total)
 
-    return told
+    return checked
 
 
 def _described(data: ImageData) -> dict[str, Any]:
     view = {"mean": list(data.view.mean), "std": list(data.view.std)}
     return {**data.summary(), "view": view, "left_out": list(data.unreadable.seen)}
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result names."""
-    from senet import __version__
-
-    found = {"senet": __version__, "python": platform.python_version()}
-    for package in ("torch", "torchvision", "timm", "lightning", "torchmetrics"):
-        found[package] = importlib.metadata.version(package)
-    return found
 
 
 def _check_precision(config: RunConfig, where: Placement) -> None:
@@ -168,31 +155,13 @@ def _check_precision(config: RunConfig, where: Placement) -> None:
 
 
 def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out must be a folder, {folder} is a file")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not has_content(folder, resume=resume):
         return
-    if not resume:
-        raise ConfigError(
-            f"out must be a new or an empty folder, {folder} is not empty; go on with what is "
-            "there by --resume, or choose another folder"
-        )
     path = folder / "config.yaml"
-    if not path.exists():
-        if any(folder.glob("step-*.ckpt")):
-            raise DataError(f"{folder} has checkpoints but no config.yaml; choose another folder")
-        return
-    before = overridden(RunConfig(), read_yaml(path))
-    changed = [
-        f"{name} was {old}, is {new}"
-        for name, (old, new) in differences(before, config).items()
-        if name not in _FREE
-    ]
-    if changed:
-        raise ConfigError(
-            f"--resume goes on with the same options, but {'; '.join(changed)}; give the old ones, "
-            "or another out folder"
-        )
+    if path.exists():
+        check_same(overridden(RunConfig(), read_yaml(path)), config, free=_FREE)
+    elif any(folder.glob("step-*.ckpt")):
+        raise DataError(f"{folder} has checkpoints but no config.yaml; choose another folder")
 
 
 def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
@@ -209,5 +178,5 @@ def _network(config: RunConfig, data: ImageData) -> nn.Module:
     data.augmentation(config.train)  # raises where the recipe does not fit the data
     net = build_network(config, num_classes=len(data.classes), size=data.view.size)
     images, _ = next(iter(data.test_batches(config.train)))
-    check_network(net, images, classes=len(data.classes), name=config.model)
+    check_network(net, images, classes=len(data.classes), name=config.name)
     return net

@@ -16,8 +16,7 @@ from senet.models import create_model, input_size
 from senet.models.weights import load_weights as load_published
 from senet.models.weights import preprocessing
 from senet.training.building import build_network
-from senet.training.config import DataConfig
-from senet.training.config.run_config import RunConfig
+from senet.training.config import DataConfig, RunConfig
 from senet.training.data import MAX_MEMORY_SIZE, View, imagenet_view
 from senet.training.loop.checkpoints import load_weights
 

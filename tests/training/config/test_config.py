@@ -26,6 +26,9 @@ from senet.training import DataConfig, TrainConfig
         ("test_every", 3, "test_every must be a divisor of the number of epochs, 10, got 3"),
         ("workers", -1, "workers must be a whole number of at least 0, or None"),
         ("seed", -1, "seed must be a whole number of at least 0"),
+        ("seed", 2**63, r"seed must be a whole number of at least 0 and below 2\*\*63, got 9223"),
+        ("rand_augment", 1, "rand_augment must be a text, or None, got 1"),
+        ("mixup", "1", "mixup must be at least 0, got '1'"),
     ],
 )
 def test_recipe_refuses(field: str, value: object, message: str) -> None:
@@ -54,6 +57,12 @@ def test_data_refuse() -> None:
 @pytest.mark.parametrize("config", [TrainConfig(), DataConfig()])
 def test_json_gives_it_back(config: TrainConfig | DataConfig) -> None:
     assert type(config)(**json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_an_integer_is_the_number_where_a_float_is_meant() -> None:
+    """torchvision's MixUp draws from a distribution that takes floats only."""
+    train = TrainConfig(mixup=1, cutmix=1, lr=1)
+    assert [type(each) for each in (train.mixup, train.cutmix, train.lr)] == [float] * 3
 
 
 def test_it_is_frozen() -> None:

@@ -12,17 +12,10 @@ from senet.cli.commands import app
 from senet.errors import ConfigError, DataError, SenetError, UnknownNameError
 from senet.insertion import SEConfig
 from senet.models import NETWORKS
+from senet.schema import differences, flat, overridden
+from senet.training.config import RunConfig, parse_values, read_yaml, to_yaml
 from senet.training.config.recipe_values import CERTAINTIES, CIFAR, VALUES
 from senet.training.config.recipes import RECIPES, recipe, recipe_values
-from senet.training.config.run_config import (
-    RunConfig,
-    differences,
-    flat,
-    overridden,
-    parse_values,
-    read_yaml,
-    to_yaml,
-)
 
 # The paper's and the authors' own numbers, by hand from their sources.
 PUBLISHED: list[tuple[str, dict[str, Any]]] = [
@@ -151,6 +144,32 @@ def test_values_are_overridden_by_name() -> None:
 def test_what_cannot_be_is_said(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SenetError, match=message):
         overridden(RunConfig(), changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1e3", 1000.0),
+        ("2.5E+2", 250.0),
+        ("'1e-3'", "1e-3"),
+        ("resnet1e", "resnet1e"),
+    ],
+)
+def test_yaml_reads_numbers_as_people_do(text: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"train: {{lr: {text}}}")
+
+    assert read_yaml(tmp_path / "a.yaml") == {"train": {"lr": value}}
+    assert parse_values([f"lr={text}"]) == {"lr": value}
+
+
+def test_set_takes_an_integer_for_a_float_and_refuses_what_is_no_yaml() -> None:
+    assert overridden(RunConfig(), parse_values(["mixup=1"])).train.mixup == 1.0
+    for text in ("seed=" + 5000 * "9", "lr=[", "lr=2020-13-45"):
+        with pytest.raises(ConfigError, match="the value is no YAML"):
+            parse_values([text])
+    with pytest.raises(ConfigError, match=r"seed must be .* below 2\*\*63, got 9+$"):
+        overridden(RunConfig(), parse_values(["seed=" + 30 * "9"]))
 
 
 def test_files_that_are_no_values(tmp_path: Path) -> None:

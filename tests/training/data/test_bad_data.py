@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from senet.errors import DataError
+from senet.schema import overridden
 from senet.training import DataConfig, TrainConfig
-from senet.training.config.run_config import RunConfig, overridden
+from senet.training.config import RunConfig
 from senet.training.data import ImageData, Share, Unreadable, left_out, load_data, opened_image
 from senet.training.data.dataset import InMemory
 from senet.training.data.loading import _class_names

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.test_runner import assert_same_weights, numbers, trained
 from typer.testing import CliRunner
 
 from senet.cli.commands import app
 from senet.errors import TrainingError
-from senet.training import checkpoints
-from senet.training.config.run_config import RunConfig, overridden, parse_values
+from senet.schema import overridden
+from senet.training.config import RunConfig, parse_values
 from senet.training.data import ImageData
 from senet.training.job import train
 from senet.training.loop.checkpoints import (
@@ -29,8 +28,9 @@ from senet.training.loop.checkpoints import (
     newest_checkpoint,
     read_checkpoint,
 )
-from senet.training.loop.runner import Placement
+from senet.training.loop.placement import Placement
 from training import killing
+from training.loop.test_runner import assert_same_weights, numbers, trained
 from training.tiny import TinyNet, image_folder, tiny_data
 
 # Five steps an epoch, four epochs.
@@ -82,7 +82,7 @@ def test_batch_system_asks_to_end(tmp_path: Path, name: str) -> None:
             signal.raise_signal(number)
 
     config, options = short_config(SHORT), {"out": tmp_path, "placement": Placement("cpu")}
-    result = train(config, **options, progress=progress)  # type: ignore[arg-type]
+    result = train(config, **options, on_progress=progress)  # type: ignore[arg-type]
 
     assert result["state"] == "requeue"
     assert json.loads((tmp_path / "run.json").read_text()) == result
@@ -102,7 +102,7 @@ def test_asked_to_end_while_it_reads_the_data(tmp_path: Path) -> None:
 
     config = overridden(RunConfig(), {"data.name": str(folder), "image_size": 8})
     out = tmp_path / "run"
-    result = train(config, out=out, placement=Placement("cpu"), progress=progress)
+    result = train(config, out=out, placement=Placement("cpu"), on_progress=progress)
     assert (result["state"], result["epochs"]) == ("requeue", [])
     assert said == ["reading train images"]
     assert not out.exists()
@@ -161,7 +161,7 @@ def test_full_disk_is_one_line_and_the_last_good_checkpoint_stays(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(TrainingError) as error:
             trained(data, tmp_path)
     message = str(error.value)
@@ -169,7 +169,7 @@ def test_full_disk_is_one_line_and_the_last_good_checkpoint_stays(
     assert "No space left on device" in message
     assert f"the last good checkpoint is {good}" in message
     assert "\n" not in message
-    assert not list(tmp_path.glob("*.new"))
+    assert not list(tmp_path.glob("*.partial"))
     assert newest_checkpoint(tmp_path) == good
     rest, _ = trained(data, tmp_path)
     assert rest.done
@@ -192,7 +192,7 @@ def test_real_write_that_fails(tmp_path: Path) -> None:
 
 def test_two_checkpoints_are_kept_and_half_written_ones_go(tmp_path: Path) -> None:
     files = CheckpointFiles(tmp_path)
-    (tmp_path / "step-00000001-0123456789abcdef.ckpt.new").write_bytes(b"half")
+    (tmp_path / "step-00000001-0123456789abcdef.ckpt.partial").write_bytes(b"half")
     for step in range(1, 5):
         files.save_checkpoint({"global_step": step, "state_dict": {}}, "ignored")
 

@@ -16,7 +16,7 @@ from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
 from senet.training.data import ImageData, Share, load_data
 from senet.training.loop.checkpoints import newest_checkpoint, read_checkpoint
-from senet.training.loop.runner import Placement
+from senet.training.loop.placement import Placement
 from training import two_processes
 from training.tiny import image_folder
 

@@ -127,8 +127,8 @@ def test_averaged_weights_follow_each_step(tmp_path: Path, monkeypatch: pytest.M
         *(TinyNet(2), tiny_data(tmp_path), train),
         folder=tmp_path / "run",
         device=torch.device("cpu"),
-        what="",
-        progress=lambda *_: None,
+        title="",
+        on_progress=lambda *_: None,
         stop=Stop(),
     )
 

@@ -17,7 +17,8 @@ from senet.training import TrainConfig
 from senet.training.data import ImageData
 from senet.training.loop.checkpoints import load_weights, newest_checkpoint, step_of
 from senet.training.loop.module import Classifier
-from senet.training.loop.runner import Run, find_device, finished_epochs, train_run
+from senet.training.loop.placement import find_device
+from senet.training.loop.runner import Run, finished_epochs, train_run
 from senet.training.loop.schedule import cosine_with_warmup
 from senet.training.loop.stopping import Stop
 from training.tiny import RECIPE, TinyNet, tiny_data
@@ -53,8 +54,8 @@ def trained(
         train,
         folder=folder,
         device=torch.device("cpu"),
-        what="plain",
-        progress=progress,
+        title="plain",
+        on_progress=progress,
         stop=stop,
         before=100,
         total=200,

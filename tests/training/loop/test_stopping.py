@@ -1,29 +1,13 @@
-"""Files are whole or not there, and Ctrl-C is a wish, not an accident."""
+"""Ctrl-C is a wish, not an accident."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 
-from senet.training.loop.checkpoints import write_atomically
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
-
-
-def test_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new" / "a.json"
-    write_atomically(path, "one")
-    assert path.read_text() == "one"
-
-    def broken(*_: object) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "replace", broken)
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(path, "two")
-    assert path.read_text() == "one"
 
 
 def test_interrupt_is_a_request() -> None:

@@ -1,23 +1,19 @@
-"""What is trained on and how: two frozen, checked, JSON-able configurations."""
+"""How a network is trained: the recipe."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
-from senet.errors import ConfigError, unknown_name
-from senet.training.config import checks
+from senet.errors import ConfigError
+from senet.schema import Config, option
 
 __all__ = [
     "AUGMENTATIONS",
     "DECAYS",
-    "NORMALIZATIONS",
     "PRECISIONS",
     "SCHEDULES",
     "STARTS",
-    "DataConfig",
     "TrainConfig",
 ]
 
@@ -30,18 +26,10 @@ AUGMENTATIONS = {
     "resize-crop": "timm's random resized crop and horizontal flip: the paper's ImageNet recipe",
 }
 
-# name: whose mean and standard deviation normalise the channels
-NORMALIZATIONS = {
-    "auto": "data for images of at most 64 px, imagenet above",
-    "data": "those of the training images",
-    "imagenet": "those of ImageNet, for networks with weights trained with them",
-    "imagenet-mean": "ImageNet's mean from values of 0..255, undivided: as in the paper",
-}
-
 # name: Lightning's name of it
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
-# name: how the step size falls after the warm-up
+# name: how the learning rate falls after the warm-up
 SCHEDULES = {
     "cosine": "half a cosine, to zero at the end",
     "step": "times `gamma` at each of `milestones`",
@@ -64,17 +52,17 @@ STARTS = {
 
 @final
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config):
     """The recipe: SGD, a warm-up and a schedule, the augmentation, what is frozen when.
 
-    The step size rises linearly over `warmup_epochs` to `lr`, then falls by `schedule`.
+    The learning rate rises linearly over `warmup_epochs` to `lr`, then falls by `schedule`.
 
     Attributes:
         epochs: passes over the training images.
         batch_size: images per step, over all devices; the rest of an epoch that does not fill a
             batch is left out.
-        lr: the largest step size.
-        lr_batch: the batch size that `lr` is meant for: the step size is lr * batch_size /
+        lr: the largest learning rate.
+        lr_batch: the batch size that `lr` is meant for: the learning rate is lr * batch_size /
             lr_batch. None for lr as it is.
         momentum: of SGD, in [0, 1).
         nesterov: Nesterov's momentum, where the momentum is not 0.
@@ -100,7 +88,7 @@ class TrainConfig:
         freeze_bn_epochs: batch norms keep their statistics and parameters for so many last epochs.
         start: "network" or "he"; see STARTS.
         sync_bn: batch norm over the batches of all devices.
-        accumulate: parts into which a device cuts its share of a batch, one after the other.
+        accumulate: micro-batches into which each device cuts its part of a batch.
         test_every: test after every so many epochs; the number of epochs is a multiple of it.
         precision: "fp32", or "bf16" and "fp16" by autocast.
         compile: train through torch.compile.
@@ -117,63 +105,47 @@ class TrainConfig:
         0.1
     """
 
-    epochs: int = 10
-    batch_size: int = 64
-    lr: float = 0.1
-    lr_batch: int | None = None
-    momentum: float = 0.9
+    epochs: int = option(10, least=1)
+    batch_size: int = option(64, least=1)
+    lr: float = option(0.1, above=0)
+    lr_batch: int | None = option(None, least=1)
+    momentum: float = option(0.9, least=0, below=1)
     nesterov: bool = True
-    weight_decay: float = 5e-4
-    decay: str = "weights"
-    clip_norm: float | None = None
-    label_smoothing: float = 0.0
-    schedule: str = "cosine"
-    milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
-    warmup_epochs: float = 1.0
-    augmentation: str = "auto"
+    weight_decay: float = option(5e-4, least=0)
+    decay: str = option("weights", choices=DECAYS)
+    clip_norm: float | None = option(None, above=0)
+    label_smoothing: float = option(0.0, least=0, below=1)
+    schedule: str = option("cosine", choices=SCHEDULES)
+    milestones: tuple[float, ...] = option((), above=0, rising=True, what="rising positive numbers")
+    gamma: float = option(0.1, above=0)
+    warmup_epochs: float = option(1.0, least=0)
+    augmentation: str = option("auto", choices=AUGMENTATIONS)
     rand_augment: str | None = None
-    erasing: float = 0.0
-    rotation: float = 0.0
-    pixel_jitter: float = 0.0
-    cutout: int = 0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    ema: float | None = None
-    se_only_epochs: int = 0
-    freeze_bn_epochs: int = 0
-    start: str = "network"
+    erasing: float = option(0.0, least=0, below=1)
+    rotation: float = option(0.0, least=0)
+    pixel_jitter: float = option(0.0, least=0)
+    cutout: int = option(0, least=0)
+    mixup: float = option(0.0, least=0)
+    cutmix: float = option(0.0, least=0)
+    ema: float | None = option(None, least=0, below=1)
+    se_only_epochs: int = option(0, least=0)
+    freeze_bn_epochs: int = option(0, least=0)
+    start: str = option("network", choices=STARTS)
     sync_bn: bool = False
-    accumulate: int = 1
-    test_every: int = 1
-    precision: str = "fp32"
+    accumulate: int = option(1, least=1)
+    test_every: int = option(1, least=1)
+    precision: str = option("fp32", choices=PRECISIONS)
     compile: bool = False
-    workers: int | None = None
-    seed: int = 0
+    workers: int | None = option(None, least=0)
+    seed: int = option(0, least=0)
 
     def __post_init__(self) -> None:
-        checks.whole(self, "epochs", "batch_size", "test_every", "accumulate", least=1)
-        checks.whole(self, "se_only_epochs", "freeze_bn_epochs", "cutout", "seed", least=0)
-        checks.whole(self, "lr_batch", least=1, optional=True)
-        checks.whole(self, "workers", least=0, optional=True)
-        checks.positive(self, "lr", "gamma")
-        checks.positive(self, "clip_norm", optional=True)
-        checks.fraction(self, "momentum", "label_smoothing", "erasing")
-        checks.fraction(self, "ema", optional=True)
-        checks.number(self, "weight_decay", "warmup_epochs", "rotation", "pixel_jitter")
-        checks.number(self, "mixup", "cutmix")
-        checks.flag(self, "nesterov", "sync_bn", "compile")
-        checks.choice(self, augmentation=AUGMENTATIONS, precision=PRECISIONS, start=STARTS)
-        checks.choice(self, schedule=SCHEDULES, decay=DECAYS)
-        self._check_together()
-
-    def _check_together(self) -> None:
+        super().__post_init__()
         if self.epochs % self.test_every:
             raise ConfigError(
                 f"test_every must be a divisor of the number of epochs, {self.epochs}, got "
                 f"{self.test_every}"
             )
-        object.__setattr__(self, "milestones", checks.rising(self, "milestones"))
         if (self.schedule == "step") != bool(self.milestones):
             raise ConfigError(
                 "schedule 'step' and milestones go together: got schedule "
@@ -193,86 +165,5 @@ class TrainConfig:
 
     @property
     def peak_lr(self) -> float:
-        """The largest step size: `lr`, scaled to the batch size where `lr_batch` is given."""
+        """The largest learning rate: `lr`, scaled to the batch size where `lr_batch` is given."""
         return self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-able values."""
-        return dataclasses.asdict(self) | {"milestones": list(self.milestones)}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> TrainConfig:
-        """Return the recipe of `to_dict`; fields that are missing have their defaults.
-
-        Raises:
-            UnknownNameError: a field that there is not.
-        """
-        return cls(**checks.known_fields(cls, fields))
-
-
-@final
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images, and what becomes of them before any augmentation.
-
-    Attributes:
-        name: "digits" (scikit-learn's 8x8 digits, embedded), the path of an image folder with
-            train and test (or val, validation) inside, or a name that `timm.data.create_dataset`
-            opens: "hfds/PATH_OR_NAME", "wds/", "torch/cifar10" ... A path of tar files is
-            "tar/PATH" (see `senet.training.data.shards`).
-        root: the folder that `create_dataset` takes beside the name (torchvision's and wds' data,
-            the cache of hfds), or the image folder for the name "folder".
-        train_split: name of the training split; None looks for the usual names.
-        test_split: name of the test split; None looks for the usual names.
-        image_size: height and width that the network sees; None takes the size the network is
-            made for, and 8 for the digits.
-        test_size: height and width in the test, above 64 px; None takes the image size.
-        crop: the share of the shorter side, scaled, that a test's centre crop shows; above 64 px.
-            The paper's is 224 of 256.
-        train_images: train on a fixed stratified subset of so many images; None takes all.
-        normalization: "auto", "data", "imagenet" or "imagenet-mean"; see NORMALIZATIONS.
-        max_bad_images: images that cannot be read are named and left out, up to so many.
-        image_key: the column that holds the images, where `create_dataset` takes an input_key.
-        label_key: the column that holds the labels, where it takes a target_key.
-        download: let torchvision download what is not there.
-
-    Raises:
-        ConfigError: a value that cannot be.
-        UnknownNameError: a normalization that is not among the choices.
-    """
-
-    name: str = "digits"
-    root: str | None = None
-    train_split: str | None = None
-    test_split: str | None = None
-    image_size: int | None = None
-    test_size: int | None = None
-    crop: float = 0.875
-    train_images: int | None = None
-    normalization: str = "auto"
-    max_bad_images: int = 0
-    image_key: str | None = None
-    label_key: str | None = None
-    download: bool = False
-
-    def __post_init__(self) -> None:
-        checks.whole(self, "image_size", "test_size", "train_images", least=1, optional=True)
-        checks.whole(self, "max_bad_images", least=0)
-        checks.flag(self, "download")
-        if self.normalization not in NORMALIZATIONS:
-            raise unknown_name("normalization", self.normalization, NORMALIZATIONS)
-        if not checks.is_number(self.crop, least=0.05, below=1.0000001):
-            raise ConfigError(f"crop must be a share in [0.05, 1], got {self.crop!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-able values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> DataConfig:
-        """Return the configuration of `to_dict`; fields that are missing have their defaults.
-
-        Raises:
-            UnknownNameError: a field that there is not.
-        """
-        return cls(**checks.known_fields(cls, fields))

@@ -9,8 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from senet.errors import ConfigError, unknown_name
-from senet.training.config import checks
+from senet.errors import ConfigError
+from senet.schema import Config, option
 from senet.training.data.view import View
 
 __all__ = ["METHODS", "Crops"]
@@ -25,7 +25,7 @@ METHODS = {
 
 @final
 @dataclass(frozen=True)
-class Crops:
+class Crops(Config):
     """What the network is shown of a test image.
 
     Attributes:
@@ -43,21 +43,18 @@ class Crops:
         6
     """
 
-    method: str = "single"
-    crop: int | None = None
-    resize: int | None = None
-    scales: tuple[int, ...] = ()
+    method: str = option("single", choices=METHODS)
+    crop: int | None = option(None, least=1)
+    resize: int | None = option(None, least=1)
+    scales: tuple[int, ...] = option((), least=1, rising=True, what="rising positive numbers")
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown_name("method", self.method, METHODS)
-        checks.whole(self, "crop", "resize", least=1, optional=True)
+        super().__post_init__()
         if (self.method == "dense") != bool(self.scales):
             raise ConfigError(
                 f"method 'dense' and scales go together: got {self.method!r} with scales "
                 f"{self.scales}"
             )
-        checks.rising(self, "scales")
         if self.crop and self.resize and self.crop > self.resize:
             raise ConfigError(f"crop must be at most resize, {self.resize}, got {self.crop}")
 

@@ -14,10 +14,11 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from senet.errors import TrainingError
-from senet.training.loop.checkpoints import write_atomically
+from senet.files import write_text
+from senet.progress import Progress
 from senet.training.loop.module import Classifier
 from senet.training.loop.schedule import lr_factor
-from senet.training.loop.stopping import Progress, Stop, Stopped
+from senet.training.loop.stopping import Stop, Stopped
 
 __all__ = ["History", "Steps", "classifier"]
 
@@ -100,9 +101,9 @@ class History(Callback):
             TrainingError: the disk is full.
         """
         try:
-            write_atomically(self.folder / "history.json", json.dumps(self.epochs, indent=1))
+            write_text(self.folder / "history.json", json.dumps(self.epochs, indent=1))
             if self.epochs:
-                write_atomically(self.folder / "history.csv", _csv(self.epochs))
+                write_text(self.folder / "history.csv", _csv(self.epochs))
         except OSError as error:
             raise TrainingError(
                 f"the history cannot be written to {self.folder}: {error.strerror or error}; the "
@@ -112,12 +113,12 @@ class History(Callback):
 
 @final
 class Steps(Callback):
-    """Tells the progress after each step, saves in the middle of epochs, and stops where asked to.
+    """Reports the progress after each step, saves in the middle of epochs, stops where asked to.
 
     Args:
-        progress: is told.
-        stop: is asked.
-        what: what is being trained.
+        on_progress: called with (description, done, total).
+        stop: says whether to stop.
+        title: of the run.
         before: steps that other runs have done.
         total: steps of all runs.
         folder: of the run, for checkpoints.
@@ -128,17 +129,17 @@ class Steps(Callback):
 
     def __init__(
         self,
-        progress: Progress,
+        on_progress: Progress,
         stop: Stop,
         *,
-        what: str,
+        title: str,
         before: int,
         total: int,
         folder: Path,
         save_every: int | None = None,
     ) -> None:
-        self.progress, self.stop = progress, stop
-        self.what, self.before, self.total = what, before, total
+        self.on_progress, self.stop = on_progress, stop
+        self.title, self.before, self.total = title, before, total
         self.folder, self.save_every = folder, save_every
         self._clock: tuple[float, int] | None = None  # when speed was last measured, at which step
 
@@ -154,12 +155,12 @@ class Steps(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Tell the progress; where a step is complete, save and stop."""
+        """Report the progress; where a step is complete, save and stop."""
         module, parts = classifier(pl_module), trainer.accumulate_grad_batches
         if (batch_idx + 1) % parts:
             return
         step = trainer.global_step
-        self._tell(trainer, step, module.train_config.batch_size)
+        self._report(trainer, step, module.train_config.batch_size)
         last = batch_idx + 1 >= int(trainer.num_training_batches)
         stop = trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
         often = 1 if trainer.strategy.root_device.type == "cpu" else 50
@@ -172,15 +173,15 @@ class Steps(Callback):
         if stop:
             raise Stopped
 
-    def _tell(self, trainer: Trainer, step: int, batch: int) -> None:
-        text = f"{self.what}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+    def _report(self, trainer: Trainer, step: int, batch: int) -> None:
+        text = f"{self.title}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         now = time.perf_counter()
         if self._clock is None:
             self._clock = (now, step)
         elif step > self._clock[1]:
             speed = (step - self._clock[1]) * batch / max(now - self._clock[0], 1e-9)
             text += f", {speed:.0f} images/s"
-        self.progress(text, self.before + step, self.total)
+        self.on_progress(text, self.before + step, self.total)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Look whether to stop."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from lightning.fabric.plugins.io import CheckpointIO
 from torch import nn
 
 from senet.errors import DataError, TrainingError
+from senet.files import write_whole
 
 __all__ = [
     "CheckpointFiles",
@@ -29,49 +29,18 @@ __all__ = [
     "newest_checkpoint",
     "read_checkpoint",
     "step_of",
-    "write_atomically",
 ]
 
 _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.ckpt")
 _log = logging.getLogger("senet")
 
 
-def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Write a file as a whole or not at all, also where the machine goes down meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    new = path.with_name(path.name + ".new")
-    try:
-        with new.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        if error.errno is not None and error.filename is None:  # a full disk does not say
-            error.filename = str(path)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renames in a folder last."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # folders cannot be opened everywhere
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _listed(folder: Path) -> list[tuple[int, str, Path]]:
     """Return step, checksum and path of each checkpoint, the newest first."""
-    found = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("step-*.ckpt")]
-    steps = [(int(match[1]), match[2], path) for path, match in found if match]
-    return sorted(steps, reverse=True)
+    matches = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("step-*.ckpt")]
+    return sorted(
+        [(int(match[1]), match[2], path) for path, match in matches if match], reverse=True
+    )
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -96,8 +65,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def last_good(folder: Path) -> str:
     """Return for a message which checkpoint a run can go on from."""
-    found = _listed(folder)
-    return f"the last good checkpoint is {found[0][2]}" if found else "there is no checkpoint yet"
+    listed = _listed(folder)
+    return f"the last good checkpoint is {listed[0][2]}" if listed else "there is no checkpoint yet"
 
 
 def step_of(path: Path) -> int:
@@ -132,10 +101,10 @@ class CheckpointFiles(CheckpointIO):
         data = buffer.getbuffer()
         checksum = hashlib.sha256(data).hexdigest()[:16]
         target = self.folder / f"step-{step:08}-{checksum}.ckpt"
-        for stale in self.folder.glob("step-*.new"):  # of a run that was killed while it wrote
+        for stale in self.folder.glob("step-*.partial"):  # of a run that was killed while it wrote
             stale.unlink(missing_ok=True)
         try:
-            write_atomically(target, data)
+            write_whole(target, lambda partial: partial.write_bytes(data))
         except OSError as error:
             raise TrainingError(
                 f"the checkpoint of step {step} cannot be written to {self.folder}: "
@@ -165,10 +134,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         DataError: it cannot be read.
     """
     try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip files, pickles and disks fail in many ways
         raise DataError(f"{path} is no checkpoint that can be read: {error}") from error
-    return found
+    return content
 
 
 def load_weights(net: nn.Module, folder: Path) -> nn.Module:

@@ -15,9 +15,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from senet.analysis import ExcitationRecorder
+from senet.files import write_text
 from senet.insertion import se_modules
 from senet.training.loop.callbacks import classifier
-from senet.training.loop.checkpoints import write_atomically
 from senet.training.loop.module import channels_last
 
 __all__ = ["Gates"]
@@ -102,4 +102,4 @@ class Gates(Callback):
         writer = csv.DictWriter(text, list(self.rows[0]))
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.folder / "gates.csv", text.getvalue())
+        write_text(self.folder / "gates.csv", text.getvalue())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,20 +12,19 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-from senet.errors import ConfigError
-from senet.training.config import PRECISIONS, TrainConfig, checks
+from senet.progress import Progress
+from senet.training.config import PRECISIONS, TrainConfig
 from senet.training.data import ImageData
 from senet.training.loop.callbacks import History, Steps
 from senet.training.loop.checkpoints import CheckpointFiles, newest_checkpoint, step_of
 from senet.training.loop.module import Classifier
-from senet.training.loop.stopping import Progress, Stop, Stopped
+from senet.training.loop.placement import Placement
+from senet.training.loop.stopping import Stop, Stopped
 
-__all__ = ["Placement", "Run", "find_device", "finished_epochs", "train_run"]
+__all__ = ["Run", "finished_epochs", "train_run"]
 
 # What Lightning says that is either meant (a single process reads images that lie in memory) or
 # would be said once per run.
@@ -56,26 +54,6 @@ class Run:
     done: bool
 
 
-def find_device(name: str) -> torch.device:
-    """Return the device for a name: "auto", "cpu", "cuda", "cuda:1", "mps".
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next((kind for kind, is_there in there.items() if is_there), "cpu"))
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    count = torch.cuda.device_count() if device.type == "cuda" else 1
-    if not (device.type == "cpu" or there.get(device.type)) or (device.index or 0) >= count:
-        here = ", ".join(["auto", "cpu", *(kind for kind, is_there in there.items() if is_there)])
-        raise ConfigError(f"device must be one that is here ({here}), got {name!r}")
-    return device
-
-
 def finished_epochs(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics of the epochs that a run has finished; none where it has not begun."""
     history = folder / "history.json"
@@ -85,77 +63,6 @@ def finished_epochs(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-@final
-@dataclass(frozen=True)
-class Placement:
-    """On which devices a run is trained.
-
-    Attributes:
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        devices: how many on each machine; torchrun and SLURM have said it already.
-        nodes: how many machines; likewise.
-        strategy: "auto", "ddp" (a copy of the network on each device) or "fsdp" (a part of it on
-            each GPU). "auto": ddp on several devices.
-        join: take part in what torchrun or SLURM has started, if it has.
-
-    Raises:
-        ConfigError: a value that cannot be.
-    """
-
-    device: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
-    join: bool = True
-
-    def __post_init__(self) -> None:
-        checks.whole(self, "devices", "nodes", least=1)
-        checks.choice(self, strategy=dict.fromkeys(("auto", "ddp", "fsdp"), ""))
-        if self.strategy == "fsdp" and self.kind != "cuda":
-            raise ConfigError("strategy 'fsdp' needs GPUs; try 'ddp'")
-
-    @property
-    def kind(self) -> str:
-        """The kind of device: cpu, cuda or mps."""
-        return find_device(self.device).type
-
-    @property
-    def several(self) -> bool:
-        """Whether there is more than one process."""
-        devices, nodes = self.shape()
-        return devices * nodes > 1
-
-    def shape(self) -> tuple[int, int]:
-        """Return devices per machine and machines: as they were started, else as asked for."""
-        env = os.environ
-        if self.join and "TORCHELASTIC_RUN_ID" in env:
-            local = int(env["LOCAL_WORLD_SIZE"])
-            return local, int(env["WORLD_SIZE"]) // local
-        if self.join and SLURMEnvironment.detect() and "SLURM_NTASKS" in env:
-            nodes = int(env.get("SLURM_NNODES", "1"))
-            return int(env["SLURM_NTASKS"]) // nodes, nodes
-        return self.devices, self.nodes
-
-    def options(self) -> dict[str, Any]:
-        """Return the options of Lightning's trainer."""
-        device = find_device(self.device)
-        devices, nodes = self.shape()
-        found: dict[str, Any] = {
-            "accelerator": "gpu" if device.type == "cuda" else device.type,
-            "devices": devices,
-            "num_nodes": nodes,
-        }
-        if not self.several:
-            found["devices"] = [device.index or 0] if device.type == "cuda" else 1
-            plugins: list[Any] = [LightningEnvironment()]  # one process, also in a cluster's job
-        else:
-            found["strategy"] = "fsdp" if self.strategy == "fsdp" else "ddp"
-            found["use_distributed_sampler"] = False  # the batches know their share themselves
-            # the project saves and stops by itself
-            plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-        return {**found, "plugins": plugins}
-
-
 def train_run(
     net: nn.Module,
     data: ImageData,
@@ -163,8 +70,8 @@ def train_run(
     *,
     folder: Path,
     device: torch.device | Placement,
-    what: str,
-    progress: Progress,
+    title: str,
+    on_progress: Progress,
     stop: Stop,
     before: int = 0,
     total: int = 0,
@@ -179,8 +86,8 @@ def train_run(
         train: the recipe.
         folder: of this run: the history and the checkpoints.
         device: where to train; a device alone is one process.
-        what: the run's name in the progress.
-        progress: is told after each step.
+        title: the run's name in the progress.
+        on_progress: called after each step.
         stop: ends the run after a step.
         before: steps of the runs before this one.
         total: steps of all runs.
@@ -197,16 +104,16 @@ def train_run(
         return Run(finished, done=True)
     placement = device if isinstance(device, Placement) else Placement(str(device), join=False)
     history = History(folder)
-    told = Steps(
-        *(progress, stop),
-        what=what,
+    steps_callback = Steps(
+        *(on_progress, stop),
+        title=title,
         before=before,
         total=total or steps,
         folder=folder,
         save_every=save_every,
     )
     with _quiet():
-        trainer = _trainer(train, folder, placement, [*callbacks, told, history])
+        trainer = _trainer(train, folder, placement, [*callbacks, steps_callback, history])
         try:
             trainer.fit(Classifier(net, data, train), ckpt_path=newest)
         except Stopped:

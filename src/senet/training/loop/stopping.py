@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import final
 
-__all__ = ["REQUEUE", "Progress", "Stop", "Stopped", "stop_on_interrupt"]
-
-# Receives what is being done, how far it is, and out of how much.
-Progress = Callable[[str, int, int], None]
+__all__ = ["REQUEUE", "Stop", "Stopped", "stop_on_interrupt"]
 
 REQUEUE = 75  # exit code of a run that was asked to end and can go on: EX_TEMPFAIL
 

@@ -1,0 +1,149 @@
+"""An experiment: arms that differ in one thing, each trained with the same seeds, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from senet.analysis import PairedDifference, paired_difference
+from senet.compare.arms import ARMS
+from senet.errors import ConfigError, unknown_name
+from senet.progress import Progress
+from senet.schema import overridden
+from senet.training.building import build_network, check_network
+from senet.training.config import RunConfig
+from senet.training.data import ImageData
+from senet.training.loop.runner import Run, train_run
+from senet.training.loop.stopping import Stop, Stopped
+
+__all__ = ["Experiment", "Trial", "paired"]
+
+
+class Trial(NamedTuple):
+    """One run of one arm, finished or not.
+
+    Attributes:
+        arm: name of the arm.
+        seed: of its weights, images and augmentation.
+        parameters: how many the network has.
+        run: what the training gave.
+    """
+
+    arm: str
+    seed: int
+    parameters: int
+    run: Run
+
+
+@final
+@dataclass(frozen=True)
+class Experiment:
+    """Networks that are alike but for what their arms change.
+
+    All arms of a seed start from the same weights, where they share them, and see the same images
+    in the same order under the same augmentation.
+
+    Attributes:
+        config: of all arms; `config.se` are the blocks before an arm changes them, and the seed is
+            replaced by that of each run.
+        arms: names of `ARMS`.
+        seeds: how many runs of each arm.
+        device: where they are trained.
+        folder: gets runs/ARM-seedK.
+
+    Raises:
+        ConfigError: no seed, or a precision that the device does not have.
+        UnknownNameError: no such arm.
+    """
+
+    config: RunConfig
+    arms: tuple[str, ...]
+    seeds: int
+    device: torch.device
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise unknown_name("arm", arm, ARMS)
+        if self.seeds < 1:
+            raise ConfigError(f"seeds must be at least 1, got {self.seeds}; 3 give an interval")
+        if self.config.train.precision == "fp16" and self.device.type == "cpu":
+            raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
+
+    def of(self, arm: str, seed: int) -> RunConfig:
+        """Return the configuration of one run."""
+        config = overridden(self.config, ARMS[arm].changes)
+        return replace(config, train=replace(config.train, seed=seed))
+
+    def folder_of(self, arm: str, seed: int) -> Path:
+        """Return the folder of one run."""
+        return self.folder / "runs" / f"{arm}-seed{seed}"
+
+    def network(self, arm: str, seed: int, data: ImageData) -> nn.Module:
+        """Return the network with which a run begins; the caller's random numbers stay.
+
+        Raises:
+            SenetError: no such network, or it has no place for an SE block.
+        """
+        classes, size = len(data.classes), data.view.size
+        return build_network(self.of(arm, seed), num_classes=classes, size=size, always_insert=True)
+
+    def some_images(self, data: ImageData) -> Tensor:
+        """Return a batch of training images, [N, C, H, W], as the networks get them."""
+        images, _ = next(iter(data.train_batches(self.config.train, epoch=0)))
+        return images
+
+    def check(self, data: ImageData) -> None:
+        """Train a copy of each network for one step and test it, before anything is written.
+
+        Raises:
+            SenetError: no such network, no place for an SE block, or images it cannot take.
+        """
+        data.augmentation(self.config.train)
+        images = self.some_images(data)
+        for arm in ("plain", *(arm for arm in self.arms if arm != "plain")):
+            net = self.network(arm, 0, data)
+            check_network(net, images, classes=len(data.classes), name=self.config.name)
+
+    def train(self, data: ImageData, *, on_progress: Progress, stop: Stop) -> Iterator[Trial]:
+        """Train what is not finished, seed by seed, so that what is interrupted has whole pairs.
+
+        Yields:
+            Each run, also one that was finished before, and at last one that was stopped.
+
+        Raises:
+            Stopped: the user asked to stop.
+        """
+        steps = self.config.train.epochs * data.steps(self.config.train)
+        planned = [(seed, arm) for seed in range(self.seeds) for arm in self.arms]
+        for number, (seed, arm) in enumerate(planned):
+            stop.check()
+            net = self.network(arm, seed, data)
+            with torch.random.fork_rng(devices=[]):
+                run = train_run(
+                    *(net, data, self.of(arm, seed).train),
+                    folder=self.folder_of(arm, seed),
+                    device=self.device,
+                    title=f"{ARMS[arm].title or arm}, seed {seed + 1}/{self.seeds}",
+                    on_progress=on_progress,
+                    stop=stop,
+                    before=number * steps,
+                    total=len(planned) * steps,
+                )
+            yield Trial(arm, seed, sum(p.numel() for p in net.parameters()), run)
+            if not run.done:
+                raise Stopped
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> PairedDifference | None:
+    """Return second - first over the seeds that both have; None where there is none."""
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    return paired_difference([first[seed] for seed in seeds], [second[seed] for seed in seeds])
