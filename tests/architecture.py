@@ -33,6 +33,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "datasets": ("training",),
     "google": ("models",),  # protobuf
     "huggingface_hub": ("models",),
+    "jinja2": ("analysis",),
     "lightning": ("training",),
     "matplotlib": ("analysis.figures",),
     "numpy": ("training",),

@@ -107,6 +107,57 @@ def test_modes_parameters_and_outputs_stay() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+class _Merging(nn.Conv2d):
+    """An adapter that `eval()` merges and `train()` takes out again, as LoRA layers do."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += -1 if mode else 1
+            self.merged = not mode
+        return self
+
+
+def test_what_eval_does_besides_the_mode_is_not_done() -> None:
+    model = nn.Sequential(_Merging(3, 8, 3), SqueezeExcitation(8))
+    weight = model[0].weight.detach().clone()
+
+    record_excitations(model, _batches(1), classes=CLASSES)
+
+    assert torch.equal(model[0].weight, weight)
+    assert (model[0].training, model[0].merged) == (True, False)
+
+
+@pytest.mark.parametrize("how", ["torch.compile", "compile()", "compile() of a part"])
+def test_a_model_that_was_compiled_before(how: str) -> None:
+    torch.compiler.reset()
+    plain = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), SqueezeExcitation(8, squeeze="max")))
+    batches = _batches(1)
+    expected = record_excitations(plain, batches, classes=CLASSES)
+    compiled: Any = plain
+    if how == "torch.compile":
+        compiled = torch.compile(plain, backend="eager")
+    elif how == "compile()":
+        plain.compile(backend="eager")
+    else:
+        plain[0].compile(backend="eager")
+    plain.eval()
+    with torch.no_grad():
+        compiled(batches[0][0])  # the graph fits what is recorded, so it would be used
+
+    found = record_excitations(compiled, batches, classes=CLASSES)
+
+    assert [(b.path, b.stage) for b in found.blocks] == [("0.1", 0)]
+    assert_close(found.blocks[0].mean, expected.blocks[0].mean, dtype=torch.float32)
+    assert found.images == expected.images
+    assert not any(_hooks(plain))
+    before = torch._dynamo.utils.counters["frames"]["total"]
+    compiled(torch.randn(2, 3, 20, 20))  # of a new size: is compiled again, no longer eager
+    assert torch._dynamo.utils.counters["frames"]["total"] > before
+
+
 def test_hooks_and_modes_go_back_when_the_loader_fails() -> None:
     def broken() -> Any:
         yield from _batches(1)

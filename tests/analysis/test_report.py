@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from senet.analysis import render_report
+from senet.analysis.figures.drawing import COLOUR
 from senet.errors import InputError
 
 FEW = [("layer1.0.se", 1, 3), ("layer2.0.se", 2, 4)]
@@ -23,7 +25,7 @@ class _Checker(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.tags: set[str] = set()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.ids: list[str] = []
         self.links: list[str] = []
         self.text = ""
@@ -31,8 +33,8 @@ class _Checker(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
         found = dict(attrs)
+        self.tags.append((tag, found))
         self.ids += [found["id"] or ""] if "id" in found else []
         self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "action")]
         if tag not in VOID:
@@ -122,7 +124,9 @@ def test_the_summary_of_the_result_counts() -> None:
 def test_page_loads_nothing(page: str) -> None:
     found = _read(page)
 
-    assert not found.tags & {"script", "img", "image", "link", "iframe", "object", "form"}
+    tags = {tag for tag, _ in found.tags}
+    assert not tags & {"script", "img", "image", "link", "iframe", "object", "form"}
+    assert not [name for _, attrs in found.tags for name in attrs if name.startswith("on")]
     assert all(link.startswith("#") for link in found.links)
     assert not re.search(r"""(?:src|href|action)\s*=\s*["']?\s*(?:[a-z]+:)?//""", page)
     assert not re.search(r"@import|url\((?!#)", page)
@@ -160,7 +164,48 @@ def test_everything_of_the_user_is_escaped() -> None:
 
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    _read(page)
+    # the text of the page holds it as it is: nothing is lost, and nothing is escaped twice
+    found = _read(page)
+    assert found.text.count(bad) > 20
+    assert "&lt;" not in found.text
+    assert "&amp;" not in found.text
+
+
+def test_a_reader_who_does_not_see_the_page_can_find_the_way(page: str) -> None:
+    found = _read(page)
+    attributes = {tag: [a for t, a in found.tags if t == tag] for tag, _ in found.tags}
+
+    assert attributes["html"] == [{"lang": "en"}]
+    levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(deeper <= level + 1 for level, deeper in itertools.pairwise(levels))
+    assert len(attributes["main"]) == 1
+    assert len(attributes["table"]) == 3
+    assert all(a["aria-labelledby"] in found.ids for a in attributes["table"])
+    assert all(a["scope"] in ("row", "col") for a in attributes["th"])
+    assert all(a["role"] == "img" and a["aria-label"] for a in attributes["svg"])
+    scrolling = [a for a in attributes["div"] if a.get("class") == "scroll"]
+    assert all(a["role"] == "region" and a["tabindex"] == "0" for a in scrolling)
+
+
+def test_the_figures_have_the_colours_of_the_page(page: str) -> None:
+    light = page[page.index(":root {") : page.index("@media")]
+    dark = page[page.index("prefers-color-scheme: dark") : page.index("body {")]
+    for name, colour in COLOUR.items():
+        assert f"--{name}: {colour};" in light
+        assert f"--{name}: " in dark
+        assert f"var(--{name}, {colour})" in page
+    svg = page[page.index("<svg ") : page.rindex("</svg>")]
+    assert not re.search("|".join(f"(?<!, ){colour}" for colour in COLOUR.values()), svg)
+
+
+def test_a_wide_figure_scrolls_and_does_not_shrink(make_result: Any) -> None:
+    blocks = [(f"layer1.{k}.se", 1, 2) for k in range(40)]
+    page = render_report(make_result(seeds=1, epochs=1, classes=["a", "b"], blocks=blocks))
+
+    assert page.count('class="wide"') == 2
+    assert "By channel, block by block, 12 of 40" in _read(page).text
 
 
 @pytest.mark.parametrize(("finished", "done"), [(0, 0), (1, 1), (3, 3), (5, 5)])

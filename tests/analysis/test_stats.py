@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 
 import pytest
 from hypothesis import given
@@ -16,32 +17,33 @@ from senet.analysis import (
     proportion_interval,
     verdict,
 )
-from senet.analysis.stats import t_quantile
 from senet.errors import ConfigError, InputError
 
 
-# The tables of Student's t and of the normal distribution (infinitely many degrees of freedom).
+# The table of Student's t; the last row is the normal distribution's, to the digits that it shares.
 @pytest.mark.parametrize(
-    ("p", "degrees", "expected"),
+    ("confidence", "n", "expected", "tolerance"),
     [
-        (0.975, 1, 12.706205),
-        (0.975, 2, 4.302653),
-        (0.975, 9, 2.262157),
-        (0.95, 4, 2.131847),
-        (0.995, 2, 9.924843),
-        (0.5, 3, 0.0),
-        (0.025, 2, -4.302653),
-        (0.975, 10**9, 1.959964),
+        (0.95, 2, 12.706205, 1e-6),
+        (0.95, 3, 4.302653, 1e-6),
+        (0.95, 10, 2.262157, 1e-6),
+        (0.90, 5, 2.131847, 1e-6),
+        (0.99, 3, 9.924843, 1e-6),
+        (0.95, 100_001, 1.959964, 3e-5),
     ],
 )
-def test_t_quantile_is_that_of_the_table(p: float, degrees: int, expected: float) -> None:
-    assert t_quantile(p, degrees) == pytest.approx(expected, abs=1e-6)
+def test_half_width_is_that_of_the_table_of_t(
+    confidence: float, n: int, expected: float, tolerance: float
+) -> None:
+    gains = [float(k) for k in range(n)]
+    found = paired_difference([0.0] * n, gains, confidence=confidence)
 
-
-@pytest.mark.parametrize(("p", "degrees"), [(0.0, 2), (1.0, 2), (0.9, 0), (math.nan, 2)])
-def test_t_quantile_refuses(p: float, degrees: int) -> None:
-    with pytest.raises(InputError, match="a t quantile needs 0 < p < 1"):
-        t_quantile(p, degrees)
+    assert found.low is not None
+    assert found.high is not None
+    standard_error = statistics.stdev(gains) / math.sqrt(n)
+    assert found.mean == pytest.approx((n - 1) / 2)
+    assert (found.high - found.mean) / standard_error == pytest.approx(expected, abs=tolerance)
+    assert (found.mean - found.low) / standard_error == pytest.approx(expected, abs=tolerance)
 
 
 def test_mean_std_divides_by_n_minus_one() -> None:

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-__all__ = ["BlockExcitations", "Excitations", "Moments"]
+__all__ = ["BlockExcitations", "Excitations", "Moments", "spaced"]
 
 
 @final
@@ -48,7 +48,7 @@ class BlockExcitations:
 @final
 @dataclass(frozen=True, eq=False)
 class Excitations:
-    """The gates of a network's SE blocks by class, in the order in which the blocks ran.
+    """The gates of a network's SE blocks by class; the blocks are in the order in which they ran.
 
     Attributes:
         classes: names of the K classes.
@@ -69,12 +69,10 @@ class Excitations:
             max_classes: of more classes than this only so many, evenly spaced, keep their values
                 per channel. The totals over classes are always those of all.
         """
-        total = len(self.classes)
-        shown = min(total, max_classes)
-        keep = [round(i * (total - 1) / max(1, shown - 1)) for i in range(shown)]
+        keep = spaced(len(self.classes), max_classes)
         return {
             "classes": [self.classes[k] for k in keep],
-            "classes_total": total,
+            "classes_total": len(self.classes),
             "images": [self.images[k] for k in keep],
             "never_ran": list(self.never_ran),
             "blocks": [
@@ -94,6 +92,17 @@ class Excitations:
         }
 
 
+def spaced(total: int, at_most: int) -> list[int]:
+    """Return at most so many indices of range(total), evenly spaced, both ends among them.
+
+    Example:
+        >>> spaced(9, 3), spaced(2, 3)
+        ([0, 4, 8], [0, 1])
+    """
+    shown = min(total, at_most)
+    return [round(i * (total - 1) / max(1, shown - 1)) for i in range(shown)]
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -103,7 +112,7 @@ def _rounded(row: Tensor) -> list[float | None]:
 
 
 class Moments:
-    """Count, mean and sum of squared deviations per class and channel, merged batch by batch.
+    """Count, mean and sum of squared deviations per class and channel, updated batch by batch.
 
     Source: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise algorithm for computing
     sample variances", 1979.
@@ -126,7 +135,7 @@ class Moments:
         self.count += count
 
     def block(self, path: str, stage: int | None) -> BlockExcitations:
-        """Return what was gathered."""
+        """Return the statistics of all batches so far."""
         seen = self.count[:, 0] > 0
         images = self.count.sum()
         channel_mean = (self.mean * self.count).sum(0) / images

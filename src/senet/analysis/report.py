@@ -1,27 +1,44 @@
-"""One page that shows a comparison: the verdict first, then the numbers, the pictures, the recipe.
+"""One page that shows a comparison: the verdict first, then the numbers, the figures, the recipe.
 
-The page is self-contained: the style sheet and all figures are inside, and it loads nothing.
+`report.html` is the page and `report.css` its style sheet; this file reads from the result what
+Jinja2 fills in. The page is self-contained: style and figures are inside, and it loads nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from senet.analysis._cost import notes, quantities, stages
-from senet.analysis._format import NONE, decimal, duration, interval, percent, points, quantity
-from senet.analysis._page import page
-from senet.analysis._pictures import balance_section, excitations_section, training_section
-from senet.analysis._series import is_done, number, part, runs_of, summary_of
+from senet.analysis import formats
+from senet.analysis.excitations import spaced
+from senet.analysis.series import curves, is_done, number, pairs, part, runs_of, shorten, summary_of
 from senet.analysis.stats import proportion_interval
-from senet.errors import InputError
+from senet.errors import InputError, optional
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from senet.analysis.figures import Drawing
 
 __all__ = ["render_report"]
 
 _SCHEMA = "senet.compare/"
+_MOST_PROFILES = 12
+# In the order of the table; what is not listed follows under its own name.
+_LABELS = {
+    "parameters": "Parameters",
+    "macs": "Multiply-adds",
+    "bytes_moved_forward": "Bytes moved, forward",
+    "bytes_moved_step": "Bytes moved, step",
+    "bytes_kept": "Kept for backward",
+    "latency_ms": "Latency, forward",
+    "step_ms": "Training step",
+}
+_BY_STAGE = ("parameters", "macs", "bytes_moved_step", "bytes_kept")
 
 
 def render_report(result: Mapping[str, Any]) -> str:
@@ -35,6 +52,7 @@ def render_report(result: Mapping[str, Any]) -> str:
 
     Raises:
         InputError: the dict is of another schema.
+        MissingPackageError: Jinja2, matplotlib or scipy is not installed, whatever the result.
 
     Example:
         >>> html = render_report({"schema": "senet.compare/1", "config": {"model": "resnet20"}})
@@ -44,238 +62,196 @@ def render_report(result: Mapping[str, Any]) -> str:
     schema = str(result.get("schema") or _SCHEMA)
     if not schema.startswith(_SCHEMA):
         raise InputError(f"a report shows a result of schema {_SCHEMA}1, got {schema!r}")
-    sections = (
-        _head,
-        _table,
-        balance_section,
-        _stages,
-        training_section,
-        excitations_section,
-        _runs,
-        _recipe,
+    page = _environment().get_template("report.html")
+    config, data, cost = (part(result, name) for name in ("config", "data", "cost"))
+    runs, timing = runs_of(result), part(cost, "timing")
+    quantities = _quantities(cost, timing)
+    return page.render(
+        result=result,
+        config=config,
+        settings={name: value for name, value in config.items() if name != "se"},
+        se=part(config, "se"),
+        where={**part(result, "versions"), **{key: result.get(key) for key in ("device", "date")}},
+        data=data,
+        facts=list(_facts(config, data)),
+        summary=summary_of(result),
+        runs=sorted(runs, key=lambda run: (str(run.get("seed")), str(run.get("arch")))),
+        done=sum(is_done(run) for run in runs),
+        planned=2 * len(config.get("seeds") or []),
+        cost=cost,
+        timing=timing,
+        quantities=quantities,
+        stages=list(_stages(cost)),
+        labels=_LABELS,
+        stage_columns=[_LABELS[name].lower() for name in _BY_STAGE],
+        training=_learning_curves(result),
+        balance=_balance(result, quantities),
+        gates=_gates(part(result, "excitations")),
     )
-    body = "\n".join(text for text in (section(result) for section in sections) if text)
-    return page(f"senet compare: {_subject(result)}", body)
 
 
-def _subject(result: Mapping[str, Any]) -> str:
-    config = part(result, "config")
-    model, data = config.get("model", "a network"), part(result, "data").get("name")
-    data = data or config.get("data")
-    return escape(f"{model} on {data}" if data else str(model))
+@functools.cache
+def _environment() -> Environment:
+    with optional("the HTML report"):
+        import scipy  # type: ignore[import-untyped]  # noqa: F401 - the intervals need it
+        from jinja2 import Environment, PackageLoader
+
+        import senet.analysis.figures  # noqa: F401 - and matplotlib with it
+    environment = Environment(
+        loader=PackageLoader("senet.analysis", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = ("decimal", "duration", "interval", "percent", "points", "quantity")
+    environment.filters |= {name: getattr(formats, name) for name in names}
+    environment.filters |= {"inline": _inline, "value": _value, "wilson": _wilson}
+    environment.globals["none_"] = formats.NONE
+    environment.tests["known"] = lambda value: not math.isnan(number(value))
+    return environment
 
 
-def _facts(result: Mapping[str, Any]) -> Iterator[str]:
-    data, config = part(result, "data"), part(result, "config")
+def _inline(drawing: Drawing) -> str:
+    """The SVG of a drawing, with colours that follow the page: var(--ink, #1f2328) for #1f2328."""
+    from senet.analysis.figures.drawing import COLOUR
+
+    svg = drawing.svg()
+    for name, colour in COLOUR.items():
+        svg = re.sub(rf"(?<=: ){colour}\b", f"var(--{name}, {colour})", svg)
+    return svg
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _wilson(accuracy: Any, images: Any) -> str:
+    """The 95 % interval of an accuracy on so many test images, in percent."""
+    accuracy, images = number(accuracy), number(images)
+    if not (0 <= accuracy <= 1 and images >= 1):
+        return formats.NONE
+    interval = proportion_interval(round(accuracy * images), int(images))
+    return f"{formats.decimal(100 * interval.low, 1)} to {formats.decimal(100 * interval.high, 1)}"
+
+
+def _facts(config: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+    """What was trained on what, as short phrases."""
     for key, name in (("train_images", "training images"), ("test_images", "test images")):
         if not math.isnan(number(data.get(key))):
             yield f"{data[key]:,} {name}"
     if data.get("classes"):
         yield f"{len(data['classes']):,} classes"
     if data.get("image_size"):
-        yield escape("\u00d7".join(str(n) for n in data["image_size"]))
+        yield "\u00d7".join(str(n) for n in data["image_size"])
     if config.get("epochs"):
-        yield f"{escape(str(config['epochs']))} epoch{'' if config['epochs'] == 1 else 's'}"
+        yield f"{config['epochs']} epoch{'' if config['epochs'] == 1 else 's'}"
 
 
-def _head(result: Mapping[str, Any]) -> str:
-    summary = summary_of(result)
-    sentence = escape(str(summary["verdict"]))
-    facts = " \u00b7 ".join(_facts(result))
-    return f"""<header>
-<p class="eyebrow">senet compare \u00b7 {_subject(result)}</p>
-<h1>{sentence[:1].upper()}{sentence[1:]}</h1>
-<p class="quiet">{facts}</p>
-</header>
-{_notice(result)}{_tiles(summary)}"""
+class _Quantity(NamedTuple):
+    """One cost of both networks; lower and upper are the quartiles of a measured ratio."""
+
+    name: str
+    label: str
+    plain: float
+    se: float
+    difference: float
+    ratio: float
+    lower: float
+    upper: float
 
 
-def _tiles(summary: Mapping[str, Any]) -> str:
-    difference = summary["difference"]
-    note = "two pairs or more give an interval"
-    if not math.isnan(number(difference.get("low"))):
-        ends = interval(difference["low"], difference["high"])
-        note = f"{_confidence(difference)} interval {ends}"
-    tiles = [
-        ("Plain, test accuracy", _accuracy(summary["plain"]), _seeds(summary["plain"]), "plain"),
-        ("With SE, test accuracy", _accuracy(summary["se"]), _seeds(summary["se"]), "se"),
-        ("SE \u2212 plain, in pairs", points(difference.get("mean")), note, "muted"),
+def _quantities(cost: Mapping[str, Any], timing: Mapping[str, Any]) -> list[_Quantity]:
+    """Return every total that has a plain and an SE value, in a fixed order.
+
+    Example:
+        >>> cost = {"total": {"plain": {"parameters": 100}, "se": {"parameters": 110}}}
+        >>> [(q.label, q.difference, q.ratio) for q in _quantities(cost, {})]
+        [('Parameters', 10.0, 1.1)]
+    """
+    total = part(cost, "total")
+    names = [name for name in part(total, "plain") if name in part(total, "se")]
+    order = [*_LABELS, *names]
+    rows = [_quantity(total, name, timing) for name in sorted(names, key=order.index)]
+    return [row for row in rows if not (math.isnan(row.plain) or math.isnan(row.se))]
+
+
+def _quantity(total: Mapping[str, Any], name: str, timing: Mapping[str, Any]) -> _Quantity:
+    columns = ("plain", "se", "difference", "ratio")
+    plain, se, difference, ratio = (number(part(total, column).get(name)) for column in columns)
+    if math.isnan(difference):
+        difference = se - plain
+    if math.isnan(ratio) and plain:
+        ratio = se / plain
+    measured = part(part(timing, name), "ratio")
+    quartiles = number(measured.get("lower")), number(measured.get("upper"))
+    label = _LABELS.get(name, name.replace("_", " ").capitalize())
+    return _Quantity(name, label, plain, se, difference, ratio, *quartiles)
+
+
+def _stages(cost: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Give the name of each stage in which SE adds something, and what it adds by quantity."""
+    for stage in cost.get("stages") or []:
+        rows = _quantities({"total": stage} if isinstance(stage, Mapping) else {}, {})
+        added = {row.name: row.difference for row in rows}
+        if any(added.values()):
+            cells = [formats.quantity(added.get(name), name, sign=True) for name in _BY_STAGE]
+            yield str(stage.get("name", "")), cells
+
+
+def _balance(result: Mapping[str, Any], quantities: list[_Quantity]) -> dict[str, Drawing]:
+    """What SE gains, seed by seed, and what it costs."""
+    from senet.analysis.figures import cost_bars, paired_accuracy
+
+    drawings, runs = {}, runs_of(result)
+    if pairs(runs)[0]:
+        drawings["gain"] = paired_accuracy(runs)
+    ratios = {q.label: q.ratio for q in quantities if math.isfinite(q.ratio)}
+    if ratios:
+        drawings["cost"] = cost_bars(ratios)
+    return drawings
+
+
+def _learning_curves(result: Mapping[str, Any]) -> list[Drawing]:
+    from senet.analysis.figures import learning_curves
+
+    runs = runs_of(result)
+    return [
+        learning_curves(runs, quantities=[name], name=name)
+        for name in ("test_accuracy", "train_loss")
+        if curves(runs, "plain", name) or curves(runs, "se", name)
     ]
-    return '<dl class="tiles">' + "".join(_tile(*tile) for tile in tiles) + "</dl>"
 
 
-def _tile(term: str, value: str, note: str, tone: str) -> str:
-    return (
-        f'<div class="tile" style="--tone: var(--{tone})"><dt>{term}</dt>'
-        f'<dd class="value">{value}</dd><dd class="note">{note}</dd></div>'
-    )
+def _gates(excitations: Mapping[str, Any]) -> dict[str, Any]:
+    """The gates by depth, by class and block, and by channel; empty where nothing was recorded."""
+    from senet.analysis import figures
+    from senet.analysis.figures.drawing import CLASS_COLOURS
+    from senet.analysis.figures.gate_figures import gate_range
 
-
-def _confidence(difference: Mapping[str, Any]) -> str:
-    return f"{100 * number(difference.get('confidence', 0.95)):g} %"
-
-
-def _accuracy(summary: Mapping[str, Any]) -> str:
-    return percent(summary.get("mean"), spread=summary.get("std"))
-
-
-def _seeds(summary: Mapping[str, Any]) -> str:
-    n = summary.get("n") or 0
-    if n < 2:
-        return "one seed" if n else "no finished run"
-    return f"mean \u00b1 standard deviation, {n} seeds"
-
-
-def _notice(result: Mapping[str, Any]) -> str:
-    planned = 2 * len(part(result, "config").get("seeds") or [])
-    done = sum(is_done(run) for run in runs_of(result))
-    if done >= planned:
-        return ""
-    return (
-        f'<p class="notice"><strong>Unfinished: {done} of {planned} runs are done.</strong> '
-        "This page shows what there is so far. The same command with <code>--resume</code> "
-        "goes on.</p>\n"
-    )
-
-
-def _row(cells: Iterable[str], *, kind: str = "") -> str:
-    first, *rest = cells
-    mark = f' class="{kind}"' if kind else ""
-    return f'<tr{mark}><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in rest)}</tr>'
-
-
-def _grid(heads: Sequence[str], rows: Iterable[str], *, caption: str = "") -> str:
-    head = "".join(f'<th scope="col">{text}</th>' if text else "<td></td>" for text in heads)
-    note = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return (
-        f'<figure><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{note}</figure>"
-    )
-
-
-def _table(result: Mapping[str, Any]) -> str:
-    return "<h2>Plain and SE, side by side</h2>" + _grid(
-        ("", "Plain", "SE", "SE \u2212 plain", "SE / plain"),
-        [*_accuracy_rows(result), *_cost_rows(result)],
-        caption=escape(" ".join(notes(result.get("cost")))),
-    )
-
-
-def _accuracy_rows(result: Mapping[str, Any]) -> Iterator[str]:
-    summary = summary_of(result)
-    plain, se, difference = summary["plain"], summary["se"], summary["difference"]
-    change = points(difference.get("mean"))
-    yield _row(
-        ("Test accuracy", _accuracy(plain), _accuracy(se), change, ""),
-        kind="first",
-    )
-    ends = interval(difference.get("low"), difference.get("high"))
-    if ends != NONE:
-        yield _row((f"{_confidence(difference)} interval", "", "", ends, ""))
-
-
-def _cost_rows(result: Mapping[str, Any]) -> Iterator[str]:
-    for q in quantities(result.get("cost")):
-        ratio = decimal(q.ratio, 4)
-        if not math.isnan(q.lower):
-            ratio = f"{decimal(q.ratio, 2)} ({decimal(q.lower, 2)} to {decimal(q.upper, 2)})"
-        change = quantity(q.name, q.difference, sign=True)
-        values = (quantity(q.name, q.plain), quantity(q.name, q.se), change, ratio)
-        yield _row((escape(q.label), *values))
-
-
-_BY_STAGE = {
-    "parameters": "parameters",
-    "macs": "multiply-adds",
-    "bytes_moved_step": "bytes moved, step",
-    "bytes_kept": "kept for the backward",
-}
-
-
-def _stages(result: Mapping[str, Any]) -> str:
-    """What SE adds in each stage: early blocks cost time and memory, late ones parameters."""
-    rows = []
-    for name, counts in stages(result.get("cost")):
-        if not any(q.difference for q in counts.values()):
-            continue
-        cells = [escape(name)]
-        for key in _BY_STAGE:
-            q = counts.get(key)
-            cells.append(NONE if q is None else quantity(key, q.difference, sign=True))
-        rows.append(_row(cells))
-    if not rows:
-        return ""
-    return "<h3>What SE adds, stage by stage</h3>" + _grid(("", *_BY_STAGE.values()), rows)
-
-
-def _runs(result: Mapping[str, Any]) -> str:
-    runs = sorted(runs_of(result), key=lambda run: (str(run.get("seed")), str(run.get("arch"))))
-    if not runs:
-        return ""
-    images = number(part(result, "data").get("test_images"))
-    rows = [
-        _row(
-            (
-                f"seed {escape(str(run.get('seed', NONE)))}",
-                "SE" if run.get("arch") == "se" else escape(str(run.get("arch", NONE))),
-                percent(run.get("test_accuracy")),
-                _wilson(number(run.get("test_accuracy")), images),
-                decimal(run.get("test_loss"), 4),
-                str(len(run.get("epochs") or [])),
-                duration(run.get("seconds")),
-                "done" if is_done(run) else escape(str(run.get("state"))),
+    classes = excitations.get("classes") or []
+    blocks = [block for block in excitations.get("blocks") or [] if block.get("mean")]
+    if not blocks or not classes:
+        return {}
+    shown = [blocks[i]["path"] for i in spaced(len(blocks), _MOST_PROFILES)]
+    options: dict[str, Any] = {"columns": 1, "legend": False, "limits": gate_range(blocks)}
+    names = [shorten(str(classes[k]), 28) for k in spaced(len(classes), len(CLASS_COLOURS))]
+    return {
+        "depth": [
+            figures.excitation_depth(excitations, quantity=quantity, name=f"depth-{quantity}")
+            for quantity in ("mean", "spread")
+        ],
+        "heat": {
+            quantity: figures.excitation_heat_map(
+                excitations, quantity=quantity, name=f"heat-{quantity}"
             )
-        )
-        for run in runs
-    ]
-    heads = (
-        "",
-        "network",
-        "accuracy",
-        "95 % interval",
-        "test loss",
-        "epochs",
-        "time",
-        "state",
-    )
-    note = (
-        "Wilson's interval of one accuracy: how exactly the test set measures one trained "
-        "network. It says nothing about the spread over seeds."
-    )
-    return "<h2>Every run</h2>" + _grid(heads, rows, caption=note)
-
-
-def _wilson(accuracy: float, images: float) -> str:
-    if not (0 <= accuracy <= 1 and images >= 1):
-        return NONE
-    found = proportion_interval(round(accuracy * images), int(images))
-    return f"{decimal(100 * found.low, 1)} to {decimal(100 * found.high, 1)}"
-
-
-def _recipe(result: Mapping[str, Any]) -> str:
-    config = dict(part(result, "config"))
-    se = config.pop("se", None)
-    where = {"device": result.get("device"), "date": result.get("date")}
-    columns = [
-        _list("Configuration", config),
-        _list("SE blocks", se if isinstance(se, Mapping) else {}),
-        _list("Versions", {**part(result, "versions"), **where}),
-    ]
-    command = result.get("command")
-    shown = f"<pre>{escape(str(command))}</pre>" if command else ""
-    return f'<h2>How to repeat it</h2>{shown}<div class="many">{"".join(columns)}</div>'
-
-
-def _list(title: str, facts: Mapping[str, Any]) -> str:
-    rows = [
-        _row((escape(str(key)), escape(_plain(value))))
-        for key, value in facts.items()
-        if value is not None
-    ]
-    if not rows:
-        return ""
-    return f'<section><h3>{title}</h3><table class="facts">{"".join(rows)}</table></section>'
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            for quantity in ("mean", "distance")
+        },
+        "profiles": [
+            figures.excitation_profiles(excitations, paths=[path], name=f"profile-{i}", **options)
+            for i, path in enumerate(shown)
+        ],
+        "legend": list(zip(names, CLASS_COLOURS, strict=False)),
+        "blocks": len(blocks),
+        "images": [int(n) for n in excitations.get("images") or [] if n],
+        "never_ran": [str(path) for path in excitations.get("never_ran") or []],
+    }

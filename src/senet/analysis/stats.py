@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
-from senet.errors import ConfigError, InputError
+from senet.errors import ConfigError, InputError, optional
 
 __all__ = [
     "MeanStd",
@@ -21,7 +21,6 @@ __all__ = [
     "mean_std",
     "paired_difference",
     "proportion_interval",
-    "t_quantile",
     "verdict",
 ]
 
@@ -119,27 +118,6 @@ def mean_std(values: Sequence[float]) -> MeanStd:
     return MeanStd(statistics.fmean(values), std, len(values))
 
 
-def t_quantile(p: float, degrees: int) -> float:
-    """Return t with P(T <= t) = p for Student's t distribution.
-
-    Args:
-        p: a probability strictly between 0 and 1.
-        degrees: degrees of freedom, at least 1.
-
-    Example:
-        >>> round(t_quantile(0.975, 2), 6)
-        4.302653
-    """
-    if not 0 < p < 1 or degrees < 1:
-        raise InputError(
-            f"a t quantile needs 0 < p < 1 and degrees >= 1, got p={p}, degrees={degrees}"
-        )
-    # scipy.special alone, which loads much faster than scipy.stats; scipy publishes no types
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-    return float(stdtrit(degrees, p))
-
-
 def paired_difference(
     plain: Sequence[float], se: Sequence[float], *, confidence: float = 0.95
 ) -> PairedDifference:
@@ -175,11 +153,14 @@ def paired_difference(
         )
     _check_values("plain", plain)
     _check_values("se", se)
-    found = mean_std([s - p for p, s in zip(plain, se, strict=True)])
-    if found.std is None:
-        return PairedDifference(found.mean, None, None, found.n, confidence)
-    half = t_quantile((1 + confidence) / 2, found.n - 1) * found.std / math.sqrt(found.n)
-    return PairedDifference(found.mean, found.mean - half, found.mean + half, found.n, confidence)
+    mean, std, n = astuple(mean_std([s - p for p, s in zip(plain, se, strict=True)]))
+    if std is None:
+        return PairedDifference(mean, None, None, n, confidence)
+    with optional("a confidence interval"):
+        # Not scipy.stats, which loads in a second. scipy publishes no types.
+        from scipy.special import stdtrit  # type: ignore[import-untyped]
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * std / math.sqrt(n)
+    return PairedDifference(mean, mean - half, mean + half, n, confidence)
 
 
 def proportion_interval(
@@ -206,13 +187,12 @@ def proportion_interval(
     _check_confidence(confidence)
     if not 0 <= successes <= total or total < 1:
         raise InputError(f"a proportion needs 0 <= successes <= total, got {successes} of {total}")
-    p = successes / total
-    z2 = statistics.NormalDist().inv_cdf((1 + confidence) / 2) ** 2
-    middle = p + z2 / (2 * total)
-    half = math.sqrt(z2 * (p * (1 - p) / total + z2 / (4 * total * total)))
-    low, high = (middle + side * half for side in (-1, 1))
-    norm = 1 + z2 / total
-    return ProportionInterval(p, max(0.0, low / norm), min(1.0, high / norm), total, confidence)
+    with optional("a confidence interval"):
+        from scipy.stats import binomtest  # type: ignore[import-untyped]
+    ends = binomtest(successes, total).proportion_ci(confidence, method="wilson")
+    return ProportionInterval(
+        successes / total, float(ends.low), float(ends.high), total, confidence
+    )
 
 
 def _size(difference: float, scale: float, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""What all figures share: style, canvas, and the drawing that comes out.
+"""What all figures share: colours, style, canvas, and the drawing that comes out.
 
 Everything is drawn with matplotlib's object interface, never through pyplot: no display is needed
 and nothing global stays changed.
@@ -7,10 +7,12 @@ and nothing global stays changed.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, final
 
@@ -18,12 +20,26 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from senet.analysis._theme import COLOURS, tidy
 from senet.errors import InputError
+from senet.files import write_text, write_whole
 
-__all__ = ["COLOUR", "NAMES", "Drawing", "canvas", "panel", "style"]
+__all__ = ["CLASS_COLOURS", "COLOUR", "NAMES", "Drawing", "canvas", "panel", "style"]
 
-COLOUR = {name: light for name, (light, _) in COLOURS.items()}
+# On white. The two networks differ in hue and in lightness. `report.css` has the same colours under
+# the same names, and others for a dark page.
+COLOUR = {
+    "plain": "#5b7a99",
+    "se": "#d9730d",
+    "ink": "#1f2328",
+    "muted": "#59636e",
+    "grid": "#d8dee4",
+}
+# Ten colours that stay apart under the common kinds of colour blindness, on white and on black.
+# Source: M. Petroff, "Accessible color sequences for data visualization", 2021.
+CLASS_COLOURS = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
 NAMES = {"plain": "plain", "se": "SE"}
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -56,6 +72,9 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": COLOUR["grid"],
     "ytick.labelcolor": COLOUR["muted"],
 }
+_ROOT = (
+    "stroke-linejoin: round; stroke-linecap: butt; font-family: 'DejaVu Sans', Verdana, sans-serif"
+)
 
 
 @contextmanager
@@ -95,22 +114,55 @@ class Drawing:
         buffer = io.StringIO()
         with style(self.name):
             self.figure.savefig(buffer, format="svg", metadata={"Date": None})
-        return tidy(buffer.getvalue(), self.name, self.label)
+        return _one_element(buffer.getvalue(), self.name, self.label)
 
     def save(self, path: str | Path, *, dpi: int = 200) -> Path:
         """Write the figure to a file (.svg, or .png on white) and return its path."""
         path = Path(path)
+        options: dict[str, Any] = {"dpi": dpi, "facecolor": "white", "metadata": {"Software": None}}
         if path.suffix == ".svg":
-            path.write_text(self.svg() + "\n", encoding="utf-8")
+            write_text(path, self.svg() + "\n")
         elif path.suffix == ".png":
             with style(self.name):
-                self.figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
+                write_whole(path, lambda file: self.figure.savefig(file, format="png", **options))
         else:
             raise InputError(f"a figure is written as .svg or .png, got {path.name!r}")
         return path
 
 
-def canvas(columns: int, rows: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def _one_element(svg: str, name: str, label: str) -> str:
+    """Cut an SVG file of matplotlib down to one element that can stand in a page beside others.
+
+    Prolog, metadata and the style sheet (it would apply to the whole page) go; ids that nothing
+    refers to go, the others get a prefix; coordinates keep two decimals, a hundredth of a point.
+
+    Args:
+        svg: the file.
+        name: prefix of the ids.
+        label: one sentence for readers who do not see the figure.
+
+    Example:
+        >>> _one_element('<?xml?><svg width="9"><g id="a" x="1.23456"/></svg>', "f", "A < B")[-51:]
+        'aria-label="A &lt; B" width="9"><g x="1.23"/></svg>'
+    """
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'((?:href="|url\()#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r'font-family: [^;"]*;? ?', "", svg)
+    svg = re.sub(r'="[^"]*"', lambda m: re.sub(r"\d+\.\d{3,}", _two_decimals, m[0]), svg)
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
+    return svg.replace("<svg ", f'<svg style="{_ROOT}" role="img" aria-label="{escape(label)}" ', 1)
+
+
+def _two_decimals(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
+
+
+def canvas(
+    columns: int, rows: int, *, width: float = 4.4, height: float = 2.9
+) -> tuple[Figure, list[Axes]]:
     """A figure with a grid of panels, each of so many inches."""
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -1,4 +1,4 @@
-"""The excitations by class, channel and block."""
+"""The gates by class, channel and block."""
 
 from __future__ import annotations
 
@@ -7,34 +7,82 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
-from senet.analysis._series import (
-    Block,
-    Profile,
-    channel_mean,
-    class_distances,
-    class_means,
-    gate_range,
-    number,
-    profile,
-    short_paths,
-    shorten,
-    spaced,
-)
-from senet.analysis._theme import CLASS_COLOURS
-from senet.analysis.figures.drawing import COLOUR, Drawing, canvas, panel, style
+from senet.analysis.excitations import spaced
+from senet.analysis.figures.drawing import CLASS_COLOURS, COLOUR, Drawing, canvas, panel, style
+from senet.analysis.series import number, shorten
 from senet.errors import InputError, unknown_name
 
-__all__ = ["excitation_depth", "excitation_heat_map", "excitation_profiles"]
+__all__ = ["excitation_depth", "excitation_heat_map", "excitation_profiles", "gate_range"]
+
+Block = Mapping[str, Any]
+_CHANNELS = 50  # in a profile, as in the paper's figures 6 and 7
+
+
+def _class_means(block: Block) -> Tensor:
+    """Mean gate by class and channel, float64 [K, C]; a row of NaN for a class without an image."""
+    rows = block.get("mean") or []
+    channels = max((len(row) for row in rows if row), default=0)
+    filled = [[number(value) for value in row or [None] * channels] for row in rows]
+    return torch.tensor(filled, dtype=torch.float64).reshape(len(rows), channels)
+
+
+def _channel_means(block: Block) -> Tensor:
+    """Mean gate of each channel, [C]: over the images if known, else over the classes."""
+    if block.get("channel_mean"):
+        return torch.tensor([number(v) for v in block["channel_mean"]], dtype=torch.float64)
+    means = _class_means(block)
+    return means[~means.isnan().all(1)].mean(0)
+
+
+def _mean_gates(block: Block) -> Tensor:
+    return _class_means(block).mean(1)
+
+
+def _distances(block: Block) -> Tensor:
+    """How far the gates of each class are from the average, [K]: root mean square over channels.
+
+    Example:
+        >>> _distances({"mean": [[0.5, 0.5], [0.5, 1.0]], "channel_mean": [0.5, 0.5]})
+        tensor([0.0000, 0.3536], dtype=torch.float64)
+    """
+    return (_class_means(block) - _channel_means(block)).square().mean(1).sqrt()
+
+
+def gate_range(blocks: Sequence[Block]) -> tuple[float, float]:
+    """Return the smallest and the largest mean gate of all blocks, channels and classes.
+
+    Example:
+        >>> gate_range([{"mean": [[0.5, 0.75], None]}, {"mean": [[1.25], [1.0]]}])
+        (0.5, 1.25)
+    """
+    values = torch.cat([_class_means(block).flatten() for block in blocks])
+    values = values[~values.isnan()]
+    return (values.min().item(), values.max().item()) if len(values) else (0.0, 1.0)
+
+
+def _short_paths(paths: Sequence[str]) -> list[str]:
+    """Leave out the trailing names that all module paths share: they tell nothing apart.
+
+    Example:
+        >>> _short_paths(["layer1.0.bn2.se", "layer1.1.bn2.se"])
+        ['layer1.0', 'layer1.1']
+    """
+    parts = [path.split(".") for path in paths]
+    while len(parts) > 1 and len({p[-1] for p in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [p[:-1] for p in parts]
+    return [".".join(p) for p in parts]
 
 
 def _blocks(excitations: Mapping[str, Any]) -> dict[str, Block]:
     """The blocks by their shortened paths, in order of depth."""
-    blocks = [block for block in excitations.get("blocks") or [] if channel_mean(block)]
+    blocks = [block for block in excitations.get("blocks") or [] if len(_channel_means(block))]
     if not blocks:
         raise InputError("the excitations hold no block; record some with record_excitations")
-    return dict(zip(short_paths([block["path"] for block in blocks]), blocks, strict=True))
+    return dict(zip(_short_paths([block["path"] for block in blocks]), blocks, strict=True))
 
 
 def excitation_profiles(
@@ -74,44 +122,42 @@ def excitation_profiles(
         if path not in titles:
             raise unknown_name("block", path, titles)
     shown = [list(titles)[i] for i in spaced(len(titles), 12)] if paths is None else list(paths)
-    kept = spaced(len(excitations["classes"]), len(CLASS_COLOURS))
-    found = {block["path"]: block for block in blocks.values()}
+    classes = spaced(len(excitations["classes"]), len(CLASS_COLOURS))
     low, high = limits or gate_range(list(blocks.values()))
-    room = 0.05 * (high - low) or 0.05
+    margin = 0.05 * (high - low) or 0.05
     with style():
         columns = min(columns, len(shown))
-        size = {"width": 3.3, "height": 2.2}
-        figure, axes = canvas(columns, math.ceil(len(shown) / columns), **size)
+        rows = math.ceil(len(shown) / columns)
+        figure, axes = canvas(columns, rows, width=3.3, height=2.2)
         for axis, path in zip(axes, shown, strict=False):
-            _draw_profile(axis, titles[path], profile(found[path], kept))
-            axis.set_ylim(low - room, high + room)
+            _draw_profile(axis, titles[path], blocks[titles[path]], classes)
+            axis.set_ylim(low - margin, high + margin)
         for axis in axes[len(shown) :]:
             axis.set_axis_off()
         if legend:
-            names = [shorten(excitations["classes"][k]) for k in kept]
-            figure.legend(
-                axes[0].lines, [*names, "all images"], loc="outside lower center", ncols=6
-            )
+            names = [*(shorten(excitations["classes"][k]) for k in classes), "all images"]
+            figure.legend(axes[0].lines, names, loc="outside lower center", ncols=6)
     plural = "s" if len(shown) > 1 else ""
     label = f"Mean gate by channel and class in {len(shown)} SE block{plural}"
     return Drawing(name, label, figure)
 
 
-def _draw_profile(axis: Axes, title: str, found: Profile) -> None:
-    for row, colour in zip(found.classes, CLASS_COLOURS, strict=False):
-        axis.plot(row, color=colour, lw=1.1)
-    axis.plot(found.mean, color=COLOUR["ink"], lw=1.3, ls=(0, (4, 1.5)))
-    several = len(found.mean) < found.channels
-    shown = f"{len(found.mean)} of {found.channels}" if several else f"{found.channels}"
+def _draw_profile(axis: Axes, title: str, block: Block, classes: Sequence[int]) -> None:
+    mean = _channel_means(block)
+    order = mean.argsort(stable=True)[spaced(len(mean), _CHANNELS)]
+    for row, colour in zip(_class_means(block)[classes], CLASS_COLOURS, strict=False):
+        axis.plot(row[order].tolist(), color=colour, lw=1.1)
+    axis.plot(mean[order].tolist(), color=COLOUR["ink"], lw=1.3, ls=(0, (4, 1.5)))
+    shown = f"{_CHANNELS} of {len(mean)}" if len(mean) > _CHANNELS else f"{len(mean)}"
     panel(axis, shorten(title, 30), x=f"{shown} channels, by mean gate")
     axis.set_xticks([])
     axis.grid(visible=False, axis="x")
 
 
-# quantity: (title, what a row shows of a block, colour map)
+# quantity: (title, its value for each class of a block, colour map)
 _HEAT = {
-    "mean": ("Mean gate", class_means, "cividis"),
-    "distance": ("Distance of a class from the average", class_distances, "viridis"),
+    "mean": ("Mean gate", _mean_gates, "cividis"),
+    "distance": ("Distance of a class from the average", _distances, "viridis"),
 }
 
 
@@ -134,17 +180,16 @@ def excitation_heat_map(
         raise unknown_name("quantity", quantity, _HEAT)
     title, values, colours = _HEAT[quantity]
     blocks = _blocks(excitations)
-    kept = spaced(len(excitations["classes"]), 20)
-    columns = [values(block) for block in blocks.values()]
-    table = [[column[k] for column in columns] for k in kept]
+    classes = spaced(len(excitations["classes"]), 20)
+    table = torch.stack([values(block)[classes] for block in blocks.values()], dim=1)
     with style():
-        width, height = 1.9 + 0.3 * len(blocks), 1.3 + 0.23 * len(kept)
-        figure, (axis,) = canvas(1, 1, width=min(10.0, max(5.0, width)), height=height)
+        width, height = 1.9 + 0.3 * len(blocks), 1.3 + 0.23 * len(classes)
+        figure, (axis,) = canvas(1, 1, width=min(10.0, max(4.4, width)), height=height)
         panel(axis, title)
         colour_map = mpl.colormaps[colours].resampled(48)
-        mesh = axis.pcolormesh(table, cmap=colour_map, edgecolors="face", linewidth=0.4)
-        axis.set_yticks([i + 0.5 for i in range(len(kept))])
-        axis.set_yticklabels([shorten(excitations["classes"][k]) for k in kept])
+        mesh = axis.pcolormesh(table.tolist(), cmap=colour_map, edgecolors="face", linewidth=0.4)
+        axis.set_yticks([i + 0.5 for i in range(len(classes))])
+        axis.set_yticklabels([shorten(excitations["classes"][k]) for k in classes])
         axis.invert_yaxis()
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
@@ -152,21 +197,21 @@ def excitation_heat_map(
         bar = figure.colorbar(mesh, ax=axis, fraction=0.04, pad=0.02, aspect=12)
         bar.outline.set_visible(False)
         if bar.solids is not None:
-            bar.solids.set(edgecolor="face", rasterized=False)  # the page may hold no image
+            bar.solids.set(edgecolor="face", rasterized=False)  # vectors, like all of the page
     return Drawing(name, f"{title}, by class and block", figure)
 
 
 def _block_ticks(axis: Axes, names: Sequence[str], *, offset: float = 0.0) -> None:
-    kept = range(0, len(names), math.ceil(len(names) / 30))
-    axis.set_xticks([i + offset for i in kept], [shorten(names[i], 22) for i in kept])
-    axis.tick_params(axis="x", rotation=90 if len(kept) > 5 else 0)
+    shown = range(0, len(names), math.ceil(len(names) / 30))
+    axis.set_xticks([i + offset for i in shown], [shorten(names[i], 22) for i in shown])
+    axis.tick_params(axis="x", rotation=90 if len(shown) > 5 else 0)
 
 
 # quantity: (title, (key, label, colour) of each line)
 _DEPTH = {
     "mean": ("Mean gate \u00b1 standard deviation, by depth", (("overall_mean", "gate", "se"),)),
     "spread": (
-        "Standard deviation of a channel's gate, by depth",
+        "Standard deviation of a gate, by depth",
         (
             ("between_class_std", "between classes", "se"),
             ("within_class_std", "within a class", "muted"),
@@ -195,15 +240,15 @@ def excitation_depth(
     blocks = _blocks(excitations)
     title, lines = _DEPTH[quantity]
     with style():
-        figure, (axis,) = canvas(1, 1, width=5.0, height=3.1)
+        figure, (axis,) = canvas(1, 1)
         panel(axis, title)
         for key, label, colour in lines:
             values = [number(block.get(key)) for block in blocks.values()]
             axis.plot(values, "o-", color=COLOUR[colour], lw=1.8, ms=4.5, label=label)
         if quantity == "mean":
             spread = [number(block.get("overall_std")) for block in blocks.values()]
-            where = range(len(values))
-            axis.errorbar(where, values, spread, fmt="none", ecolor=COLOUR["se"], elinewidth=1)
+            depth = range(len(values))
+            axis.errorbar(depth, values, spread, fmt="none", ecolor=COLOUR["se"], elinewidth=1)
         else:
             axis.set_ylim(bottom=0)
             axis.legend()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from senet.analysis._series import number
+from senet.analysis.series import number
+
+__all__ = ["NONE", "decimal", "duration", "interval", "percent", "points", "quantity"]
 
 NONE = "\u2013"
 _MINUS = "\u2212"
@@ -28,7 +30,7 @@ def decimal(value: Any, digits: int, *, sign: bool = False) -> str:
     return NONE if math.isnan(value) else _signed(f"{value:.{digits}f}", sign=sign)
 
 
-def percent(value: Any, digits: int = 2, *, spread: Any = None) -> str:
+def percent(value: Any, *, spread: Any = None) -> str:
     """Return a fraction in percent, with its standard deviation if there is one.
 
     Example:
@@ -38,11 +40,11 @@ def percent(value: Any, digits: int = 2, *, spread: Any = None) -> str:
     value, spread = number(value), number(spread)
     if math.isnan(value):
         return NONE
-    tail = "" if math.isnan(spread) else f" \u00b1 {100 * spread:.{digits}f}"
-    return f"{decimal(100 * value, digits)}{tail} %"
+    tail = "" if math.isnan(spread) else f" \u00b1 {100 * spread:.2f}"
+    return f"{decimal(100 * value, 2)}{tail} %"
 
 
-def points(value: Any, digits: int = 2) -> str:
+def points(value: Any) -> str:
     """Return a difference of fractions in percentage points.
 
     Example:
@@ -50,17 +52,17 @@ def points(value: Any, digits: int = 2) -> str:
         '+0.83 points'
     """
     value = number(value)
-    return NONE if math.isnan(value) else f"{decimal(100 * value, digits, sign=True)} points"
+    return NONE if math.isnan(value) else f"{decimal(100 * value, 2, sign=True)} points"
 
 
-def interval(low: Any, high: Any, digits: int = 2) -> str:
+def interval(low: Any, high: Any) -> str:
     """Return the ends of an interval of fractions in percentage points.
 
     Example:
         >>> interval(-0.0052, 0.0112)
         '−0.52 to +1.12'
     """
-    ends = [decimal(100 * number(end), digits, sign=True) for end in (low, high)]
+    ends = [decimal(100 * number(end), 2, sign=True) for end in (low, high)]
     return NONE if NONE in ends else " to ".join(ends)
 
 
@@ -80,29 +82,27 @@ def duration(seconds: Any) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _bytes(value: float) -> str:
-    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if abs(value) >= 1024**power:
-            return f"{value / 1024**power:.2f} {unit}"
-    return f"{value:.0f} bytes"
-
-
-def quantity(name: str, value: Any, *, sign: bool = False) -> str:
-    """Return a cost in the unit that its name ends in: `_ms`, `bytes`; anything else is a count.
+def quantity(value: Any, name: str, *, sign: bool = False) -> str:
+    """Return a cost in the unit that its name tells: `..._ms` or `bytes...`, else a count.
 
     Example:
-        >>> quantity("macs", 4_089_184_256), quantity("step_ms", 12.345), quantity("bytes", 3 << 20)
+        >>> quantity(4_089_184_256, "macs"), quantity(12.345, "step_ms"), quantity(3 << 20, "bytes")
         ('4,089,184,256', '12.3 ms', '3.00 MiB')
     """
     value = number(value)
     if math.isnan(value):
         return NONE
-    if name.endswith("_ms") or name == "ms":
+    if name.endswith("_ms"):
         text = f"{value:,.{2 if abs(value) < 10 else 1}f} ms"
-    elif name.endswith(("_s", "seconds")):
-        text = f"{value:.3g} s"
-    elif "bytes" in name or "memory" in name:
+    elif name.startswith("bytes"):
         text = _bytes(value)
     else:
         text = f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
     return _signed(text, sign=sign)
+
+
+def _bytes(value: float) -> str:
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if abs(value) >= 1024**power:
+            return f"{value / 1024**power:.2f} {unit}"
+    return f"{value:.0f} bytes"
