@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from environments import Environment
+
 # The tests run in several processes at once; and one thread makes sums come in one order.
 torch.set_num_threads(1)
 
@@ -40,3 +42,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real data in ../shared/data, which are not part of the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def core(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment as `pip install senet` leaves it."""
+    return Environment(tmp_path_factory.mktemp("core"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tomllib
 import venv
@@ -73,22 +74,22 @@ class Environment:
                 if not link.exists():
                     link.symlink_to(Path(each.locate_file(top)).resolve())
 
-    def run(self, *arguments: str, cwd: Path, source: bool = True) -> str:
-        """Run this environment's Python and return what it prints, errors too.
+    def run(
+        self, *arguments: str, cwd: Path, source: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run this environment's Python and return what it prints.
 
         Args:
             arguments: the command line behind the interpreter.
             cwd: the working directory.
             source: whether `senet` is that of this source tree.
         """
-        done = subprocess.run(
+        return subprocess.run(
             [str(self.python), *arguments],
             cwd=cwd,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "src") if source else ""},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src") if source else ""},
+            capture_output=True,
             text=True,
             timeout=240,
             check=False,
         )
-        return done.stdout

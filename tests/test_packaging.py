@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 import architecture
-from environments import project, requirements
+from environments import ROOT, Environment, project, requirements
 from senet.errors import _EXTRAS
 
 # An import name whose package has another one.
@@ -102,3 +107,107 @@ def test_every_dependency_has_its_reason(root: Path) -> None:
     assert sorted(row for row in rows if row[0] != "package") == sorted(
         each for each in wanted if each[0] != "senet"
     )
+
+
+CORE = """
+import sys
+import torch
+import senet
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+    nn.Conv2d(16, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4),
+)
+x = torch.randn(4, 3, 16, 16)
+keys = list(model.state_dict())
+before = model.eval()(x)
+print("planned", len(senet.find_sites(model, x)))
+senet.insert(model, x)
+print("equal", torch.equal(model(x), before))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+nn.functional.cross_entropy(model.train()(x), torch.arange(4)).backward()
+optimizer.step()
+after = model.eval()(x)
+print("trained", not torch.equal(after, before))
+senet.save(model, "network")
+print("cost", senet.cost(model, x, repeats=1, warmup=0).total.difference("parameters"))
+senet.remove(model)
+print("removed", list(model.state_dict()) == keys)
+senet.load(model, "network")
+print("loaded", torch.equal(model(x), after))
+print("hidden", sorted({"timm", "torchvision", "lightning", "typer"} & set(sys.modules)))
+"""
+
+
+def test_the_core_runs_on_torch_and_safetensors(core: Environment, tmp_path: Path) -> None:
+    for hidden in ("timm", "torchvision", "huggingface_hub", "scipy", "yaml", "rich"):
+        assert not (core.site / hidden).exists()
+
+    done = core.run("-W", "error", "-c", CORE, cwd=tmp_path)
+
+    assert done.stdout.splitlines() == [
+        "planned 2",
+        "equal True",
+        "trained True",
+        # per block: C = 16, 32 with hidden = 1, 2: 2 C hidden + hidden + C
+        f"cost {(32 + 1 + 16) + (128 + 2 + 32)}",
+        "removed True",
+        "loaded True",
+        "hidden []",
+    ], done.stderr
+
+
+FIRST_LINES = re.compile(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from what a clone holds: nothing comes from an earlier build."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(folder))
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def pip(*arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--quiet", "--no-input", *arguments],
+        check=True,
+        timeout=240,
+    )
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
+    package = ROOT / "src" / "senet"
+    files = {
+        f"senet/{path.relative_to(package)}"
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+
+    assert "senet/py.typed" in files
+    assert held == files
+
+
+def test_the_first_lines_of_the_readme_run_where_only_the_wheel_is_installed(
+    wheel: Path, tmp_path: Path
+) -> None:
+    environment = Environment(tmp_path / "environment")
+    pip("install", "--no-deps", "--target", str(environment.site), str(wheel))
+    first = FIRST_LINES.search((ROOT / "README.md").read_text())
+    assert first is not None
+    code, printed = first.groups()
+    assert len(code.splitlines()) <= 10
+
+    done = environment.run("-c", code, cwd=tmp_path, source=False)
+    assert done.stdout == printed, done.stderr
+    assert "senet[cli]" in environment.run("-m", "senet", cwd=tmp_path, source=False).stderr

@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
+    "README.md",
     "docs/block.md",
+    "docs/coming-from.md",
     "docs/cost.md",
     "docs/insertion.md",
     "docs/models.md",
