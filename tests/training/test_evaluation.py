@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from senet.analysis import proportion_interval
 from senet.cli.commands import app
-from senet.cli.evaluate import _data, _networks
+from senet.cli.evaluate import _configured, _networks
 from senet.errors import ConfigError, DataError, UnknownNameError
 from senet.models import create_model
 from senet.schema import overridden
@@ -142,7 +142,13 @@ def test_no_image_can_be_read(tmp_path: Path) -> None:
         (["predict", "gone.png", "--model", "resnet20"], "give folders of runs, or --model"),
         (["ablate", "--tables", "ten"], "--tables must be numbers such as 10,12-14"),
         (["train", "--set", "lr"], "--set takes KEY=VALUE"),
-        (["train", "--save-every", "0"], "--save-every must be at least 1"),
+        (["train", "--save-every", "0"], "save_every must be a whole number of at least 1, got 0"),
+        (["train", "--devices", "0"], "devices must be a whole number of at least 1, got 0"),
+        (["compare", "--batch-size", "0"], "batch_size must be a whole number of at least 1"),
+        (["compare", "--workers", "-3"], "workers must be a whole number of at least 0, or None"),
+        (["compare", "--set", "lrr=1"], "unknown setting 'lrr'; did you mean: lr"),
+        (["ablate", "--set", "seed=99999999999999999999"], "below 2**63, got 9999"),
+        (["plan", "resnet20", "--set", "squeeze=mean"], "unknown squeeze 'mean'"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str) -> None:
@@ -152,14 +158,16 @@ def test_mistakes_are_named(arguments: list[str], message: str) -> None:
 
 
 def test_options_of_the_data_change_the_run_s_own() -> None:
-    keys = None, "train", "img", None
+    given = {"data.test_split": "train", "data.image_key": "img"}
     nets = [SimpleNamespace(data=None), SimpleNamespace(data=DataConfig("photos", label_key="y"))]
-    assert _data(nets, None, keys) == DataConfig(
+    assert _configured(nets, given).data == DataConfig(
         "photos", test_split="train", image_key="img", label_key="y"
     )
-    assert _data(nets, "other", keys) == DataConfig("other", test_split="train", image_key="img")
+    assert _configured(nets, {"data.name": "other", **given}).data == DataConfig(
+        "other", test_split="train", image_key="img"
+    )
     with pytest.raises(ConfigError, match="published weights say nothing of data"):
-        _data(nets[:1], None, keys)
+        _configured(nets[:1], given)
 
 
 def test_networks_of_several_kinds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `senet compare`, `cost`, `plan`, `models`, `convert`."""
+"""The command line: each command parses, calls one public function, and prints."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import typer
+from senet.errors import SenetError, optional
 
-from senet.cli import ablate as _ablate  # noqa: F401 - registers its command, as the next two
-from senet.cli import evaluate as _evaluate  # noqa: F401
-from senet.cli import train as _train  # noqa: F401
-from senet.cli.commands import app
-from senet.errors import SenetError
+with optional("the command line"):
+    import typer
+
+    from senet.cli import evaluate, experiments, train  # noqa: F401 - they register their commands
+    from senet.cli.commands import app
 
 __all__ = ["main"]
 

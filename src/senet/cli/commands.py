@@ -1,12 +1,9 @@
-"""The commands. Each parses, calls one public function, and prints."""
+"""`senet cost`, `plan`, `models` and `convert`."""
 
 from __future__ import annotations
 
-import dataclasses
-import shlex
-import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -14,16 +11,15 @@ from rich.console import Console
 from torch import nn
 
 from senet.cli import options as o
-from senet.cli.terminal import show_models, show_result, showing_progress
+from senet.cli.terminal import show_models
 from senet.errors import ConfigError, unknown_name
 from senet.insertion import SEConfig
-from senet.training import DataConfig, TrainConfig
+from senet.schema import overridden
+from senet.training.config import RunConfig
 
-__all__ = ["INTERRUPTED", "app"]
+__all__ = ["app"]
 
-INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
-
-T = TypeVar("T")
+_BLOCKS = ("se.reduction", "se.integration", "se.stages")
 
 app = typer.Typer(
     name="senet",
@@ -35,93 +31,24 @@ app = typer.Typer(
 
 
 @app.command()
-def compare(
-    *,
-    model: o.Model = "resnet20",
-    data: o.Data = DataConfig.name,
-    data_dir: o.DataDir = DataConfig.root,
-    train_split: o.TrainSplit = DataConfig.train_split,
-    test_split: o.TestSplit = DataConfig.test_split,
-    image_key: o.ImageKey = DataConfig.image_key,
-    label_key: o.LabelKey = DataConfig.label_key,
-    image_size: o.ImageSize = DataConfig.image_size,
-    train_images: o.TrainImages = DataConfig.train_images,
-    normalization: o.Normalization = DataConfig.normalization,
-    download: o.Download = DataConfig.download,
-    epochs: o.Epochs = TrainConfig.epochs,
-    batch_size: o.BatchSize = TrainConfig.batch_size,
-    lr: o.Lr = TrainConfig.lr,
-    momentum: o.Momentum = TrainConfig.momentum,
-    weight_decay: o.WeightDecay = TrainConfig.weight_decay,
-    label_smoothing: o.LabelSmoothing = TrainConfig.label_smoothing,
-    warmup_epochs: o.WarmupEpochs = TrainConfig.warmup_epochs,
-    augmentation: o.Augmentation = TrainConfig.augmentation,
-    test_every: o.TestEvery = TrainConfig.test_every,
-    precision: o.Precision = TrainConfig.precision,
-    workers: o.Workers = TrainConfig.workers,
-    reduction: o.Reduction = SEConfig.reduction,
-    squeeze: o.Squeeze = SEConfig.squeeze,
-    excitation: o.Excitation = SEConfig.excitation,
-    integration: o.Integration = SEConfig.integration,
-    stages: o.Stages = None,
-    init: o.Init = SEConfig.init,
-    seeds: o.Seeds = 3,
-    out: o.Out = Path("runs/compare"),
-    resume: o.Resume = False,
-    device: o.Device = "auto",
-    no_timing: o.NoTiming = False,
-) -> None:
-    """Train a network without and with SE blocks, alike in everything else, and compare them."""
-    given = dict(locals())
-    result = _run_comparison(
-        {
-            "model": model,
-            "data": _configured(DataConfig, given, name=data, root=data_dir),
-            "train": _configured(TrainConfig, given),
-            "se": _configured(SEConfig, given, stages=_stages(stages)),
-            **{name: given[name] for name in ("seeds", "out", "resume", "device")},
-            "timing": not no_timing,
-        }
-    )
-    if result["state"] != "done":
-        raise typer.Exit(INTERRUPTED)
-
-
-def _run_comparison(options: dict[str, Any]) -> dict[str, Any]:
-    from senet.compare import compare  # loads Lightning: not for `senet --help`
-
-    console, command = Console(), shlex.join(["senet", *sys.argv[1:]])
-    try:
-        with showing_progress(console) as progress:
-            result = compare(**options, command=command, on_progress=progress)
-    except KeyboardInterrupt:
-        typer.echo("senet: interrupted before the first step; nothing was written", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    show_result(console, result, options["out"] / "report.html")
-    if result["state"] != "done":
-        again = command if options["resume"] else f"{command} --resume"
-        console.print(f"interrupted; go on with: {again}", soft_wrap=True, highlight=False)
-    return result
-
-
-@app.command()
+@o.configured(*_BLOCKS)
 def cost(
     name: o.Name,
     *,
+    changes: dict[str, Any],
     image_size: o.ImageSize = None,
-    batch: o.Batch = 1,
+    batch: Annotated[int, typer.Option(help="Images in the example input.")] = 1,
     classes: o.Classes = None,
-    reduction: o.Reduction = SEConfig.reduction,
-    integration: o.Integration = SEConfig.integration,
-    stages: o.Stages = None,
     no_timing: o.NoTiming = False,
     as_json: o.AsJson = False,
-    as_markdown: o.AsMarkdown = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, all tables.")
+    ] = False,
 ) -> None:
     """Say what SE blocks cost in a network: counted exactly, and measured."""
     from senet.cost import cost as measure
 
-    config = _configured(SEConfig, dict(locals()), stages=_stages(stages))
+    config = _blocks(changes)
     model, example = _network(name, image_size=image_size, batch=batch, classes=classes)
     # A network that has SE blocks already is reported alone, unless blocks are asked for.
     wanted = None if config == SEConfig() else config
@@ -133,46 +60,56 @@ def cost(
 
 
 @app.command()
-def plan(
-    name: o.Name,
-    *,
-    image_size: o.ImageSize = None,
-    reduction: o.Reduction = SEConfig.reduction,
-    integration: o.Integration = SEConfig.integration,
-    stages: o.Stages = None,
-) -> None:
+@o.configured(*_BLOCKS)
+def plan(name: o.Name, *, changes: dict[str, Any], image_size: o.ImageSize = None) -> None:
     """Show where `senet.insert` would put SE blocks into a network; nothing is changed."""
     from senet.insertion import find_sites
 
-    config = _configured(SEConfig, dict(locals()), stages=_stages(stages))
+    config = _blocks(changes)
     model, example = _network(name, image_size=image_size, batch=1, classes=None)
     typer.echo(str(find_sites(model, example, config)))
 
 
 @app.command()
-def models(pattern: o.Pattern = None) -> None:
+def models(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(metavar="[PATTERN]", help="A shell pattern, or a part of the name."),
+    ] = None,
+) -> None:
     """List the networks by name, this project's first; on a terminal, with what the paper says."""
     from senet.models import list_models
 
-    found = list_models(pattern)
-    if not found and pattern is not None:
-        found = list_models(f"*{pattern}*")
-    if not found:
+    names = list_models(pattern)
+    if not names and pattern is not None:
+        names = list_models(f"*{pattern}*")
+    if not names:
         raise unknown_name("model", str(pattern), list_models())
     console = Console()
     if console.is_terminal:
-        show_models(console, found)
+        show_models(console, names)
     else:
-        typer.echo("\n".join(found))
+        typer.echo("\n".join(names))
 
 
 @app.command()
 def convert(
-    source: o.Source,
-    out: o.WeightsOut,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A file, hf://OWNER/REPOSITORY/FILE, timm/NAME or torchvision/NAME.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")],
     *,
-    model: o.Recognised = None,
-    sha256: o.Sha256 = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A network of this project (default: whose tensors these are)."),
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="Of SOURCE, or its first 8 digits or more.")
+    ] = None,
 ) -> None:
     """Write published weights (.caffemodel, .pth, timm's, torchvision's) as .safetensors."""
     from senet.models.weights import convert_weights
@@ -181,17 +118,9 @@ def convert(
     typer.echo(f"{out}: weights of {name}; senet.load_weights(model, {str(out)!r}) loads them")
 
 
-def _configured(kind: type[T], given: dict[str, Any], **changed: Any) -> T:
-    """Return a configuration whose fields are the options of the same name."""
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    return kind(**{name: given[name] for name in names if name in given} | changed)
-
-
-def _stages(text: str | None) -> tuple[int, ...] | None:
-    try:
-        return None if text is None else tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--stages must be numbers such as 3,4, got {text!r}") from error
+def _blocks(changes: dict[str, Any]) -> SEConfig:
+    """Return the blocks that the options and --set describe."""
+    return overridden(RunConfig(se=SEConfig()), changes).se or SEConfig()
 
 
 def _network(
@@ -200,7 +129,7 @@ def _network(
     """Return a network and an example input for it."""
     from senet.models import create_model, input_size
 
-    for option, value in (("--image-size", image_size), ("--batch", batch)):
+    for option, value in (("--image-size", image_size), ("--batch", batch), ("--classes", classes)):
         if value is not None and value < 1:
             raise ConfigError(f"{option} must be at least 1, got {value}")
     channels, height, width = input_size(name)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import shlex
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,47 +12,21 @@ from rich.console import Console
 
 from senet.cli import options as o
 from senet.cli.commands import app
-from senet.cli.terminal import showing_progress
-from senet.errors import ConfigError, DataError
+from senet.cli.terminal import command_line, showing_progress
+from senet.errors import ConfigError, DataError, first_line
 from senet.files import write_text
+from senet.schema import overridden
+from senet.training.config import DataConfig, RunConfig
 
 __all__ = ["eval_", "predict"]
 
-Runs = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="[RUN]...", help="Folders of `senet train`; several are averaged."),
-]
-EvalModel = Annotated[str | None, typer.Option("--model", help="A network, with --weights.")]
-EvalModels = Annotated[
-    list[str] | None,
-    typer.Option("--model", help="A network, with --weights; one for all, or one for each."),
-]
-EvalWeights = Annotated[
-    list[str] | None,
-    typer.Option("--weights", help="Published weights of --model; several are averaged."),
-]
 Normalization = Annotated[
-    str | None,
-    typer.Option("--normalization", help="imagenet or imagenet-mean, if the weights do not say."),
+    str | None, typer.Option(help="imagenet or imagenet-mean, if the weights do not say.")
 ]
-EvalData = Annotated[
-    str | None, typer.Option("--data", help="Other data than the run's (default: its test split).")
-]
-Method = Annotated[str, typer.Option("--method", help="single, ten or dense.")]
+Method = Annotated[str, typer.Option(help="single, ten or dense.")]
 CropSize = Annotated[int | None, typer.Option("--crop", help="As 224 or 320 (default: the run's).")]
-Resize = Annotated[
-    int | None, typer.Option("--resize", help="Shorter side before the crop, as 256.")
-]
-Scales = Annotated[
-    str | None, typer.Option("--scales", help="Shorter sides for dense, as 224,256,320.")
-]
-Top = Annotated[int, typer.Option("--top", help="How many classes.")]
-BadImages = Annotated[
-    int, typer.Option("--max-bad-images", help="Leave out so many that cannot be read.")
-]
-Results = Annotated[
-    Path | None, typer.Option("--out", help="Folder for eval.json and predictions.csv.")
-]
+Resize = Annotated[int | None, typer.Option(help="Shorter side before the crop, as 256.")]
+Scales = Annotated[str | None, typer.Option(help="Shorter sides for dense, as 224,256,320.")]
 
 
 def _networks(
@@ -88,35 +60,48 @@ def _networks(
 def _crops(method: str, crop: int | None, resize: int | None, scales: str | None) -> Any:
     from senet.training.data import Crops
 
-    try:
-        sides = tuple(int(part) for part in scales.split(",")) if scales else ()
-    except ValueError as error:
-        raise ConfigError(f"--scales must be numbers such as 224,256, got {scales!r}") from error
-    return Crops(method, crop, resize, sides)
+    return Crops(method, crop, resize, o.numbers("--scales", scales, "224,256"))
+
+
+def _configured(networks: list[Any], changes: Mapping[str, Any]) -> RunConfig:
+    """Return which data to test on, and how: the first run's data, unless others are named."""
+    known = [each.data for each in networks if each.data is not None]
+    if not known and "data.name" not in changes:
+        raise ConfigError("published weights say nothing of data; name some by --data")
+    start = DataConfig() if "data.name" in changes else known[0]
+    return overridden(RunConfig(data=start), {"max_bad_images": 0, "workers": 0, **changes})
 
 
 @app.command("eval")
+@o.configured(
+    *("data.name", "data.root", "data.test_split", "data.image_key", "data.label_key"),
+    *("data.max_bad_images", "train.batch_size", "train.workers"),
+    defaults={"data.name": "the run's"},
+)
 def eval_(
-    runs: Runs = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Folders of `senet train`; several are averaged."),
+    ] = None,
     *,
-    model: EvalModels = None,
-    weights: EvalWeights = None,
+    changes: dict[str, Any],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A network, with --weights; one for all, or one for each."),
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="Published weights of --model; several are averaged.")
+    ] = None,
     classes: o.Classes = None,
     normalization: Normalization = None,
-    data: EvalData = None,
-    data_dir: o.DataDir = None,
-    test_split: o.TestSplit = None,
-    image_key: o.ImageKey = None,
-    label_key: o.LabelKey = None,
     method: Method = "single",
     crop: CropSize = None,
     resize: Resize = None,
     scales: Scales = None,
-    batch_size: Annotated[int, typer.Option("--batch-size")] = 64,
-    workers: o.Workers = 0,
-    max_bad_images: BadImages = 0,
     device: o.Device = "auto",
-    out: Results = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for eval.json and predictions.csv.")
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Test networks: accuracy with its interval, per class, speed; several runs are averaged."""
@@ -126,36 +111,37 @@ def eval_(
 
     shown = _crops(method, crop, resize, scales)
     networks = _networks(runs, model, weights, classes, normalization)
-    tested = _data(networks, data, (data_dir, test_split, image_key, label_key))
-    split = open_split(tested, training=False)
-    console = Console(stderr=as_json)
-    with showing_progress(console) as progress:
-        found, unreadable = evaluate(
+    config = _configured(networks, changes)
+    split = open_split(config.data, training=False)
+    with showing_progress(Console(stderr=as_json)) as on_progress:
+        predictions, unreadable = evaluate(
             networks,
             split,
             crops=shown,
-            batch_size=batch_size,
-            workers=workers or 0,
+            batch_size=config.train.batch_size,
+            workers=config.train.workers or 0,
             device=find_device(device),
-            max_bad_images=max_bad_images,
-            on_progress=progress,
+            max_bad_images=config.data.max_bad_images,
+            on_progress=on_progress,
         )
-    result = _result(found, networks, shown, list(unreadable.seen))
+    result = _result(predictions, networks, shown, list(unreadable.seen))
     if out is not None:
         write_text(out / "eval.json", json.dumps(result, indent=1))
-        write_text(out / "predictions.csv", predictions_csv(found))
+        write_text(out / "predictions.csv", predictions_csv(predictions))
     typer.echo(json.dumps(result, indent=1) if as_json else _text(result))
 
 
-def _result(found: Any, networks: list[Any], shown: Any, left_out: list[str]) -> dict[str, Any]:
+def _result(
+    predictions: Any, networks: list[Any], shown: Any, left_out: list[str]
+) -> dict[str, Any]:
     from senet.training.evaluation import summary
 
     size, side = shown.sizes(networks[0].view)
     if shown.method == "dense":  # whole images
         size = side = None
     return {
-        **summary(found),
-        "command": shlex.join(["senet", *sys.argv[1:]]),
+        **summary(predictions),
+        "command": command_line(),
         "networks": [each.name for each in networks],
         "method": shown.method,
         "crop": size,
@@ -165,27 +151,9 @@ def _result(found: Any, networks: list[Any], shown: Any, left_out: list[str]) ->
     }
 
 
-def _data(networks: list[Any], data: str | None, given: tuple[str | None, ...]) -> Any:
-    """Return which data to test on: the first run's, unless others are named.
-
-    `given` are root, test_split, image_key and label_key, as far as they are given.
-    """
-    from senet.training import DataConfig
-
-    keys = zip(("root", "test_split", "image_key", "label_key"), given, strict=True)
-    said: dict[str, Any] = {key: value for key, value in keys if value is not None}
-    if data is not None:
-        return DataConfig(data, **said)
-    known = [each.data for each in networks if each.data is not None]
-    if not known:
-        raise ConfigError("published weights say nothing of data; name some by --data")
-    return dataclasses.replace(known[0], **said)
-
-
-def _share(found: dict[str, Any]) -> str:
-    return (
-        f"{100 * found['proportion']:.2f} % [{100 * found['low']:.2f}, {100 * found['high']:.2f}]"
-    )
+def _share(interval: Mapping[str, Any]) -> str:
+    share, low, high = (100 * interval[name] for name in ("proportion", "low", "high"))
+    return f"{share:.2f} % [{low:.2f}, {high:.2f}]"
 
 
 def _text(result: dict[str, Any]) -> str:
@@ -211,19 +179,19 @@ def _text(result: dict[str, Any]) -> str:
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
     *,
-    run: Annotated[Path | None, typer.Option("--run", help="Folder of `senet train`.")] = None,
-    model: EvalModel = None,
-    weights: EvalWeights = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of `senet train`.")] = None,
+    model: Annotated[str | None, typer.Option(help="A network, with --weights.")] = None,
+    weights: Annotated[list[str] | None, typer.Option(help="Published weights of --model.")] = None,
     classes: o.Classes = None,
     normalization: Normalization = None,
     method: Method = "single",
     crop: CropSize = None,
     resize: Resize = None,
     scales: Scales = None,
-    top: Top = 5,
+    top: Annotated[int, typer.Option(help="How many classes.")] = 5,
     as_json: o.AsJson = False,
 ) -> None:
-    """Name what is in pictures: the best classes, with their scores."""
+    """Name what is in images: the best classes, with their scores."""
     from senet.training.evaluation import predict as best_of
 
     shown = _crops(method, crop, resize, scales)
@@ -233,18 +201,17 @@ def predict(
         raise ConfigError(f"predict takes one network, got {len(networks)}")
     [trained] = networks
     opened = [_opened(path) for path in images]
-    found = best_of(trained, opened, crops=shown, top=top)
+    best = best_of(trained, opened, crops=shown, top=top)
     if as_json:
-        listed = {str(path): dict(each) for path, each in zip(images, found, strict=True)}
+        listed = {str(path): dict(each) for path, each in zip(images, best, strict=True)}
         typer.echo(json.dumps(listed, indent=1))
         return
-    for path, each in zip(images, found, strict=True):
+    for path, each in zip(images, best, strict=True):
         typer.echo(f"{path}: " + ", ".join(f"{name} {score:.3f}" for name, score in each))
 
 
 def _opened(path: Path) -> Any:
     from senet.training.data import opened_image
-    from senet.training.data.split import first_line
 
     try:
         return opened_image(path)

@@ -1,175 +1,156 @@
-"""The options of the commands: type, flag and help text; their defaults are the library's."""
+"""The options of the commands; those of a configuration's field are made from the field."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from senet.functional import EXCITATIONS, SQUEEZES
-from senet.insertion.config import INTEGRATIONS
-from senet.training import AUGMENTATIONS, NORMALIZATIONS, PRECISIONS
+from senet.errors import ConfigError
+from senet.insertion import SEConfig
+from senet.schema import Config
+from senet.training.config import DataConfig, RunConfig, TrainConfig, parse_values
 
-_DATA, _RECIPE, _BLOCKS, _RUN = "Data", "Recipe", "SE blocks", "Run"
+__all__ = ["configured", "numbers"]
 
-
-def _one_of(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
+_RUN = "Run"
+_SECTIONS: dict[str, tuple[type[Config], str | None]] = {
+    "": (RunConfig, None),
+    "data": (DataConfig, "Data"),
+    "train": (TrainConfig, "Recipe"),
+    "se": (SEConfig, "SE blocks"),
+}
+_FLAGS = {"data.name": "--data", "data.root": "--data-dir"}
 NAME_HELP = "A network: this project's, torchvision/NAME or timm/NAME; see `senet models`."
+_HELP = {
+    "model": NAME_HELP,
+    "weights": "What to start from: a file, timm/NAME, hf://...",
+    "data.name": "digits, an image folder, hfds/PATH_OR_NAME, tar/, wds/, torch/cifar10: whatever "
+    "timm.data.create_dataset opens.",
+    "data.root": "Folder of the data, where the name is not one.",
+    "se.stages": "Only these, as 3,4.",
+    "se.init": "identity: the changed network starts as the same function; paper: gates near 0.5.",
+}
 
+
+def numbers(option: str, text: str | None, example: str) -> tuple[int, ...]:
+    """Return the whole numbers of a text such as 10,12-14.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    found: list[int] = []
+    try:
+        for part in text.split(",") if text else ():
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError as error:
+        raise ConfigError(f"{option} must be numbers such as {example}, got {text!r}") from error
+    return tuple(found)
+
+
+def configured(
+    *names: str, defaults: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option for each of these fields, and --set.
+
+    The command gets `changes`: the values that are given, by the full names of their fields, in the
+    form that `senet.schema.overridden` takes.
+
+    Args:
+        *names: full names of fields of `RunConfig`, as "train.lr".
+        defaults: what the help shows as the default, where it is not the field's.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.name != "changes"]
+        made = {name: _option(name, defaults or {}) for name in names}
+
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            changes = {name: given.pop(option.name) for name, option in made.items()}
+            changes = {name: value for name, value in changes.items() if value is not None}
+            if "se.stages" in changes:
+                changes["se.stages"] = numbers("--stages", changes["se.stages"], "3,4")
+            return command(changes=changes | parse_values(given.pop("sets") or ()), **given)
+
+        parameters = sorted([*made.values(), _SETS, *own], key=lambda each: each.kind)
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=parameters, return_annotation=None
+        )
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, annotation: Any, option: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=option, annotation=annotation)
+
+
+_SETS = _parameter(
+    "sets",
+    list[str] | None,
+    typer.Option(None, "--set", metavar="KEY=VALUE", help="Any value, as lr=0.2; may be repeated."),
+)
+
+
+def _option(full: str, defaults: Mapping[str, Any]) -> inspect.Parameter:
+    """Return the option of a field; its value is None where it is not given."""
+    section, _, name = full.rpartition(".")
+    kind, panel = _SECTIONS[section]
+    declared = next(each for each in fields(kind) if each.name == name)
+    flag = _FLAGS.get(full, f"--{name.replace('_', '-')}")
+    default = defaults.get(full, None if declared.default is MISSING else declared.default)
+    choices = getattr(declared.metadata.get("rule"), "choices", None)
+    option = typer.Option(
+        None,
+        flag,
+        rich_help_panel=panel,
+        show_default=False if default is None or default is False else str(default),
+        help=", ".join(choices) + "." if choices else _HELP.get(full) or _described(kind, name),
+    )
+    return _parameter(flag.lstrip("-").replace("-", "_"), _type_of(kind, name) | None, option)
+
+
+def _type_of(kind: type[Config], name: str) -> Any:
+    """Return the type in which an option's text is read."""
+    declared = typing.get_type_hints(kind)[name]
+    known = {declared, *typing.get_args(declared)}
+    return next((each for each in (bool, float, int) if each in known), str)
+
+
+def _described(kind: type[Config], name: str) -> str:
+    """Return what the class's docstring says of a field."""
+    listed = (inspect.getdoc(kind) or "").partition("Attributes:\n")[2]
+    match = re.search(
+        rf"^    {name}: (.*?)(?:;|\.\n|\n\n|^    \w)", listed, re.MULTILINE | re.DOTALL
+    )
+    text = " ".join(match[1].split()) if match else ""
+    return text[:1].upper() + text[1:].rstrip(".") + "." * bool(text)
+
+
+# ---- options of several commands that are no field of a configuration
 Name = Annotated[str, typer.Argument(metavar="NAME", help=NAME_HELP)]
-Pattern = Annotated[
-    str | None, typer.Argument(metavar="[PATTERN]", help="A shell pattern, or a part of the name.")
-]
-
-# ---- data
-Model = Annotated[str, typer.Option("--model", help=NAME_HELP)]
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        rich_help_panel=_DATA,
-        help="digits, an image folder, hfds/PATH_OR_NAME, wds/, torch/cifar10: whatever "
-        "timm.data.create_dataset opens.",
-    ),
-]
-DataDir = Annotated[
-    str | None,
-    typer.Option(
-        "--data-dir", rich_help_panel=_DATA, help="Folder of the data, where the name is not one."
-    ),
-]
-TrainSplit = Annotated[
-    str | None,
-    typer.Option("--train-split", rich_help_panel=_DATA, help="(default: the usual names)"),
-]
-TestSplit = Annotated[
-    str | None,
-    typer.Option("--test-split", rich_help_panel=_DATA, help="(default: the usual names)"),
-]
-ImageKey = Annotated[
-    str | None,
-    typer.Option("--image-key", rich_help_panel=_DATA, help="Column of the images, for hfds/."),
-]
-LabelKey = Annotated[
-    str | None,
-    typer.Option("--label-key", rich_help_panel=_DATA, help="Column of the labels, for hfds/."),
-]
-ImageSize = Annotated[
-    int | None,
-    typer.Option("--image-size", help="Height and width (default: what the network is made for)."),
-]
-TrainImages = Annotated[
-    int | None,
-    typer.Option(
-        "--train-images",
-        rich_help_panel=_DATA,
-        help="Train on a fixed stratified subset of so many images.",
-    ),
-]
-Normalization = Annotated[
-    str,
-    typer.Option("--normalization", rich_help_panel=_DATA, help=_one_of(NORMALIZATIONS) + "."),
-]
-Download = Annotated[
-    bool,
-    typer.Option("--download", rich_help_panel=_DATA, help="Let torchvision download its data."),
-]
-
-# ---- recipe
-Epochs = Annotated[int, typer.Option("--epochs", rich_help_panel=_RECIPE)]
-BatchSize = Annotated[int, typer.Option("--batch-size", rich_help_panel=_RECIPE)]
-Lr = Annotated[
-    float, typer.Option("--lr", rich_help_panel=_RECIPE, help="The largest step size of SGD.")
-]
-Momentum = Annotated[float, typer.Option("--momentum", rich_help_panel=_RECIPE, help="Nesterov's.")]
-WeightDecay = Annotated[float, typer.Option("--weight-decay", rich_help_panel=_RECIPE)]
-LabelSmoothing = Annotated[float, typer.Option("--label-smoothing", rich_help_panel=_RECIPE)]
-WarmupEpochs = Annotated[
-    float,
-    typer.Option("--warmup-epochs", rich_help_panel=_RECIPE, help="Linear rise before the cosine."),
-]
-Augmentation = Annotated[
-    str, typer.Option("--augmentation", rich_help_panel=_RECIPE, help=_one_of(AUGMENTATIONS) + ".")
-]
-TestEvery = Annotated[
-    int, typer.Option("--test-every", rich_help_panel=_RECIPE, help="Test after so many epochs.")
-]
-Precision = Annotated[
-    str, typer.Option("--precision", rich_help_panel=_RECIPE, help=_one_of(PRECISIONS) + ".")
-]
-
-# ---- SE blocks
-Reduction = Annotated[
-    float, typer.Option("--reduction", rich_help_panel=_BLOCKS, help="The paper's r.")
-]
-Squeeze = Annotated[
-    str, typer.Option("--squeeze", rich_help_panel=_BLOCKS, help=_one_of(SQUEEZES) + ".")
-]
-Excitation = Annotated[
-    str, typer.Option("--excitation", rich_help_panel=_BLOCKS, help=_one_of(EXCITATIONS) + ".")
-]
-Integration = Annotated[
-    str, typer.Option("--integration", rich_help_panel=_BLOCKS, help=_one_of(INTEGRATIONS) + ".")
-]
-Stages = Annotated[
-    str | None,
-    typer.Option("--stages", rich_help_panel=_BLOCKS, help="Only these, as 3,4 (default: all)."),
-]
-Init = Annotated[
-    str,
-    typer.Option(
-        "--init",
-        rich_help_panel=_BLOCKS,
-        help="identity: the changed network starts as the same function; paper: gates near 0.5.",
-    ),
-]
-
-# ---- run
-Seeds = Annotated[
-    int, typer.Option("--seeds", rich_help_panel=_RUN, help="How many pairs to train.")
-]
-Out = Annotated[
-    Path, typer.Option("--out", rich_help_panel=_RUN, help="Results; a new or an empty folder.")
-]
+Seeds = Annotated[int, typer.Option(rich_help_panel=_RUN, help="How many times to train each.")]
+Out = Annotated[Path, typer.Option(rich_help_panel=_RUN, help="Results; a new or an empty folder.")]
 Resume = Annotated[
     bool, typer.Option("--resume", rich_help_panel=_RUN, help="Go on with what is in --out.")
 ]
-Device = Annotated[
-    str, typer.Option("--device", rich_help_panel=_RUN, help="auto, cpu, cuda, cuda:1, mps.")
-]
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", rich_help_panel=_RUN, help="Processes that read large images."),
-]
+Device = Annotated[str, typer.Option(rich_help_panel=_RUN, help="auto, cpu, cuda, cuda:1, mps.")]
 NoTiming = Annotated[bool, typer.Option("--no-timing", help="Count only, measure no times.")]
-
-# ---- cost
-Batch = Annotated[int, typer.Option("--batch", help="Images in the example input.")]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Height and width (default: what the network is made for).")
+]
 Classes = Annotated[
-    int | None,
-    typer.Option("--classes", help="Classes (default: 10 for 32x32 networks, else 1000)."),
+    int | None, typer.Option(help="Classes (default: 10 for 32x32 networks, else 1000).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown, all tables.")]
-
-# ---- convert
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A file, hf://OWNER/REPOSITORY/FILE, timm/NAME or torchvision/NAME.",
-    ),
-]
-WeightsOut = Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")]
-Recognised = Annotated[
-    str | None,
-    typer.Option("--model", help="A network of this project (default: whose tensors these are)."),
-]
-Sha256 = Annotated[
-    str | None, typer.Option("--sha256", help="Of SOURCE, or its first 8 digits or more.")
-]

@@ -1,24 +1,70 @@
-"""What `senet compare` shows on the terminal: one line of progress, one table at the end."""
+"""What commands show on the terminal: one line of progress, tables at the end."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["result_table", "show_models", "show_result", "showing_progress"]
+import senet.progress
 
+__all__ = [
+    "INTERRUPTED",
+    "ablation_table",
+    "command_line",
+    "finished",
+    "result_table",
+    "run_job",
+    "show_models",
+    "show_result",
+    "showing_progress",
+]
+
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
+_REQUEUE = 75  # of one that a batch system ended, to be started again: EX_TEMPFAIL
 _MISSING = "-"
 
 
+def command_line() -> str:
+    """Return the command that is running, to be pasted into a shell."""
+    return shlex.join(["senet", *sys.argv[1:]])
+
+
+def run_job(
+    job: Callable[..., dict[str, Any]], *arguments: Any, quiet: bool = False, **options: Any
+) -> tuple[Console, dict[str, Any]]:
+    """Run what takes long under a line of progress; return where to print, and the result."""
+    console = Console(quiet=quiet)
+    try:
+        with showing_progress(console) as on_progress:
+            result = job(*arguments, command=command_line(), on_progress=on_progress, **options)
+    except KeyboardInterrupt:
+        typer.echo("senet: interrupted before the first step; nothing was written", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    return console, result
+
+
+def finished(console: Console, result: Mapping[str, Any], *, resume: bool) -> None:
+    """Say how to go on with what was interrupted, and end with its exit code."""
+    if result["state"] == "done":
+        return
+    again = command_line() if resume else f"{command_line()} --resume"
+    line = f"interrupted; go on with: {again}"
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+    raise typer.Exit(_REQUEUE if result["state"] == "requeue" else INTERRUPTED)
+
+
 @contextmanager
-def showing_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Give a function that shows what is being done, how far it is, and when it will be done.
+def showing_progress(console: Console) -> Iterator[senet.progress.Progress]:
+    """Give an `on_progress` that shows what is being done, how far it is, and how long it takes.
 
     On a terminal it is one line that changes; elsewhere, a line for each new thing that is done.
     """
@@ -37,25 +83,25 @@ def showing_progress(console: Console) -> Iterator[Callable[[str, int, int], Non
         task = progress.add_task("reading the data", total=None)
         seen: list[int] = []
 
-        def tell(what: str, done: int, total: int) -> None:
+        def on_progress(description: str, done: int, total: int) -> None:
             if seen != [total]:  # another kind of work: its speed is another one
                 seen[:] = [total]
                 progress.reset(task, total=total)
-            progress.update(task, description=what, completed=done)
+            progress.update(task, description=description, completed=done)
 
-        yield tell
+        yield on_progress
 
 
-def _line_by_line(console: Console) -> Callable[[str, int, int], None]:
+def _line_by_line(console: Console) -> senet.progress.Progress:
     said: set[str] = set()
 
-    def tell(what: str, _done: int, _total: int) -> None:
-        subject = what.partition(", epoch")[0]
+    def on_progress(description: str, _done: int, _total: int) -> None:
+        subject = description.partition(", epoch")[0]
         if subject not in said:
             said.add(subject)
             console.print(subject, highlight=False)
 
-    return tell
+    return on_progress
 
 
 def show_result(console: Console, result: Mapping[str, Any], report: Path) -> None:
@@ -132,13 +178,35 @@ def _cost_rows(cost: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
     return rows
 
 
+def ablation_table(table: Mapping[str, Any]) -> Table:
+    """Return one of the ablation's tables."""
+    title = f"table {table['table']}: {table['subject']} (compared with {table['compared_with']})"
+    shown = Table(title=title, title_justify="left")
+    for head in ("", "top-1 error, %", "difference", "paper, ImageNet", "difference", "direction"):
+        shown.add_column(head, justify="left" if head in ("", "direction") else "right")
+    for row in table["rows"]:
+        error, gap = row["error"], row["difference"]
+        cells = [_MISSING, ""]
+        if error is not None:
+            cells[0] = f"{error['mean']:.2f}"
+            cells[0] += "" if error["std"] is None else f" ± {error['std']:.2f}"
+        if gap is not None:
+            cells[1] = f"{gap['mean']:+.2f}"
+            if gap["low"] is not None:
+                cells[1] += f" ({gap['low']:+.2f}, {gap['high']:+.2f})"
+        published = f"{row['paper_difference']:+.2f}" if row["paper_difference"] else ""
+        paper = f"{row['paper_error']:.2f}"
+        shown.add_row(row["name"], *cells, paper, published, row["direction"] or "")
+    return shown
+
+
 def show_models(console: Console, names: Sequence[str]) -> None:
     """Print a table of this project's networks, then the names of the other libraries'."""
     from senet.models import NETWORKS
 
     table = Table(caption="errors in percent, printed in the paper", caption_justify="left")
     table.add_column("network", no_wrap=True)
-    for head in ("SE", "picture", "top-1 / top-5", "table"):
+    for head in ("SE", "image", "top-1 / top-5", "table"):
         table.add_column(head, justify="right")
     own = [name for name in names if name in NETWORKS]
     for name in own:

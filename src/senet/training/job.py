@@ -72,7 +72,7 @@ def train(
         TrainingError: the loss is no number, or the disk is full.
     """
     folder, where = Path(out), placement or Placement()
-    _check_precision(config, where)
+    _check_options(config, where, save_every)
     if first := is_first_process():
         _check_folder(folder, config, resume=resume)
     gates = Gates(folder)
@@ -147,7 +147,9 @@ def _described(data: ImageData) -> dict[str, Any]:
     return {**data.summary(), "view": view, "left_out": list(data.unreadable.seen)}
 
 
-def _check_precision(config: RunConfig, where: Placement) -> None:
+def _check_options(config: RunConfig, where: Placement, save_every: int | None) -> None:
+    if save_every is not None and save_every < 1:
+        raise ConfigError(f"save_every must be a whole number of at least 1, got {save_every}")
     if config.train.precision == "fp16" and where.kind == "cpu":
         raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
     if where.strategy == "fsdp" and config.train.ema is not None:

@@ -1,0 +1,87 @@
+"""`senet compare` and `senet ablate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from senet.cli import options as o
+from senet.cli.commands import app
+from senet.cli.terminal import ablation_table, finished, run_job, show_result
+from senet.insertion import SEConfig
+from senet.schema import overridden
+from senet.training.config import RunConfig
+
+__all__ = ["ablate", "compare"]
+
+_MODEL = "resnet20"
+
+
+@app.command()
+@o.configured(
+    "model",
+    *(f"data.{name}" for name in ("name", "root", "train_split", "test_split", "image_key")),
+    *(f"data.{name}" for name in ("label_key", "image_size", "train_images", "normalization")),
+    "data.download",
+    *(f"train.{name}" for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay")),
+    *(f"train.{name}" for name in ("label_smoothing", "warmup_epochs", "augmentation")),
+    *(f"train.{name}" for name in ("test_every", "precision", "workers")),
+    *(f"se.{name}" for name in ("reduction", "squeeze", "excitation", "integration")),
+    *("se.stages", "se.init"),
+    defaults={"model": _MODEL},
+)
+def compare(
+    *,
+    changes: dict[str, Any],
+    seeds: o.Seeds = 3,
+    out: o.Out = Path("runs/compare"),
+    resume: o.Resume = False,
+    device: o.Device = "auto",
+    no_timing: o.NoTiming = False,
+) -> None:
+    """Train a network without and with SE blocks, alike in everything else, and compare them."""
+    from senet.compare import compare as run  # loads Lightning: not for `senet --help`
+
+    config = overridden(RunConfig(_MODEL, se=SEConfig()), changes)
+    options: Any = {"seeds": seeds, "out": out, "resume": resume, "device": device}
+    console, result = run_job(run, **_parts(config), **options, timing=not no_timing)
+    show_result(console, result, out / "report.html")
+    finished(console, result, resume=resume)
+
+
+@app.command()
+@o.configured(
+    *("model", "data.name", "data.root", "data.train_images", "train.epochs"),
+    defaults={"model": _MODEL, "train.epochs": 5},
+)
+def ablate(
+    *,
+    changes: dict[str, Any],
+    tables: Annotated[
+        str, typer.Option(help="Of the paper, as 10,11 or 10-16.", metavar="NUMBERS")
+    ] = "10-16",
+    seeds: o.Seeds = 3,
+    out: o.Out = Path("runs/ablate"),
+    device: o.Device = "auto",
+) -> None:
+    """Train the paper's ablations (tables 10-16) on your data; the same command goes on."""
+    chosen = o.numbers("--tables", tables, "10,12-14")
+    from senet.compare import ablate as run
+    from senet.compare.ablation import BLOCKS
+
+    base = overridden(RunConfig(_MODEL, se=BLOCKS), {"epochs": 5, "label_smoothing": 0.1})
+    epochs = overridden(base, changes).train.epochs
+    config = overridden(base, {"test_every": epochs, "epochs": epochs, **changes})
+    options: Any = {"tables": chosen, "seeds": seeds, "out": out, "device": device}
+    console, result = run_job(run, **_parts(config), **options)
+    for table in result["tables"]:
+        console.print(ablation_table(table))
+    finished(console, result, resume=True)
+    console.print(f"results: {out / 'ablation.json'}", soft_wrap=True, highlight=False)
+
+
+def _parts(config: RunConfig) -> dict[str, Any]:
+    """Return what both take of a configuration."""
+    return {"model": config.model, "data": config.data, "train": config.train, "se": config.se}
