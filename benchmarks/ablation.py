@@ -143,7 +143,7 @@ where that interval holds zero.
 ## What was trained
 
 {config["data"]["train_images"]:,} training images, {train["epochs"]} epochs, batch
-{train["batch_size"]}, step size {train["lr"]}, cosine, label smoothing {train["label_smoothing"]},
+{train["batch_size"]}, learning rate {train["lr"]}, cosine, label smoothing {train["label_smoothing"]},
 {train["precision"]}, SE layers without biases and gates that start at 1/2 as in the paper's
 ablations, {config["seeds"]} seeds; {len(runs)} runs took {minutes:.0f} minutes on
 {result["device_name"]}.

@@ -39,7 +39,7 @@ PAGE = ROOT / "docs" / "results" / "cifar10.md"
 NAME = "CIFAR-10 (JPEG)"
 TITLES = {"resnet20": "ResNet-20", "resnet32": "ResNet-32"}
 
-# The same step size for both networks of a part, and everything else alike too.
+# The same learning rate for both networks of a part, and everything else alike too.
 SCRATCH = TrainConfig(epochs=5, batch_size=64, lr=0.1, weight_decay=5e-4)
 FINETUNE = TrainConfig(epochs=1, batch_size=64, lr=0.01, weight_decay=5e-4, warmup_epochs=0.2)
 
@@ -206,7 +206,7 @@ def recipe(result: dict[str, Any]) -> str:
     return (
         f"{data['train_images']:,} training images (a fixed stratified subset of the 50,000), "
         f"{data['test_images']:,} test images, {config['epochs']} epochs, batch "
-        f"{config['batch_size']}, step size {config['lr']}, SGD with Nesterov momentum "
+        f"{config['batch_size']}, learning rate {config['lr']}, SGD with Nesterov momentum "
         f"{config['momentum']}, weight decay {config['weight_decay']}, cosine with "
         f"{config['warmup_epochs']:g} epochs of warm-up, zero-pad-4 crop and flip, r = "
         f"{config['se']['reduction']:g}. {len(result['runs'])} runs took "

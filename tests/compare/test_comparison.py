@@ -15,7 +15,7 @@ from torch import Tensor
 from senet import SEConfig, se_modules
 from senet.compare.comparison import summarise
 from senet.compare.experiment import Experiment
-from senet.errors import ConfigError
+from senet.errors import ConfigError, DataError
 from senet.training import DataConfig, TrainConfig
 from senet.training.config import RunConfig
 from senet.training.data import load_data
@@ -253,6 +253,17 @@ def test_resume_with_other_options_is_refused(pictures: DataConfig, finished: Pa
     ):
         compared(pictures, finished, resume=True, train=train, se=SEConfig(reduction=8))
     assert read(finished) == before
+
+
+def test_resume_with_other_classes_is_refused(tmp_path: Path) -> None:
+    folder, train = image_folder(tmp_path / "a"), TrainConfig(epochs=1, batch_size=8)
+    given = DataConfig(str(folder), image_size=8)
+    compared(given, tmp_path / "out", seeds=1, train=train)
+    for split in ("train", "test"):
+        (folder / split / "blue").rename(folder / split / "sky")
+
+    with pytest.raises(DataError, match="class 0 was 'blue', is 'red'"):
+        compared(given, tmp_path / "out", seeds=1, train=train, resume=True)
 
 
 def test_summary_of_runs_without_pairs() -> None:

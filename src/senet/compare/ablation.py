@@ -18,7 +18,14 @@ from senet.training.config import DataConfig, RunConfig, TrainConfig
 from senet.training.data import load_data
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stopped, stop_on_interrupt
-from senet.training.run_folder import check_same, has_content, read_result, versions, write_result
+from senet.training.run_folder import (
+    check_classes,
+    check_same,
+    has_content,
+    read_result,
+    versions,
+    write_result,
+)
 
 __all__ = ["BLOCKS", "TABLES", "Row", "ablate"]
 
@@ -132,13 +139,19 @@ def ablate(
         "versions": versions(),
         "device": str(experiment.device),
         "config": {**config.to_dict(), "tables": list(tables), "seeds": seeds},
+        "data": None,
         "runs": [],
     }
     results = experiment.folder / "ablation.json"
+    earlier: dict[str, Any] = {}
     if has_content(experiment.folder, resume=results.exists(), cure="choose another folder"):
-        _check_same(experiment.folder, read_result(results, SCHEMA)["config"], result["config"])
+        earlier = read_result(results, SCHEMA)
+        _check_same(experiment.folder, earlier["config"], result["config"])
     images = load_data(config.data, input_size=config.input_size(), progress=on_progress)
+    if earlier.get("data"):
+        check_classes(earlier["data"]["classes"], images.classes, experiment.folder)
     experiment.check(images)
+    result["data"] = images.summary()
     write_result(results, result)
     with stop_on_interrupt() as stop:
         try:

@@ -25,6 +25,7 @@ from senet.training.loop.module import channels_last
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.run_folder import (
+    check_classes,
     check_same,
     device_name,
     has_content,
@@ -95,6 +96,8 @@ def compare(
     experiment = Experiment(config, _ARMS, seeds, find_device(device), Path(out))
     earlier = _earlier(experiment, resume=resume)
     images = load_data(config.data, input_size=config.input_size(), progress=on_progress)
+    if earlier:
+        check_classes(earlier["data"]["classes"], images.classes, experiment.folder)
     experiment.check(images)
     result = _new_result(experiment, images, command=command)
     result["cost"] = earlier.get("cost") or _cost(experiment, images, on_progress, timing=timing)

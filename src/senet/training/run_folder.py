@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from senet.files import write_text
 from senet.schema import Config, differences
 
 __all__ = [
+    "check_classes",
     "check_same",
     "device_name",
     "has_content",
@@ -77,6 +78,27 @@ def check_same(
     ]
     if changed:
         raise ConfigError(f"{where}{'; '.join(changed)}; give the old ones, or another out folder")
+
+
+def check_classes(before: Sequence[str], now: Sequence[str], folder: Path) -> None:
+    """Raise `DataError` if the data have other classes, or another order of them, than before.
+
+    Args:
+        before: the classes that a run was begun with; index k is before[k].
+        now: those of the data.
+        folder: of the run.
+    """
+    if list(before) == list(now):
+        return
+    place = next(
+        (k for k, (old, new) in enumerate(zip(before, now, strict=False)) if old != new),
+        min(len(before), len(now)),
+    )
+    old, new = (repr(names[place]) if place < len(names) else "none" for names in (before, now))
+    raise DataError(
+        f"{folder} was begun with {len(before)} classes, the data have {len(now)}; class "
+        f"{place} was {old}, is {new}; give the data as they were, or another out folder"
+    )
 
 
 def read_result(path: Path, schema: str) -> dict[str, Any]:

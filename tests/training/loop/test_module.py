@@ -1,4 +1,4 @@
-"""The step size, the parameter groups and the loss are what the recipe says."""
+"""The learning rate, the parameter groups and the loss are what the recipe says."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_what_decays() -> None:
     assert counts == {"weights": [3, 6], "no-bias": [5, 4], "all": [9, 0]}
 
 
-def test_step_size_is_scaled_to_the_batch() -> None:
+def test_learning_rate_is_scaled_to_the_batch() -> None:
     assert TrainConfig(lr=0.1).peak_lr == 0.1
     assert TrainConfig(lr=0.1, lr_batch=256, batch_size=1024).peak_lr == pytest.approx(0.4)
 

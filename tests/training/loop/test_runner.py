@@ -15,7 +15,12 @@ from torch import Tensor
 from senet.errors import ConfigError, DataError, TrainingError
 from senet.training import TrainConfig
 from senet.training.data import ImageData
-from senet.training.loop.checkpoints import load_weights, newest_checkpoint, step_of
+from senet.training.loop.checkpoints import (
+    load_weights,
+    newest_checkpoint,
+    read_checkpoint,
+    step_of,
+)
 from senet.training.loop.module import Classifier
 from senet.training.loop.placement import find_device
 from senet.training.loop.runner import Run, finished_epochs, train_run
@@ -153,7 +158,7 @@ def test_what_is_finished_is_not_trained_again(data: ImageData, tmp_path: Path) 
     assert said[0] == ("plain, epoch 2/3", 106, 200)
 
 
-def test_each_step_has_its_images_and_its_step_size(
+def test_each_step_has_its_images_and_its_learning_rate(
     data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, rates = [], []
@@ -172,6 +177,18 @@ def test_each_step_has_its_images_and_its_step_size(
     # half an epoch of three steps rises: two of nine steps
     factors = [cosine_with_warmup(t, steps=9, warmup=2) for t in range(9)]
     assert rates == pytest.approx([RECIPE.lr * factor for factor in factors])
+
+
+def test_other_classes_than_the_run_was_begun_with_are_refused(tmp_path: Path) -> None:
+    """Class k of the weights would become another one."""
+    trained(tiny_data(tmp_path / "a"), tmp_path / "run", stop_after=4)
+    other = tiny_data(tmp_path / "b", colours=("green", "red"))
+
+    with pytest.raises(DataError, match="class 0 was 'blue', is 'green'; give the data as they"):
+        trained(other, tmp_path / "run")
+    assert read_checkpoint(newest_checkpoint(tmp_path / "run") or tmp_path)["classes"] == [
+        *("blue", "red")
+    ]
 
 
 def test_finished_run_is_not_repeated(data: ImageData, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from senet.training.data import NETWORK, ImageData, Share, mix_seeds
 from senet.training.loop.checkpoints import last_good
 from senet.training.loop.counts import Counts
 from senet.training.loop.schedule import decay_groups, freeze_norms, frozen_parameters, lr_factor
+from senet.training.run_folder import check_classes
 
 __all__ = ["Classifier", "channels_last", "logits_of"]
 
@@ -229,7 +230,8 @@ class Classifier(LightningModule):
     # ---- going on
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep where the epoch stands: how much of it is done, and its loss so far."""
+        """Keep the classes, and where the epoch stands: how much is done, and its loss so far."""
+        checkpoint["classes"] = list(self.data.classes)
         sums = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         checkpoint["position"] = {
@@ -239,7 +241,14 @@ class Classifier(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up where the epoch stood."""
+        """Take up where the epoch stood.
+
+        Raises:
+            DataError: the data have other classes, or another order of them.
+        """
+        if "classes" in checkpoint:
+            folder = Path(self.trainer.default_root_dir)
+            check_classes(checkpoint["classes"], self.data.classes, folder)
         position = checkpoint["position"]
         self._resumed = self._done = (position["epoch"], position["parts"])
         if self.trainer.global_rank == 0:

@@ -1,4 +1,4 @@
-"""The step size of each step, and which parameters move and decay."""
+"""The learning rate of each step, and which parameters move and decay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def cosine_with_warmup(step: int, *, steps: int, warmup: int) -> float:
-    """Return the factor of the step size: a linear rise over `warmup` steps, then half a cosine.
+    """Return the factor of the learning rate: a linear rise over `warmup` steps, then half a cosine.
 
     Args:
         step: from 0 to `steps` - 1.
@@ -34,7 +34,7 @@ def cosine_with_warmup(step: int, *, steps: int, warmup: int) -> float:
 
 
 def lr_factor(train: TrainConfig, step: int, *, per_epoch: int) -> float:
-    """Return the factor of the largest step size at a step.
+    """Return the factor of the largest learning rate at a step.
 
     Args:
         train: the recipe.
