@@ -143,10 +143,10 @@ where that interval holds zero.
 ## What was trained
 
 {config["data"]["train_images"]:,} training images, {train["epochs"]} epochs, batch
-{train["batch_size"]}, learning rate {train["lr"]}, cosine, label smoothing {train["label_smoothing"]},
-{train["precision"]}, SE layers without biases and gates that start at 1/2 as in the paper's
-ablations, {config["seeds"]} seeds; {len(runs)} runs took {minutes:.0f} minutes on
-{result["device_name"]}.
+{train["batch_size"]}, learning rate {train["lr"]}, cosine, label smoothing
+{train["label_smoothing"]}, {train["precision"]}, SE layers without biases and gates that start at
+1/2 as in the paper's ablations, {config["seeds"]} seeds;
+{len(runs)} runs took {minutes:.0f} minutes on {result["device_name"]}.
 ResNet-20 has three stages, which stand for the paper's stages 2 to 4. With 16 channels in the first
 stage, r = 16 and r = 32 give one hidden unit there. Its units end with a 3x3 convolution, so SE
 behind the last 3x3 is the standard place.

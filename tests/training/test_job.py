@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from senet import use_backend
-from senet.errors import ConfigError
+from senet.errors import ConfigError, MissingPackageError
 from senet.insertion import SEConfig, se_modules, se_parameters
 from senet.schema import overridden
 from senet.training.building import build_network, start_as_he
@@ -103,7 +103,7 @@ def test_tensorboard_that_is_missing_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match="needs the package tensorboard, which is not installed"):
+    with pytest.raises(MissingPackageError, match="needs the package tensorboard, which is not"):
         train(CONFIG, out=tmp_path, placement=CPU, tensorboard=True)
 
 

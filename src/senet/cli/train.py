@@ -68,12 +68,12 @@ def train(
         typer.echo(to_yaml(config), nl=False)
         return
     from senet.training import job  # loads Lightning: not for `senet --help`
-    from senet.training.loop.placement import Placement
+    from senet.training.loop.placement import Placement, is_first_process
 
     placement = Placement(device, devices, nodes, strategy)
     options: Any = {"placement": placement, "save_every": save_every, "tensorboard": tensorboard}
-    first = job.is_first_process()
-    console, result = run_job(job.train, config, quiet=not first, out=out, resume=resume, **options)
+    options |= {"out": out, "resume": resume, "quiet": not is_first_process()}
+    console, result = run_job(job.train, config, **options)
     for line in _summary(result, out):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     finished(console, result, resume=resume)

@@ -132,16 +132,7 @@ def ablate(
     wanted = {row.variant for table in tables for row in TABLES[table][2]}
     arms = tuple(arm for arm in ARMS if arm in wanted)
     experiment = Experiment(config, arms, seeds, find_device(device), Path(out))
-    result: dict[str, Any] = {
-        "schema": SCHEMA,
-        "state": "partial",
-        "command": command,
-        "versions": versions(),
-        "device": str(experiment.device),
-        "config": {**config.to_dict(), "tables": list(tables), "seeds": seeds},
-        "data": None,
-        "runs": [],
-    }
+    result = _new_result(experiment, tables, command)
     results = experiment.folder / "ablation.json"
     earlier: dict[str, Any] = {}
     if has_content(experiment.folder, resume=results.exists(), cure="choose another folder"):
@@ -165,6 +156,21 @@ def ablate(
     result["tables"] = [_table(number, result["runs"]) for number in tables]
     write_result(results, result)
     return result
+
+
+def _new_result(experiment: Experiment, tables: Sequence[int], command: str) -> dict[str, Any]:
+    """Return the result of an ablation that has not begun."""
+    options = {"tables": list(tables), "seeds": experiment.seeds}
+    return {
+        "schema": SCHEMA,
+        "state": "partial",
+        "command": command,
+        "versions": versions(),
+        "device": str(experiment.device),
+        "config": {**experiment.config.to_dict(), **options},
+        "data": None,
+        "runs": [],
+    }
 
 
 def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

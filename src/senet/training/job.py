@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from senet.errors import ConfigError, DataError
@@ -20,13 +19,13 @@ from senet.training.config import RunConfig, read_yaml, to_yaml
 from senet.training.data import ImageData, load_data
 from senet.training.loop.checkpoints import newest_checkpoint
 from senet.training.loop.gate_log import Gates
-from senet.training.loop.placement import Placement
+from senet.training.loop.placement import Placement, is_first_process
 from senet.training.loop.runner import train_run
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.loop.tensorboard import TensorBoard
 from senet.training.run_folder import check_same, has_content, now, versions, write_result
 
-__all__ = ["SCHEMA", "is_first_process", "train"]
+__all__ = ["SCHEMA", "train"]
 
 SCHEMA = "senet.train/1"
 _NOTHING: dict[str, Any] = {"epochs": [], "stuck_gates": {}, "data": {"left_out": []}}
@@ -125,11 +124,6 @@ def _circumstances(config: RunConfig, where: Placement) -> dict[str, Any]:
         "date": now(),
         "config": config.to_dict(),
     }
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes and speaks, of those that torchrun or SLURM began."""
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def _asking(stop: Stop, on_progress: Progress) -> Progress:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -20,9 +20,7 @@ from senet.training.loop.module import Classifier
 from senet.training.loop.schedule import lr_factor
 from senet.training.loop.stopping import Stop, Stopped
 
-__all__ = ["History", "Steps", "classifier"]
-
-_log = logging.getLogger("senet")
+__all__ = ["History", "Steps", "classifier", "csv_text"]
 
 
 def classifier(module: LightningModule) -> Classifier:
@@ -32,11 +30,12 @@ def classifier(module: LightningModule) -> Classifier:
     return module
 
 
-def _csv(epochs: list[dict[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV with a header, in the order of the first row's fields."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(epochs[0]), extrasaction="ignore", restval="")
+    writer = csv.DictWriter(text, list(rows[0]), extrasaction="ignore", restval="")
     writer.writeheader()
-    writer.writerows(epochs)
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -103,7 +102,7 @@ class History(Callback):
         try:
             write_text(self.folder / "history.json", json.dumps(self.epochs, indent=1))
             if self.epochs:
-                write_text(self.folder / "history.csv", _csv(self.epochs))
+                write_text(self.folder / "history.csv", csv_text(self.epochs))
         except OSError as error:
             raise TrainingError(
                 f"the history cannot be written to {self.folder}: {error.strerror or error}; the "

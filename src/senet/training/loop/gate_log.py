@@ -5,8 +5,6 @@ A gate that hardly differs between images and channels does nothing that a const
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from pathlib import Path
 from typing import Any, final
@@ -17,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from senet.analysis import ExcitationRecorder
 from senet.files import write_text
 from senet.insertion import se_modules
-from senet.training.loop.callbacks import classifier
+from senet.training.loop.callbacks import classifier, csv_text
 from senet.training.loop.module import channels_last
 
 __all__ = ["Gates"]
@@ -75,31 +73,25 @@ class Gates(Callback):
                 }
             )
         self._report(trainer.current_epoch + 1)
-        self._write()
+        write_text(self.folder / "gates.csv", csv_text(self.rows))
 
     def stuck(self) -> dict[str, float]:
         """Return the blocks whose gates were nearly constant in the last tests, with their mean."""
-        found = {}
-        for path in dict.fromkeys(row["block"] for row in self.rows):
-            last = [row for row in self.rows if row["block"] == path][-_EPOCHS:]
+        return self._stuck_before(None)
+
+    def _stuck_before(self, epoch: int | None) -> dict[str, float]:
+        stuck = {}
+        rows = [row for row in self.rows if epoch is None or row["epoch"] < epoch]
+        for path in dict.fromkeys(row["block"] for row in rows):
+            last = [row for row in rows if row["block"] == path][-_EPOCHS:]
             if len(last) == _EPOCHS and all(row["std"] < _STUCK for row in last):
-                found[path] = last[-1]["mean"]
-        return found
+                stuck[path] = last[-1]["mean"]
+        return stuck
 
     def _report(self, epoch: int) -> None:
         """Name a block once, when it has been stuck for long enough."""
-        for path, mean in self.stuck().items():
-            earlier = [row for row in self.rows if row["block"] == path][:-1][-_EPOCHS:]
-            if len(earlier) == _EPOCHS and all(row["std"] < _STUCK for row in earlier):
-                continue
+        for path in self.stuck().keys() - self._stuck_before(epoch):
             _log.warning(
                 "epoch %d: the gates of %s have been nearly constant for %d tests, at %.3g",
-                *(epoch, path, _EPOCHS, mean),
+                *(epoch, path, _EPOCHS, self.stuck()[path]),
             )
-
-    def _write(self) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]))
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.folder / "gates.csv", text.getvalue())

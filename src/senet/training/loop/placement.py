@@ -9,11 +9,12 @@ from typing import Any, final
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from senet.errors import ConfigError
 from senet.schema import Config, option
 
-__all__ = ["Placement", "find_device"]
+__all__ = ["Placement", "find_device", "is_first_process"]
 
 
 def find_device(name: str) -> torch.device:
@@ -104,3 +105,8 @@ class Placement(Config):
             # the project saves and stops by itself
             plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
         return {**found, "plugins": plugins}
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and speaks, of those that torchrun or SLURM began."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)

@@ -17,7 +17,7 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def cosine_with_warmup(step: int, *, steps: int, warmup: int) -> float:
-    """Return the factor of the learning rate: a linear rise over `warmup` steps, then half a cosine.
+    """Return the factor of the learning rate: a linear rise over `warmup` steps, half a cosine.
 
     Args:
         step: from 0 to `steps` - 1.

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from senet.errors import ConfigError
+from senet.errors import MissingPackageError
 from senet.training.loop.callbacks import History
 from senet.training.loop.gate_log import Gates
 
@@ -21,17 +21,17 @@ class TensorBoard(Callback):
 
     Args:
         folder: of the run.
-        gates: who looks at them.
+        gates: records them.
 
     Raises:
-        ConfigError: TensorBoard is not installed.
+        MissingPackageError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, gates: Gates) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError(
+            raise MissingPackageError(
                 "--tensorboard needs the package tensorboard, which is not installed; "
-                "pip install tensorboard, or read history.csv"
+                "install it with: pip install tensorboard, or read history.csv"
             )
         self.folder, self.gates = folder, gates
         self._written = self._rows = 0
