@@ -75,7 +75,8 @@ def test_the_whole_page(page: str) -> None:
     for text in (
         "No significant difference on 3 seeds",
         "resnet20 on cifar10",
-        "50,000 training images",
+        "50,000 training images \u00b7 10,000 test images \u00b7 2 classes",
+        " \u00b7 3\u00d732\u00d732 \u00b7 3 epochs\n",
         "272,095",
         "+2,373",
         "1.26 (1.21 to 1.31)",

@@ -73,7 +73,6 @@ def render_report(result: Mapping[str, Any]) -> str:
         se=part(config, "se"),
         where={**part(result, "versions"), **{key: result.get(key) for key in ("device", "date")}},
         data=data,
-        facts=list(_facts(config, data)),
         summary=summary_of(result),
         runs=sorted(runs, key=lambda run: (str(run.get("seed")), str(run.get("arch")))),
         done=sum(is_done(run) for run in runs),
@@ -132,19 +131,6 @@ def _wilson(accuracy: Any, images: Any) -> str:
         return formats.NONE
     interval = proportion_interval(round(accuracy * images), int(images))
     return f"{formats.decimal(100 * interval.low, 1)} to {formats.decimal(100 * interval.high, 1)}"
-
-
-def _facts(config: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
-    """What was trained on what, as short phrases."""
-    for key, name in (("train_images", "training images"), ("test_images", "test images")):
-        if not math.isnan(number(data.get(key))):
-            yield f"{data[key]:,} {name}"
-    if data.get("classes"):
-        yield f"{len(data['classes']):,} classes"
-    if data.get("image_size"):
-        yield "\u00d7".join(str(n) for n in data["image_size"])
-    if config.get("epochs"):
-        yield f"{config['epochs']} epoch{'' if config['epochs'] == 1 else 's'}"
 
 
 class _Quantity(NamedTuple):

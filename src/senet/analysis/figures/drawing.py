@@ -26,7 +26,7 @@ from senet.files import write_text, write_whole
 __all__ = ["CLASS_COLOURS", "COLOUR", "NAMES", "Drawing", "canvas", "panel", "style"]
 
 # On white. The two networks differ in hue and in lightness. `report.css` has the same colours under
-# the same names, and others for a dark page.
+# the same names, and others for a dark page; `figures.mplstyle` uses them.
 COLOUR = {
     "plain": "#5b7a99",
     "se": "#d9730d",
@@ -41,37 +41,7 @@ CLASS_COLOURS = (
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 NAMES = {"plain": "plain", "se": "SE"}
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": COLOUR["grid"],
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.labelcolor": COLOUR["muted"],
-    "axes.labelsize": 9.0,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": COLOUR["ink"],
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.hspace": 0.06,
-    "figure.constrained_layout.wspace": 0.04,
-    "figure.facecolor": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the layout is the same everywhere
-    "font.size": 9.0,
-    "grid.color": COLOUR["grid"],
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.labelcolor": COLOUR["ink"],
-    "svg.fonttype": "none",  # text stays text
-    "text.color": COLOUR["ink"],
-    "text.parse_math": False,  # a class may be called "$"
-    "xtick.color": COLOUR["grid"],
-    "xtick.labelcolor": COLOUR["muted"],
-    "ytick.color": COLOUR["grid"],
-    "ytick.labelcolor": COLOUR["muted"],
-}
+_STYLE = Path(__file__).with_name("figures.mplstyle")
 _ROOT = (
     "stroke-linejoin: round; stroke-linecap: butt; font-family: 'DejaVu Sans', Verdana, sans-serif"
 )
@@ -80,7 +50,8 @@ _ROOT = (
 @contextmanager
 def style(name: str = "") -> Iterator[None]:
     """The style of all figures, for as long as one is drawn or written; name salts its ids."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": f"senet {name}"}), warnings.catch_warnings():
+    salt: Any = {"svg.hashsalt": f"senet {name}"}
+    with mpl.rc_context(salt, _STYLE), warnings.catch_warnings():
         # A class name in a script that DejaVu lacks is still right: the text of an SVG is text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
