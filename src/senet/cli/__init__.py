@@ -6,13 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from senet.errors import SenetError, optional
+import typer
 
-with optional("the command line"):
-    import typer
-
-    from senet.cli import evaluate, experiments, train  # noqa: F401 - they register their commands
-    from senet.cli.commands import app
+from senet.cli import evaluate, experiments, train  # noqa: F401 - they register their commands
+from senet.cli.commands import app
+from senet.errors import SenetError
 
 __all__ = ["main"]
 
