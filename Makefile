@@ -72,9 +72,13 @@ gpu: ## tests and benchmarks that need a CUDA device (with the system's python3,
 chaos: $(READY) ## kill a training run 20 times; its weights must be those of an undisturbed one
 	$(THREADS) $(BIN)/python benchmarks/chaos.py
 
-docs: $(READY) ## check the links of the pages and run their >>> examples
-	$(BIN)/python -m pytest tests/test_docs.py
-	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs || [ $$? -eq 5 ] # 5: no >>> examples
+SITE := build/site
+docs: $(READY) ## build the documentation site, check its links, run the code of its pages
+	rm -rf $(SITE)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . $(SITE)
+	cp $(SITE)/README.html $(SITE)/index.html
+	$(THREADS) $(BIN)/python -m pytest -q tests/test_docs.py tests/test_pages.py
+	@echo "senet: the site is $(SITE)/index.html"
 
 sweep: $(READY) ## the slow tests, every timm and torchvision family: writes docs/coverage.md, models.md
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu" || [ $$? -eq 5 ] # 5: none is slow
