@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import torch
 from torch import Tensor
 
 from senet import SEConfig, se_modules
-from senet.compare.comparison import summarise
 from senet.compare.experiment import Experiment
-from senet.errors import ConfigError, DataError
+from senet.errors import ConfigError, DataError, MissingPackageError
 from senet.training import DataConfig, TrainConfig
 from senet.training.config import RunConfig
 from senet.training.data import load_data
@@ -266,12 +264,14 @@ def test_resume_with_other_classes_is_refused(tmp_path: Path) -> None:
         compared(given, tmp_path / "out", seeds=1, train=train, resume=True)
 
 
-def test_summary_of_runs_without_pairs() -> None:
-    runs = [{"arch": "plain", "seed": 0, "test_accuracy": 0.5, "state": "done"}]
-    runs += [{"arch": "se", "seed": 0, "test_accuracy": 0.6, "state": "partial"}]
-    summary = summarise({"runs": runs})["summary"]
+def test_a_package_that_the_report_lacks_is_missed_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(result: Any) -> str:
+        raise MissingPackageError("the HTML report needs the package matplotlib")
 
-    assert summary["plain"] == {"mean": 0.5, "std": None, "n": 1}
-    assert summary["se"] is None
-    assert summary["difference"] is None
-    assert not any(isinstance(v, float) and math.isnan(v) for v in summary["plain"].values())
+    monkeypatch.setattr("senet.compare.comparison.render_report", lacking)
+    with pytest.raises(MissingPackageError, match="matplotlib"):
+        compared(DataConfig("digits"), tmp_path / "out", seeds=1)
+
+    assert not (tmp_path / "out").exists()

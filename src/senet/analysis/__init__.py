@@ -6,6 +6,7 @@
 from senet.analysis.excitations import BlockExcitations, Excitations
 from senet.analysis.record import ExcitationRecorder, record_excitations
 from senet.analysis.report import render_report
+from senet.analysis.series import summarise
 from senet.analysis.stats import (
     MeanStd,
     PairedDifference,
@@ -28,5 +29,6 @@ __all__ = [
     "proportion_interval",
     "record_excitations",
     "render_report",
+    "summarise",
     "verdict",
 ]

@@ -24,6 +24,7 @@ __all__ = [
     "part",
     "runs_of",
     "shorten",
+    "summarise",
     "summary_of",
 ]
 
@@ -106,19 +107,31 @@ def pairs(runs: Sequence[Run]) -> tuple[list[float], list[float]]:
     return [plain[seed] for seed in seeds], [se[seed] for seed in seeds]
 
 
-def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary of a result; what it lacks is computed from the finished runs."""
-    summary, runs = dict(part(result, "summary")), runs_of(result)
-    for arch in ("plain", "se"):
-        values = list(_accuracies(runs, arch).values())
-        if not summary.get(arch):
-            summary[arch] = asdict(mean_std(values)) if values else {}
+def summarise(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what finished runs say: both networks' mean accuracy, the difference, the verdict.
+
+    Returns:
+        The summary of a `senet.compare/1` result; None for a network without a finished run, and
+        for the difference where no seed has both.
+
+    Example:
+        >>> summarise([{"arch": "plain", "seed": 0, "test_accuracy": 0.5}])["plain"]
+        {'mean': 0.5, 'std': None, 'n': 1}
+    """
+    means = {arch: list(_accuracies(runs, arch).values()) for arch in ("plain", "se")}
     plain, se = pairs(runs)
     difference = paired_difference(plain, se) if plain else None
-    if not summary.get("difference"):
-        summary["difference"] = asdict(difference) if difference else {}
-    summary["verdict"] = summary.get("verdict") or verdict(difference)
-    return summary
+    return {
+        **{arch: asdict(mean_std(values)) if values else None for arch, values in means.items()},
+        "difference": asdict(difference) if difference else None,
+        "verdict": verdict(difference),
+    }
+
+
+def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the summary of a result; what it lacks is computed, or empty."""
+    given, computed = part(result, "summary"), summarise(runs_of(result))
+    return {key: given.get(key) or value or {} for key, value in computed.items()}
 
 
 def shorten(text: str, length: int = 18) -> str:

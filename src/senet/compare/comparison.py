@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from senet.analysis import mean_std, record_excitations, verdict
-from senet.analysis.report import render_report
-from senet.compare.experiment import Experiment, Trial, paired
+from senet.analysis import record_excitations, render_report, summarise
+from senet.compare.experiment import Experiment, Trial
 from senet.cost import cost
 from senet.files import write_text
 from senet.insertion import SEConfig
@@ -35,7 +33,7 @@ from senet.training.run_folder import (
     write_result,
 )
 
-__all__ = ["compare", "summarise"]
+__all__ = ["compare"]
 
 SCHEMA = "senet.compare/1"
 _ARMS = ("plain", "se")
@@ -100,6 +98,7 @@ def compare(
         check_classes(earlier["data"]["classes"], images.classes, experiment.folder)
     experiment.check(images)
     result = _new_result(experiment, images, command=command)
+    render_report(result)  # a package that the page lacks is missing now, not after the training
     result["cost"] = earlier.get("cost") or _cost(experiment, images, on_progress, timing=timing)
     results = experiment.folder / "results.json"
     write_result(results, result)
@@ -108,7 +107,8 @@ def compare(
             for trial in experiment.train(images, on_progress=on_progress, stop=stop):
                 if any(epoch["test_accuracy"] is not None for epoch in trial.run.epochs):
                     result["runs"].append(_run_entry(trial))
-                write_result(results, summarise(result))
+                result["summary"] = summarise(result["runs"])
+                write_result(results, result)
             on_progress("recording the excitations", 0, 1)
             result["excitations"] = _excitations(experiment, images, stop)
             result["state"] = "done"
@@ -150,22 +150,20 @@ def _new_result(experiment: Experiment, data: ImageData, *, command: str | None)
     """Return the result of a comparison that has not begun."""
     name = experiment.config.name
     called = f"senet.compare.compare(model={name!r}, data={data.config.name!r}, ...)"
-    return summarise(
-        {
-            "schema": SCHEMA,
-            "state": "partial",
-            "command": command or called,
-            "versions": versions(),
-            "device": device_name(experiment.device),
-            "date": now(),
-            "config": _options(experiment),
-            "data": data.summary(),
-            "runs": [],
-            "summary": {},
-            "cost": None,
-            "excitations": None,
-        }
-    )
+    return {
+        "schema": SCHEMA,
+        "state": "partial",
+        "command": command or called,
+        "versions": versions(),
+        "device": device_name(experiment.device),
+        "date": now(),
+        "config": _options(experiment),
+        "data": data.summary(),
+        "runs": [],
+        "summary": summarise([]),
+        "cost": None,
+        "excitations": None,
+    }
 
 
 def _run_entry(trial: Trial) -> dict[str, Any]:
@@ -181,25 +179,6 @@ def _run_entry(trial: Trial) -> dict[str, Any]:
         "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),
         "state": "done" if trial.run.done else "partial",
     }
-
-
-def summarise(result: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the summary from the finished runs, and return the result."""
-    done = [run for run in result["runs"] if run["state"] == "done"]
-    accuracy: dict[str, dict[int, float]] = {
-        arm: {run["seed"]: run["test_accuracy"] for run in done if run["arch"] == arm}
-        for arm in _ARMS
-    }
-    difference = paired(accuracy["plain"], accuracy["se"])
-    result["summary"] = {
-        **{
-            arm: asdict(mean_std(list(values.values()))) if values else None
-            for arm, values in accuracy.items()
-        },
-        "difference": asdict(difference) if difference else None,
-        "verdict": verdict(difference),
-    }
-    return result
 
 
 def _cost(
