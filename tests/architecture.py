@@ -56,12 +56,16 @@ FUNCTION_LINES = 50
 
 
 class Import(NamedTuple):
-    """One import statement: the file and line it stands in, and the dotted name it asks for."""
+    """One import statement: the file and line it stands in, and the dotted name it asks for.
+
+    `names` are what it takes out of the target: `from target import names`.
+    """
 
     file: Path
     line: int
     importer: tuple[str, ...]
     target: str
+    names: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -91,8 +95,9 @@ def imports(package: Path) -> Iterator[Import]:
                 names = ["." * node.level + (node.module or "")]
             else:
                 continue
+            taken = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             for name in names:
-                yield Import(file, node.lineno, module_parts(file), name)
+                yield Import(file, node.lineno, module_parts(file), name, tuple(taken))
 
 
 def steps_up(package: Path) -> list[str]:
@@ -180,3 +185,61 @@ def long_functions(tree: Path) -> list[str]:
 def span(node: ast.stmt) -> int:
     """Return the number of lines that a statement takes."""
     return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def twins(package: Path) -> list[str]:
+    """A file name says which file is meant: it occurs once in the package."""
+    everywhere = {"__init__.py", "__main__.py", "config.py"}
+    files: dict[str, list[str]] = {}
+    for path in python_files(package):
+        files.setdefault(path.name, []).append(str(path.relative_to(package)))
+    return [
+        f"{' and '.join(paths)}: one name for {len(paths)} files; name each after its one idea"
+        for name, paths in files.items()
+        if len(paths) > 1 and name not in everywhere
+    ]
+
+
+def circles(package: Path) -> list[str]:
+    """Files do not import each other in a circle, also not in functions or for types alone."""
+    files = {module_parts(path.relative_to(package)) for path in python_files(package)}
+    graph: dict[tuple[str, ...], set[tuple[str, ...]]] = {file: set() for file in files}
+    for each in imports(package):
+        head, *parts = each.target.split(".")
+        if head == "senet" and each.importer:
+            graph[each.importer] |= imported_files(tuple(parts), each.names, files)
+    violations = []
+    for start in sorted(graph):
+        way = shortest_way(graph, start)
+        if way and start == min(way):  # each circle once
+            violations.append(
+                f"{' -> '.join('.'.join(file) for file in way)}: a circle; "
+                "move what both need to a file below them, or pass it in"
+            )
+    return violations
+
+
+def imported_files(
+    target: tuple[str, ...], names: tuple[str, ...], files: set[tuple[str, ...]]
+) -> set[tuple[str, ...]]:
+    """Return the files that `from target import names` runs for the sake of these names."""
+    modules = {(*target, name) for name in names} & files
+    if target in files and len(modules) < max(1, len(names)):
+        modules.add(target)
+    return modules
+
+
+def shortest_way(
+    graph: dict[tuple[str, ...], set[tuple[str, ...]]], start: tuple[str, ...]
+) -> list[tuple[str, ...]]:
+    """Return the shortest way from a file back to itself, both ends included, or nothing."""
+    ways, seen = [[start]], set()
+    while ways:
+        way = ways.pop(0)
+        for target in sorted(graph[way[-1]]):
+            if target == start:
+                return [*way, target]
+            if target not in seen:
+                seen.add(target)
+                ways.append([*way, target])
+    return []

@@ -138,6 +138,45 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
 ]
 
 
+# As BROKEN, for rules about several files.
+BROKEN_TREES: list[tuple[Rule, dict[str, str], str]] = [
+    (
+        architecture.twins,
+        {"cost/report.py": "", "analysis/report.py": ""},
+        "analysis/report.py and cost/report.py: one name for 2 files",
+    ),
+    (
+        architecture.circles,
+        {
+            "cost/report.py": "def show():\n    from senet.cost.tables import table",
+            "cost/tables.py": "from typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n    from senet.cost.report import Report",
+        },
+        "cost.report -> cost.tables -> cost.report: a circle",
+    ),
+    (
+        architecture.circles,
+        {
+            "ops/__init__.py": "from senet.ops.api import run",
+            "ops/api.py": "from senet.ops import modes",
+            "ops/modes.py": "import senet.ops.stages",
+            "ops/stages.py": "from senet.ops import run",
+        },
+        "ops -> ops.api -> ops.modes -> ops.stages -> ops: a circle",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "files", "message"), BROKEN_TREES)
+def test_rule_finds_among_files(
+    rule: Rule, files: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    violations = rule(write(tmp_path, files))
+
+    assert len(violations) == 1
+    assert message in violations[0]
+
+
 @pytest.mark.parametrize(("rule", "file", "text", "message"), BROKEN)
 def test_rule_finds(rule: Rule, file: str, text: str, message: str, tmp_path: Path) -> None:
     violations = rule(write(tmp_path, {file: text}))
@@ -159,9 +198,18 @@ ALLOWED: dict[str, str] = {
     + '    """\n'
     + "    x = 1\n" * 49,
     "cost/count.py": "x = 1\n" * 350,
+    "cost/__init__.py": "from senet.cost.count import x",
+    "cost/config.py": "from senet.cost import count, sums",
+    "cost/sums.py": "from senet.cost.count import x",
+    "insertion/config.py": "",
 }
 
 
-@pytest.mark.parametrize("rule", [*PACKAGE_RULES, *SIZE_RULES], ids=lambda rule: rule.__name__)
+FILE_RULES: list[Rule] = [architecture.twins, architecture.circles]
+
+
+@pytest.mark.parametrize(
+    "rule", [*PACKAGE_RULES, *FILE_RULES, *SIZE_RULES], ids=lambda rule: rule.__name__
+)
 def test_rule_lets_pass(rule: Rule, tmp_path: Path) -> None:
     assert rule(write(tmp_path, ALLOWED)) == []

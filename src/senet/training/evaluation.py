@@ -7,11 +7,10 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,6 +20,9 @@ from senet.progress import Progress, silent
 from senet.training.data import Crops, IndexedSplit, Split, Unreadable, numbered
 from senet.training.loop.module import channels_last, logits_of
 from senet.training.trained import Trained
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Predictions", "evaluate", "predict", "predictions_csv", "summary"]
 

@@ -6,14 +6,17 @@ reach a network, `Crops` what a network is shown in a test, `opened_image` opens
 `mix_seeds` makes one seed of several numbers.
 """
 
-from senet.training.data.crops import METHODS, Crops
-from senet.training.data.image_files import opened_image
-from senet.training.data.kinds import open_split, open_splits
-from senet.training.data.loading import MAX_MEMORY_SIZE, ImageData, load_data, numbered
-from senet.training.data.sampler import NETWORK, Share, mix_seeds
-from senet.training.data.split import IndexedSplit, Split
-from senet.training.data.unreadable import Unreadable, left_out
-from senet.training.data.view import View, imagenet_view
+from senet.errors import optional
+
+with optional("training data"):
+    from senet.training.data.crops import METHODS, Crops
+    from senet.training.data.image_files import opened_image
+    from senet.training.data.kinds import open_split, open_splits
+    from senet.training.data.loading import MAX_MEMORY_SIZE, ImageData, load_data, numbered
+    from senet.training.data.sampler import NETWORK, Share, mix_seeds
+    from senet.training.data.split import IndexedSplit, Split
+    from senet.training.data.unreadable import Unreadable, left_out
+    from senet.training.data.view import View, imagenet_view
 
 __all__ = [
     "MAX_MEMORY_SIZE",
