@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound="Config")
-_INTEGERS = 2**63  # whole numbers are smaller: torch's and JSON readers' end there
+_INTEGERS = 2**63  # integers are smaller: torch's are of 64 bits
 
 
 class _Rule(NamedTuple):
@@ -225,12 +225,12 @@ def overridden(config: C, changes: Mapping[str, Any]) -> C:
 
 def _sections(kind: type[Config]) -> dict[str, type[Config]]:
     """Return name -> type of the fields that are configurations."""
-    found = {}
+    sections = {}
     for name, (declared, _) in _declared(kind).items():
         for each in typing.get_args(declared) if _is_union(declared) else (declared,):
             if isinstance(each, type) and issubclass(each, Config):
-                found[name] = each
-    return found
+                sections[name] = each
+    return sections
 
 
 def _place(kind: type[Config], key: str) -> tuple[str, str]:

@@ -41,19 +41,19 @@ _HELP = {
 
 
 def numbers(option: str, text: str | None, example: str) -> tuple[int, ...]:
-    """Return the whole numbers of a text such as 10,12-14.
+    """Return the integers of a text such as 10,12-14.
 
     Raises:
         ConfigError: it holds something else.
     """
-    found: list[int] = []
+    values: list[int] = []
     try:
         for part in text.split(",") if text else ():
             first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
+            values += range(int(first), int(last or first) + 1)
     except ValueError as error:
         raise ConfigError(f"{option} must be numbers such as {example}, got {text!r}") from error
-    return tuple(found)
+    return tuple(values)
 
 
 def configured(

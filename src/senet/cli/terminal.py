@@ -139,11 +139,11 @@ def _accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _accuracy(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+def _accuracy(summary: Mapping[str, Any] | None) -> str:
+    if summary is None:
         return _MISSING
-    text = f"{100 * found['mean']:.2f}"
-    return text if found["std"] is None else f"{text} ± {100 * found['std']:.2f}"
+    text = f"{100 * summary['mean']:.2f}"
+    return text if summary["std"] is None else f"{text} ± {100 * summary['std']:.2f}"
 
 
 # name in the cost report: (what the table calls it, how a number is shown, how a difference is)

@@ -68,7 +68,7 @@ def train(
     Raises:
         ConfigError: an option that cannot be, a folder that is not empty, options that changed.
         DataError: missing or unreadable data, images that the network cannot take.
-        TrainingError: the loss is no number, or the disk is full.
+        TrainingError: the loss is not finite, or the disk is full.
     """
     folder, where = Path(out), placement or Placement()
     _check_options(config, where, save_every)
@@ -163,11 +163,11 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
 def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """Return the result of a run that is done: going on with it changes nothing."""
     try:
-        found: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        done = found["state"] == "done" and len(found["epochs"]) == config.train.epochs
+        result: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        done = result["state"] == "done" and len(result["epochs"]) == config.train.epochs
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if done and newest_checkpoint(folder) is not None else None
+    return result if done and newest_checkpoint(folder) is not None else None
 
 
 def _network(config: RunConfig, data: ImageData) -> nn.Module:

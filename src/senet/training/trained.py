@@ -53,9 +53,9 @@ def load_run(folder: str | os.PathLike[str]) -> Trained:
     """
     path = Path(folder) / "run.json"
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        data = found["data"]
-        config, classes = RunConfig.from_dict(found["config"]), tuple(data["classes"])
+        result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data = result["data"]
+        config, classes = RunConfig.from_dict(result["config"]), tuple(data["classes"])
         channels, height, width = data["image_size"]
         mean, std = tuple(data["view"]["mean"]), tuple(data["view"]["std"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -95,7 +95,7 @@ def load_published_network(
             network is made for; what the weights expect if not given.
 
     Raises:
-        DataError: the weights do not say what pictures they expect.
+        DataError: the weights do not say what images they expect.
         SenetError: no such network or weights, or they do not fit.
     """
     if normalization not in (None, "imagenet", "imagenet-mean"):

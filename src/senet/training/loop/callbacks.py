@@ -155,8 +155,8 @@ class Steps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Report the progress; where a step is complete, save and stop."""
-        module, parts = classifier(pl_module), trainer.accumulate_grad_batches
-        if (batch_idx + 1) % parts:
+        module, accumulate = classifier(pl_module), trainer.accumulate_grad_batches
+        if (batch_idx + 1) % accumulate:
             return
         step = trainer.global_step
         self._report(trainer, step, module.train_config.batch_size)
@@ -164,7 +164,7 @@ class Steps(Callback):
         stop = trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
         often = 1 if trainer.strategy.root_device.type == "cpu" else 50
         due = stop or (self.save_every is not None and step % self.save_every == 0)
-        due = due or batch_idx + 1 + parts >= int(trainer.num_training_batches)
+        due = due or batch_idx + 1 + accumulate >= int(trainer.num_training_batches)
         if step % often == 0 or due:
             module.check_finite()
         if due and not last:  # the end of the epoch saves too

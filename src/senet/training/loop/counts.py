@@ -1,4 +1,4 @@
-"""Counts of what a test found: whole numbers, so that they are exact over any number of devices."""
+"""Counts of a test in integers, so that they are exact over any number of devices."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Counts(Metric):
     def compute(self) -> dict[str, Any]:
         """Return loss, top1 and top5 (fractions) over all images of all devices, and their number.
 
-        Values are those of plain division: float32 would not give a share of whole images exactly.
+        The fractions are float64: torchmetrics' accuracies are float32, which is not exact.
         """
         images = int(self.images)
         return {

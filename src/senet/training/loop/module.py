@@ -82,12 +82,12 @@ class Classifier(LightningModule):
             self.ema.requires_grad_(requires_grad=False)
         if train.compile:
             self.net.compile()  # in place: the names of the weights stay
-        # A loss that is no number stays one, and shows: by default it is left out of the mean.
+        # A loss that is not finite shows in the mean: by default it would be left out.
         self.train_loss = MeanMetric(nan_strategy=math.nan)
         self.counts = Counts()
         self._mix = _mixer(train, len(data.classes))
         self._frozen: list[nn.Parameter] = []
-        self._done: tuple[int, int] = (0, 0)  # epoch, and parts of it that are done
+        self._done: tuple[int, int] = (0, 0)  # epoch, and micro-batches of it that are done
         self._resumed: tuple[int, int] | None = None
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
 
@@ -189,14 +189,14 @@ class Classifier(LightningModule):
             self.ema.update_parameters(self.net)
 
     def check_finite(self) -> None:
-        """Raise `TrainingError` if the loss was no number at some step; all devices ask alike."""
+        """Raise `TrainingError` if the loss was not finite at some step; a call on every device."""
         step = int(self.first_bad_step)
         if not self.trainer.strategy.reduce_boolean_decision(step >= 0, all=False):
             return
         raise self._diverged(f"at step {step + 1}" if step >= 0 else "on another device")
 
     def check_test(self, loss: float | None) -> None:
-        """Raise `TrainingError` if a test's loss is no number: the last step broke the weights."""
+        """Raise `TrainingError` if a test's loss is not finite: the last step broke the weights."""
         if loss is not None and not math.isfinite(loss):
             raise self._diverged(f"in the test after step {self.trainer.global_step}")
 
@@ -216,16 +216,16 @@ class Classifier(LightningModule):
 
     def epoch_metrics(self) -> dict[str, float | None]:
         """Return the metrics of the epoch that ends, and begin new ones; None if it had no test."""
-        found: dict[str, float | None] = {"train_loss": float(self.train_loss.compute())}
-        found |= dict.fromkeys(("test_loss", "test_accuracy", "test_top5"))
+        metrics: dict[str, float | None] = {"train_loss": float(self.train_loss.compute())}
+        metrics |= dict.fromkeys(("test_loss", "test_accuracy", "test_top5"))
         if (self.current_epoch + 1) % self.train_config.test_every == 0:
             counts = self.counts.compute()
-            found |= {"test_loss": counts["loss"], "test_accuracy": counts["top1"]}
+            metrics |= {"test_loss": counts["loss"], "test_accuracy": counts["top1"]}
             if len(self.data.classes) > 5:
-                found["test_top5"] = counts["top5"]
+                metrics["test_top5"] = counts["top5"]
         self.train_loss.reset()
         self.counts.reset()
-        return found
+        return metrics
 
     # ---- going on
 

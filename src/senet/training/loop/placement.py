@@ -91,20 +91,20 @@ class Placement(Config):
         """Return the options of Lightning's trainer."""
         device = find_device(self.device)
         devices, nodes = self.shape()
-        found: dict[str, Any] = {
+        options: dict[str, Any] = {
             "accelerator": "gpu" if device.type == "cuda" else device.type,
             "devices": devices,
             "num_nodes": nodes,
         }
         if not self.several:
-            found["devices"] = [device.index or 0] if device.type == "cuda" else 1
+            options["devices"] = [device.index or 0] if device.type == "cuda" else 1
             plugins: list[Any] = [LightningEnvironment()]  # one process, also in a cluster's job
         else:
-            found["strategy"] = "fsdp" if self.strategy == "fsdp" else "ddp"
-            found["use_distributed_sampler"] = False  # the batches know their share themselves
+            options["strategy"] = "fsdp" if self.strategy == "fsdp" else "ddp"
+            options["use_distributed_sampler"] = False  # the data have their own
             # the project saves and stops by itself
             plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-        return {**found, "plugins": plugins}
+        return {**options, "plugins": plugins}
 
 
 def is_first_process() -> bool:

@@ -59,8 +59,8 @@ def finished_epochs(folder: Path) -> list[dict[str, Any]]:
     history = folder / "history.json"
     if not history.exists() or newest_checkpoint(folder) is None:
         return []
-    found: list[dict[str, Any]] = json.loads(history.read_text(encoding="utf-8"))
-    return found
+    epochs: list[dict[str, Any]] = json.loads(history.read_text(encoding="utf-8"))
+    return epochs
 
 
 def train_run(
