@@ -105,7 +105,7 @@ def test_a_file_of_weights_by_the_name_of_the_network(tmp_path: Path) -> None:
 
     for wrong, message in (
         (given[2:], "10 classes were assumed"),
-        (given[:2], "does not say what pictures it expects; say it by normalization"),
+        (given[:2], "does not say what images it expects; say it by normalization"),
         ([*given[:2], "--normalization", "data"], "must be 'imagenet' or 'imagenet-mean', got"),
     ):
         found = CliRunner().invoke(app, ["eval", "--weights", files[0], *data, *wrong])

@@ -48,9 +48,9 @@ def numbers(option: str, text: str | None, example: str) -> tuple[int, ...]:
     """
     values: list[int] = []
     try:
-        for part in text.split(",") if text else ():
-            first, _, last = part.partition("-")
-            values += range(int(first), int(last or first) + 1)
+        for part in () if text is None else text.split(","):
+            first, dash, last = part.partition("-")
+            values += range(int(first), int(last if dash else first) + 1)
     except ValueError as error:
         raise ConfigError(f"{option} must be numbers such as {example}, got {text!r}") from error
     return tuple(values)

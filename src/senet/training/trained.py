@@ -124,7 +124,7 @@ def load_published_network(
         wanted = preprocessing(net)
     except InputError as error:
         raise DataError(
-            f"{weights} does not say what pictures it expects; say it by normalization: imagenet, "
+            f"{weights} does not say what images it expects; say it by normalization: imagenet, "
             "or imagenet-mean where values of 0..255 were not divided by a standard deviation"
         ) from error
     square = (len(wanted.mean), wanted.crop, wanted.crop)

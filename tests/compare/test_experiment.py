@@ -1,0 +1,62 @@
+"""An arm is one row: a name, and what it changes in the common configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from senet import SEConfig
+from senet.compare.arms import ARMS, Arm
+from senet.compare.experiment import Experiment, paired
+from senet.errors import ConfigError, UnknownNameError
+from senet.schema import differences
+from senet.training import TrainConfig
+from senet.training.config import RunConfig
+
+CONFIG = RunConfig("resnet20", se=SEConfig(bias=False), train=TrainConfig(epochs=4, seed=9))
+
+
+def experiment(*arms: str, config: RunConfig = CONFIG, seeds: int = 1) -> Experiment:
+    return Experiment(config, arms, seeds, torch.device("cpu"), Path("unused"))
+
+
+def test_a_new_arm_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Arm({"se.reduction": 2, "se_only_epochs": 4})
+    monkeypatch.setitem(ARMS, "se-only", row)
+    made = experiment("plain", "se-only").of("se-only", 3)
+
+    assert differences(CONFIG, made) == {
+        "se.reduction": (16, 2),
+        "train.se_only_epochs": (0, 4),
+        "train.seed": (9, 3),
+    }
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_arms_differ_from_se_in_one_thing(arm: str) -> None:
+    changed = differences(experiment("se").of("se", 0), experiment(arm).of(arm, 0))
+
+    if arm == "plain":
+        assert all(name.startswith("se") for name in changed)
+    else:
+        assert len(changed) == (arm != "se")
+
+
+def test_what_cannot_be_is_said_before_anything_happens() -> None:
+    with pytest.raises(UnknownNameError, match="unknown arm 'plian'; did you mean: plain"):
+        experiment("plian")
+    with pytest.raises(ConfigError, match="seeds must be at least 1, got 0"):
+        experiment("se", seeds=0)
+    half = RunConfig("resnet20", train=TrainConfig(precision="fp16"))
+    with pytest.raises(ConfigError, match="precision 'fp16' needs a GPU"):
+        experiment("plain", config=half)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    difference = paired({0: 0.5, 1: 0.6, 2: 0.9}, {1: 0.7, 0: 0.8})
+
+    assert difference is not None
+    assert (difference.n, round(difference.mean, 6)) == (2, 0.2)
+    assert paired({0: 0.5}, {1: 0.5}) is None
