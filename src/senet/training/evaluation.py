@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from senet.analysis import proportion_interval
 from senet.errors import ConfigError, DataError
 from senet.progress import Progress, silent
 from senet.training.data import Crops, IndexedSplit, Split, Unreadable, numbered
+from senet.training.loop.callbacks import csv_text
 from senet.training.loop.module import channels_last, logits_of
 from senet.training.trained import Trained
 
@@ -199,49 +198,41 @@ def _name(split: Split, index: int) -> str:
     return split.named(index) if isinstance(split, IndexedSplit) else str(index)
 
 
-def summary(found: Predictions) -> dict[str, Any]:
+def summary(predictions: Predictions) -> dict[str, Any]:
     """Return the JSON-able result: top-1, top-5, per class, with Wilson's 95 % intervals."""
-    best = found.scores.topk(min(5, found.scores.shape[1]), dim=1).indices
-    hit = best == found.labels[:, None]
-    images = len(found.labels)
-    first = hit[:, 0]
+    labels, images = predictions.labels, len(predictions.labels)
+    best = predictions.scores.topk(min(5, predictions.scores.shape[1]), dim=1).indices
+    hit = best == labels[:, None]
     per_class = {}
-    for number, name in enumerate(found.classes):
-        mine = found.labels == number
-        if mine.any():
-            per_class[name] = asdict(proportion_interval(int(first[mine].sum()), int(mine.sum())))
-    result: dict[str, Any] = {
+    for index, name in enumerate(predictions.classes):
+        first = hit[labels == index, 0]
+        if len(first):
+            per_class[name] = asdict(proportion_interval(int(first.sum()), len(first)))
+    top5 = asdict(proportion_interval(int(hit.sum()), images))
+    return {
         "schema": SCHEMA,
         "images": images,
-        "top1": asdict(proportion_interval(int(first.sum()), images)),
-        "top5": None,
+        "top1": asdict(proportion_interval(int(hit[:, 0].sum()), images)),
+        "top5": top5 if len(predictions.classes) > 5 else None,
         "per_class": per_class,
-        "seconds": round(found.seconds, 3),
-        "images_per_second": round(images / max(found.seconds, 1e-9), 1),
+        "seconds": round(predictions.seconds, 3),
+        "images_per_second": round(images / max(predictions.seconds, 1e-9), 1),
     }
-    if len(found.classes) > 5:
-        result["top5"] = asdict(proportion_interval(int(hit.any(1).sum()), images))
-    return result
 
 
-def predictions_csv(found: Predictions) -> str:
+def predictions_csv(predictions: Predictions) -> str:
     """Return a row for each image: its name and class, and up to five classes with their scores."""
-    count = min(5, len(found.classes))
-    values, best = found.scores.topk(count, dim=1)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    heads = [f"{what}{place}" for place in range(1, count + 1) for what in ("class", "score")]
-    writer.writerow(["image", "label", *heads])
-    for name, label, scores, places in zip(
-        found.names, found.labels.tolist(), values.tolist(), best.tolist(), strict=True
+    classes = predictions.classes
+    values, best = predictions.scores.topk(min(5, len(classes)), dim=1)
+    rows = []
+    for name, label, scores, indices in zip(
+        predictions.names, predictions.labels.tolist(), values.tolist(), best.tolist(), strict=True
     ):
-        cells = [
-            cell
-            for score, place in zip(scores, places, strict=True)
-            for cell in (found.classes[place], f"{score:.6g}")
-        ]
-        writer.writerow([name, found.classes[label], *cells])
-    return text.getvalue()
+        row = {"image": name, "label": classes[label]}
+        for place, (score, index) in enumerate(zip(scores, indices, strict=True), 1):
+            row |= {f"class{place}": classes[index], f"score{place}": f"{score:.6g}"}
+        rows.append(row)
+    return csv_text(rows)
 
 
 def predict(
@@ -258,16 +249,16 @@ def predict(
         top: how many classes.
     """
     shown = (crops or Crops()).transform(trained.view)
-    found = []
+    best = []
     with torch.inference_mode():
         for image in images:
             scores = _scores(trained.net, [shown(image)], torch.device("cpu"))[0]
             values, places = scores.topk(min(top, len(scores)))
             names = trained.classes or _usual_names(len(scores))
-            found.append(
+            best.append(
                 [(names[k], v) for k, v in zip(places.tolist(), values.tolist(), strict=True)]
             )
-    return found
+    return best
 
 
 def _usual_names(count: int) -> tuple[str, ...]:
