@@ -34,7 +34,18 @@ def test_options_of_compare_are_its_configurations(monkeypatch: pytest.MonkeyPat
     given = called(
         monkeypatch,
         "senet.compare.compare",
-        *("compare", "--model", "resnet32", "--data", "photos", "--data-dir", "d", "--download"),
+        *(
+            "compare",
+            "--model",
+            "resnet32",
+            "--weights",
+            "w.pth",
+            "--data",
+            "photos",
+            "--data-dir",
+            "d",
+            "--download",
+        ),
         *("--train-split", "a", "--test-split", "b", "--image-key", "i", "--label-key", "l"),
         *("--image-size", "48", "--train-images", "7", "--normalization", "data"),
         *("--epochs", "4", "--batch-size", "8", "--lr", "1", "--momentum", "0.5"),
@@ -45,7 +56,7 @@ def test_options_of_compare_are_its_configurations(monkeypatch: pytest.MonkeyPat
         *("--set", "ema=1e-1", "--set", "se.bias=no", "--set", "epochs=6"),
     )
 
-    assert given["model"] == "resnet32"
+    assert (given["model"], given["weights"]) == ("resnet32", "w.pth")
     assert given["data"] == DataConfig(
         "photos", "d", "a", "b", image_key="i", label_key="l", image_size=48, train_images=7,
         normalization="data", download=True,

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from senet import SEConfig
+from senet import SEConfig, create_model
 from senet.compare.arms import ARMS, Arm
 from senet.compare.experiment import Experiment, paired
 from senet.errors import ConfigError, UnknownNameError
 from senet.schema import differences
-from senet.training import TrainConfig
+from senet.training import DataConfig, TrainConfig
 from senet.training.config import RunConfig
+from senet.training.data import load_data
 
 CONFIG = RunConfig("resnet20", se=SEConfig(bias=False), train=TrainConfig(epochs=4, seed=9))
 
@@ -52,6 +53,18 @@ def test_what_cannot_be_is_said_before_anything_happens() -> None:
     half = RunConfig("resnet20", train=TrainConfig(precision="fp16"))
     with pytest.raises(ConfigError, match="precision 'fp16' needs a GPU"):
         experiment("plain", config=half)
+
+
+def test_all_arms_start_from_the_weights_that_are_given(tmp_path: Path) -> None:
+    source = create_model("resnet20", num_classes=10, in_chans=1)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    config = RunConfig("resnet20", weights=str(tmp_path / "w.pth"), se=SEConfig())
+    made = experiment("plain", "se", config=config)
+    data = load_data(DataConfig(), input_size=(1, 8, 8))
+
+    for arm in ("plain", "se"):
+        state = made.network(arm, 1, data).state_dict()
+        assert all(torch.equal(state[name], value) for name, value in source.state_dict().items())
 
 
 def test_differences_are_paired_by_seed() -> None:

@@ -21,7 +21,7 @@ _MODEL = "resnet20"
 
 @app.command()
 @o.configured(
-    "model",
+    *("model", "weights"),
     *(f"data.{name}" for name in ("name", "root", "train_split", "test_split", "image_key")),
     *(f"data.{name}" for name in ("label_key", "image_size", "train_images", "normalization")),
     "data.download",
@@ -84,4 +84,4 @@ def ablate(
 
 def _parts(config: RunConfig) -> dict[str, Any]:
     """Return what both take of a configuration."""
-    return {"model": config.model, "data": config.data, "train": config.train, "se": config.se}
+    return {name: getattr(config, name) for name in ("model", "weights", "data", "train", "se")}

@@ -94,6 +94,7 @@ def ablate(
     data: DataConfig | None = None,
     train: TrainConfig | None = None,
     se: SEConfig = BLOCKS,
+    weights: str | None = None,
     tables: Sequence[int] = tuple(TABLES),
     seeds: int = 3,
     out: str | os.PathLike[str] = "runs/ablate",
@@ -111,6 +112,7 @@ def ablate(
         data: which images; the digits if not given.
         train: the recipe of all; its seed is replaced by that of each run.
         se: the blocks that the arms change.
+        weights: what all networks start from: a file, or a name, that `senet.load_weights` takes.
         tables: of the paper, 10 to 16.
         seeds: how many times each arm is trained.
         out: the folder.
@@ -128,7 +130,7 @@ def ablate(
     for table in tables:
         if table not in TABLES:
             raise unknown_name("table", str(table), map(str, TABLES))
-    config = RunConfig(model, None, se, data or DataConfig(), train or TrainConfig())
+    config = RunConfig(model, weights, se, data or DataConfig(), train or TrainConfig())
     wanted = {row.variant for table in tables for row in TABLES[table][2]}
     arms = tuple(arm for arm in ARMS if arm in wanted)
     experiment = Experiment(config, arms, seeds, find_device(device), Path(out))
@@ -179,7 +181,7 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     More tables and seeds go on with what is there.
     """
     before = {**before, "se": before["se"] or BLOCKS.to_dict()}
-    for name in ("model", "data", "train", "se"):
+    for name in ("model", "weights", "data", "train", "se"):
         where = f"{folder} holds an ablation with another {name}: "
         check_same({name: before[name]}, {name: now[name]}, where=where)
 

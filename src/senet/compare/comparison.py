@@ -46,6 +46,7 @@ def compare(
     data: DataConfig | str = "digits",
     train: TrainConfig | None = None,
     se: SEConfig | None = None,
+    weights: str | None = None,
     seeds: int = 3,
     out: str | os.PathLike[str] = "runs/compare",
     resume: bool = False,
@@ -70,6 +71,7 @@ def compare(
         data: which images; a string is the name.
         train: the recipe of both; its seed is replaced by that of each run.
         se: which blocks.
+        weights: what both networks start from: a file, or a name, that `senet.load_weights` takes.
         seeds: k, how many pairs to train.
         out: folder for results.json, report.html and runs/; new or empty.
         resume: go on with the comparison in `out`.
@@ -90,7 +92,7 @@ def compare(
         KeyboardInterrupt: Ctrl-C before anything was written, or a second one.
     """
     images_of = DataConfig(data) if isinstance(data, str) else data
-    config = RunConfig(model, None, se or SEConfig(), images_of, train or TrainConfig())
+    config = RunConfig(model, weights, se or SEConfig(), images_of, train or TrainConfig())
     experiment = Experiment(config, _ARMS, seeds, find_device(device), Path(out))
     earlier = _earlier(experiment, resume=resume)
     images = load_data(config.data, input_size=config.input_size(), progress=on_progress)
@@ -127,6 +129,7 @@ def _options(experiment: Experiment) -> dict[str, Any]:
     del train["seed"], train["workers"]  # each run has its own seed; workers change no number
     return {
         "model": config["model"],
+        "weights": config["weights"],
         "data": data.pop("name"),
         "data_root": data.pop("root"),
         **data,
