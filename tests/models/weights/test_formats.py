@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,7 +20,9 @@ from torch import Tensor
 from senet.errors import ConfigError, DataError
 from senet.models import CifarResNet
 from senet.models.weights import load_weights
-from senet.models.weights.formats import check_sha256, kind_of, read_torch, sha256_in_name
+from senet.models.weights.formats import check_sha256, kind_of, sha256_in_name
+
+Made = Callable[[Path], object]
 
 
 def network() -> CifarResNet:
@@ -75,6 +82,70 @@ def test_files_that_are_something_else(data: bytes, message: str, tmp_path: Path
     refused(path, message)
 
 
+def zipped(*names: str) -> Made:
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"x")
+
+    return write
+
+
+def tarred(mode: str) -> Made:
+    def write(path: Path) -> None:
+        with tarfile.open(path, mode) as archive:
+            archive.add(__file__, "storages")
+
+    return write
+
+
+def holding(data: bytes) -> Made:
+    return lambda path: path.write_bytes(data + bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "what"),
+    [
+        ("net.pdparams", holding(pickle.dumps({"w": 1}, 4)), "a file of PaddlePaddle: save"),
+        ("net-0000.params", holding((0x112).to_bytes(8, "little")), "a file of MXNet: save"),
+        ("net.bin", holding((0x112).to_bytes(8, "little")), "a file of MXNet: save"),
+        ("net.npz", zipped("conv1/kernel.npy"), r"arrays of NumPy \(.npz\), as of JAX and Flax"),
+        ("net.npy", holding(b"\x93NUMPY"), "an array of NumPy: save"),
+        ("net.msgpack", holding(b"\x83"), "a file of Flax: save"),
+        ("net.h5", holding(b"\x89HDF\r\n\x1a\n"), "an HDF5 file, as Keras writes"),
+        ("net.keras", zipped("config.json", "model.weights.h5"), "a network of Keras"),
+        ("net.ckpt.data-00000-of-00001", holding(b"xyz"), "a TensorFlow checkpoint or graph"),
+        ("checkpoint", holding(b'model_checkpoint_path: "net"'), "index of a TensorFlow"),
+        ("net.onnx", holding(b"\x08\x08\x12"), "an ONNX graph: take the weights it was exp"),
+        ("net.tflite", holding(b"\x1c\0\0\0TFL3"), "a network for TensorFlow Lite"),
+        ("net.t7", holding(b"\x04\0\0\0\x01\0\0\0"), "a file of Lua Torch"),
+        ("net.zip", zipped("a/w.pth", "a/x.txt"), "a zip archive with a/w.pth inside: unpack it"),
+        ("net.zip", zipped("a.txt"), r"a zip archive of other things \(a.txt\)"),
+        ("net.pt", zipped("net/data.pkl", "net/constants.pkl"), "a TorchScript archive, which is"),
+        ("net.pth.gz", holding(b"\x1f\x8b\x08"), "compressed with gzip: unpack it"),
+        ("net.pth", tarred("w"), "a tar archive: unpack it"),
+        ("net.pth", tarred("w:gz"), "a tar archive: unpack it"),
+        ("model.safetensors.index.json", holding(b'{"weight_map": {}}'), "JSON text: give the"),
+        ("net.yaml", holding(b"model: resnet"), "text: give the file with the tensors"),
+    ],
+)
+def test_foreign_files_are_called_what_they_are(
+    name: str, write: Made, what: str, tmp_path: Path
+) -> None:
+    write(tmp_path / name)
+    refused(tmp_path / name, f"must hold weights, but is .*{what}")
+    with pytest.raises(DataError) as caught:
+        kind_of(tmp_path / name)
+    assert not re.search("cut off|broken|again", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_of_another_program(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    path.write_bytes(pickle.dumps({"conv1.weight": np.ones(3)}))
+    refused(path, "must be a file of torch.save, but is a pickle of another program; save its")
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     refused(tmp_path / "gone.pth", r"gone\.pth must be a file that can be read: No such file")
     refused(tmp_path, "must be a file that can be read: Is a directory")
@@ -118,12 +189,6 @@ def test_a_file_that_wants_to_run_code_is_refused(kind: str, tmp_path: Path) -> 
 def test_files_without_a_state_dict(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "net.pth")
     refused(tmp_path / "net.pth", message)
-
-
-@pytest.mark.parametrize("entry", ["state_dict", "model_state_dict", "model", "net", "params"])
-def test_entries_of_checkpoints(entry: str, tmp_path: Path) -> None:
-    torch.save({"rate": torch.ones(1), entry: {"w": torch.zeros(2)}}, tmp_path / "net.pth")
-    assert list(read_torch(tmp_path / "net.pth")) == ["w"]
 
 
 def test_the_sum_in_a_name() -> None:

@@ -107,7 +107,7 @@ def test_what_is_told(tmp_path: Path) -> None:
         f"{path}: {len(ours.state_dict())} tensors loaded",
         "layout: authors",
         "sha256: not known, not compared",
-        "pictures: shorter side 256 (bilinear), crop 224; RGB in [0, 1], mean 0.485 0.456 0.406, "
+        "images: shorter side 256 (bilinear), crop 224; RGB in [0, 1], mean 0.485 0.456 0.406, "
         "std 0.229 0.224 0.225",
     ]
     assert preprocessing(ours).mean == (0.485, 0.456, 0.406)

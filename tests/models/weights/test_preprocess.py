@@ -66,7 +66,7 @@ def test_a_network_of_timm_says_itself() -> None:
 
 
 def test_random_weights_expect_nothing_known() -> None:
-    with pytest.raises(InputError, match="what pictures this Linear expects is not known"):
+    with pytest.raises(InputError, match="what images this Linear expects is not known"):
         senet.preprocessing(nn.Linear(1, 1))
 
 

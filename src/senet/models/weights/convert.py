@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from senet.errors import ConfigError, DataError
+from senet.files import write_whole
 from senet.models.registry import NETWORKS, create_model
-from senet.models.weights.keys import HEAD, canonical
+from senet.models.weights.hubs import read_source
 from senet.models.weights.matching import Match, match
-from senet.models.weights.source import FORMAT, Source, read_source
+from senet.models.weights.source import FORMAT, Source
 from senet.models.weights.strides import check_layout
 
 __all__ = ["convert_weights"]
+
+_HEAD = re.compile(r"(^|\.)(fc|last_linear|linear|classifier|head\.fc)\.weight")
+_SE = re.compile(r"\.se(_module|_layer)?\.")
 
 
 def convert_weights(
@@ -25,18 +30,20 @@ def convert_weights(
     *,
     model: str | None = None,
     sha256: str | None = None,
+    ema: bool = True,
 ) -> str:
     """Write published weights as a safetensors file with the names of this project.
 
     The file is written whole or not at all. `senet.load_weights` reads it, and so does
     `load_state_dict` after `safetensors.torch.load_file`. Its metadata say where it comes from, the
-    layout and the pictures.
+    layout and the images.
 
     Args:
         source: what `senet.load_weights` takes.
         out: the file to write, `*.safetensors`.
         model: the network, by a name of this project; by default the one whose tensors these are.
         sha256: as in `senet.load_weights`.
+        ema: as in `senet.load_weights`.
 
     Returns:
         The name of the network.
@@ -54,24 +61,20 @@ def convert_weights(
         raise ConfigError(
             f"model must be a network of this project, got {model!r}; senet models lists them"
         )
-    read = read_source(source, sha256=sha256)
-    name, found = _recognised(read) if model is None else (model, _fit(model, read))
+    read = read_source(source, sha256=sha256, ema=ema)
+    name, matched = _recognised(read) if model is None else (model, _fit(model, read))
     facts = {
         "format": FORMAT,
         "model": name,
         "layout": read.layout,
         "preprocessing": read.preprocessing and read.preprocessing.to_dict(),
-        "source": Path(read.name).name if read.kind == "caffe" else read.name,
+        # of a file its name alone: the folders are the affair of the machine it was read on
+        "source": Path(read.name).name if Path(read.name).exists() else read.name,
         "sha256": read.sha256,
     }
-    partial = target.with_name(target.name + ".partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        weights = {key: tensor.contiguous() for key, tensor in found.tensors.items()}
-        save_file(weights, partial, metadata={"format": "pt", "senet": json.dumps(facts)})
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    weights = {key: tensor.contiguous() for key, tensor in matched.tensors.items()}
+    metadata = {"format": "pt", "senet": json.dumps(facts)}
+    write_whole(target, lambda path: save_file(weights, path, metadata=metadata))
     return name
 
 
@@ -79,13 +82,13 @@ def _fit(name: str, source: Source) -> Match:
     """Match a source with a network of this name, which is built without memory."""
     network = _empty(name, source)
     check_layout(network, source)
-    found = match(network, source)
-    if found.absent_se:
+    matched = match(network, source)
+    if matched.absent_se:
         raise DataError(
             f"{source.name} must have the SE blocks of {name}, but has none; convert it as "
             f"{NETWORKS[name].plain}, and load that into {name}"
         )
-    return found
+    return matched
 
 
 def _empty(name: str, source: Source) -> nn.Module:
@@ -96,16 +99,14 @@ def _empty(name: str, source: Source) -> nn.Module:
 
 
 def _classes(source: Source) -> int | None:
-    """Return the number of classes of the last layer, if it has the usual name."""
-    for old, new in canonical(source.state).items():
-        if new == f"{HEAD}.weight" and source.state[old].dim() == 2:
-            return len(source.state[old])
-    return None
+    """Return the number of classes of the last layer, if it has a usual name."""
+    heads = (tensor for name, tensor in source.state.items() if _HEAD.search(name))
+    return next((len(tensor) for tensor in heads if tensor.dim() == 2), None)
 
 
 def _recognised(source: Source) -> tuple[str, Match]:
     """Return the network whose tensors these are, among those with the paper's own SE blocks."""
-    with_se = any(".se." in name for name in canonical(source.state).values())
+    with_se = any(_SE.search(name) for name in source.state)
     for name, network in NETWORKS.items():
         wanted = network.family.se if with_se else None
         if not network.family.written or network.se != wanted:

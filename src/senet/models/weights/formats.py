@@ -1,31 +1,48 @@
-"""Opens a file of weights as data: what it is, whether it is whole, and its tensors.
-
-What a file is is read from its first bytes, not from its name. Nothing in it is run.
-"""
+"""What a file of weights is, told by its first bytes; the sum that its name carries."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
-from collections.abc import Mapping
+import tarfile
+import zipfile
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from senet.errors import ConfigError, DataError
+from senet.errors import ConfigError, DataError, first_line
 
-__all__ = ["check_sha256", "kind_of", "read_safetensors", "read_torch", "sha256_in_name"]
+__all__ = ["check_sha256", "kind_of", "read_safetensors", "sha256_in_name"]
 
-# First bytes -> what a file that is not weights is.
-_STRANGERS = {
+_TO_TORCH = "save them as a state dict of PyTorch first, or look for the network in timm/NAME"
+# First bytes of files that are not weights of PyTorch or Caffe: what the file is, and what to do.
+_FOREIGN = {
     b"version https://git-lfs": "a Git LFS pointer: run `git lfs pull`",
     b"<": "a page of a web server, not the file: download it again",
+    b"{": "JSON text: give the file with the tensors (of several shards, one after the other)",
+    b"\x1f\x8b": "compressed with gzip: unpack it, and give what is inside",
+    b"BZh": "compressed with bzip2: unpack it, and give what is inside",
+    b"\xfd7zXZ": "compressed with xz: unpack it, and give what is inside",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it, and give what is inside",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it, and give what is inside",
+    b"Rar!": "a RAR archive: unpack it, and give what is inside",
+    b"\x89HDF\r\n": f"an HDF5 file, as Keras writes: {_TO_TORCH}",
+    b"\x93NUMPY": f"an array of NumPy: {_TO_TORCH}",
+    b"\x12\x01\0\0\0\0\0\0": f"a file of MXNet: {_TO_TORCH}",
+    b"model_checkpoint_path": f"the index of a TensorFlow checkpoint: {_TO_TORCH}",
+    b"\x04\0\0\0\x01\0\0\0": f"a file of Lua Torch: {_TO_TORCH}",
 }
-# Where training programs keep the tensors in what they save, in the order they are looked for.
-_NESTED = ("state_dict", "model_state_dict", "model", "net", "params")
+# The same for files that are known by their names only.
+_FOREIGN_NAMES = {
+    r"\.(pdparams|pdopt|pdiparams|pdmodel)": f"a file of PaddlePaddle: {_TO_TORCH}",
+    r"\.params": f"a file of MXNet: {_TO_TORCH}",
+    r"\.(data-\d+-of-\d+|index|meta|pb)": f"a TensorFlow checkpoint or graph: {_TO_TORCH}",
+    r"\.tflite": "a network for TensorFlow Lite: take the weights it was made from",
+    r"\.(msgpack|flax)": f"a file of Flax: {_TO_TORCH}",
+    r"\.onnx": "an ONNX graph: take the weights it was exported from",
+    r"\.(prototxt|yaml|yml|py|md)": "text: give the file with the tensors",
+}
+_WEIGHTS_INSIDE = re.compile(r".*\.(pth|pt|th|bin|ckpt|tar|safetensors|caffemodel)")
 _LARGEST_HEADER = 100_000_000  # of a safetensors file, by its specification
 
 
@@ -33,7 +50,8 @@ def kind_of(path: Path) -> str:
     """Return what a file is: "safetensors", "torch" or "caffe".
 
     Raises:
-        DataError: there is no such file, it is empty, or it is nothing of the kind.
+        DataError: there is no such file, it is empty, or it is something else: what, and what to
+            do with it.
     """
     try:
         size = path.stat().st_size
@@ -43,11 +61,11 @@ def kind_of(path: Path) -> str:
         raise DataError(f"{path} must be a file that can be read: {error.strerror}") from error
     if not size:
         raise DataError(f"{path} must hold weights, but is empty; fetch or copy it again")
-    for start, meaning in _STRANGERS.items():
-        if head.startswith(start):
-            raise DataError(f"{path} must hold weights, but is {meaning}")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_HEADER:
         return "safetensors"
+    foreign = _foreign(path, head)
+    if foreign:
+        raise DataError(f"{path} must hold weights, but is {foreign}")
     if head.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle as before torch 1.6
         return "torch"
     if path.suffix == ".caffemodel" or head[:1] in (b"\x0a", b"\x12") or head[:2] == b"\xa2\x06":
@@ -56,6 +74,42 @@ def kind_of(path: Path) -> str:
         f"{path} must be a .safetensors, .pth or .caffemodel file, but begins with "
         f"{head[:8].hex(' ')}; fetch or copy it again"
     )
+
+
+def _foreign(path: Path, head: bytes) -> str | None:
+    """Return what a file is that no reader of this package takes, and what to do; or None."""
+    if tarfile.is_tarfile(path):  # also a compressed one
+        return "a tar archive: unpack it, and give the file with the tensors"
+    for start, meaning in _FOREIGN.items():
+        if head.startswith(start):
+            return meaning
+    for ending, meaning in _FOREIGN_NAMES.items():
+        if re.fullmatch(f".*{ending}", path.name.lower()):
+            return meaning
+    return _foreign_zip(path) if head.startswith(b"PK") else None
+
+
+def _foreign_zip(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return None  # cut off: the reader of torch's files says so
+    inside = next((name for name in names if _WEIGHTS_INSIDE.fullmatch(name)), None)
+    if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
+        return (
+            "a TorchScript archive, which is a program: save torch.jit.load(file).state_dict() "
+            "with torch.save, if you trust where it comes from"
+        )
+    if not names or any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        return None
+    if all(name.endswith(".npy") for name in names):
+        return f"a set of arrays of NumPy (.npz), as of JAX and Flax: {_TO_TORCH}"
+    if "model.weights.h5" in names:
+        return f"a network of Keras: {_TO_TORCH}"
+    if inside is not None:
+        return f"a zip archive with {inside} inside: unpack it, and give that file"
+    return f"a zip archive of other things ({', '.join(names[:3])})"
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -72,56 +126,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return tensors, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise DataError(
-            f"{path} must be a whole safetensors file: {_line(error)}; fetch or copy it again"
+            f"{path} must be a whole safetensors file: {first_line(error)[:200]}; fetch or copy it "
+            "again"
         ) from error
-
-
-def read_torch(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a file of `torch.save`, without running anything in it.
-
-    Taken out of the entry `state_dict`, `model`, ... of a checkpoint.
-
-    Raises:
-        DataError: the file is cut off or broken, holds something else than tensors and plain
-            containers, or no state dict.
-    """
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    except (KeyError, IndexError, TypeError, AttributeError, AssertionError) as error:
-        # What the unpickler meets in the middle of a file that ends too early.
-        raise _unreadable(path, error) from error
-    return _state_dict(loaded, path)
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    text = str(error)
-    wanted = re.search(r"(?:GLOBAL|[Uu]nsupported class) +([\w.]+)", text)
-    if isinstance(error, pickle.UnpicklingError) and wanted:
-        return DataError(
-            f"{path} must hold tensors only, but asks to run {wanted[1]}; it was refused, and "
-            "nothing of it was run. If you trust where it comes from, save its state dict again"
-        )
-    return DataError(
-        f"{path} must be a whole file of torch.save, but is cut off or broken "
-        f"({_line(error) or type(error).__name__}); fetch or copy it again"
-    )
-
-
-def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
-    candidates = [loaded]
-    if isinstance(loaded, Mapping):
-        candidates = [loaded[name] for name in _NESTED if name in loaded] + candidates
-    for candidate in candidates:
-        if isinstance(candidate, Mapping):
-            tensors = {str(k): v for k, v in candidate.items() if isinstance(v, Tensor)}
-            if tensors:
-                return tensors
-    what = list(loaded)[:5] if isinstance(loaded, Mapping) else type(loaded).__name__
-    raise DataError(f"{path} must hold a state dict, names with tensors, but holds {what}")
 
 
 def sha256_in_name(path: Path) -> str | None:
@@ -131,9 +138,9 @@ def sha256_in_name(path: Path) -> str | None:
         >>> sha256_in_name(Path("resnet20-12fca82f.th")), sha256_in_name(Path("run-20260101.pth"))
         ('12fca82f', None)
     """
-    found = re.search(r"-([0-9a-f]{8,64})\.", path.name)
-    # Digits alone are a date or a step more often than the head of a sum.
-    return None if found is None or found[1].isdigit() else found[1]
+    match = re.search(r"-([0-9a-f]{8,64})\.", path.name)
+    # Digits alone are a date or a number of steps more often than the head of a sum.
+    return None if match is None or match[1].isdigit() else match[1]
 
 
 def check_sha256(path: Path, expected: str) -> str:
@@ -146,15 +153,11 @@ def check_sha256(path: Path, expected: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", expected):
         raise ConfigError(f"sha256 must be 8 to 64 hexadecimal digits, got {expected!r}")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(expected.lower()):
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if not actual.startswith(expected.lower()):
         raise DataError(
-            f"{path} must have a sha256 that begins with {expected}, has {found[: len(expected)]}: "
-            "it is cut off, broken or another file; fetch it again, or rename it if it is yours"
+            f"{path} must have a sha256 that begins with {expected}, has "
+            f"{actual[: len(expected)]}: it is cut off, broken or another file; fetch it again, or "
+            "rename it if it is yours"
         )
-    return found
-
-
-def _line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().partition("\n")[0][:200]
+    return actual

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from senet.errors import ConfigError, unknown_name
+from senet.models.weights.hubs import read_source
 from senet.models.weights.identity import IdentityStart, make_identity, plan_identity
 from senet.models.weights.matching import counted, match
 from senet.models.weights.preprocess import Preprocessing, remember
-from senet.models.weights.source import read_source
 from senet.models.weights.strides import check_layout
 
 __all__ = ["WeightsReport", "load_weights"]
@@ -35,10 +35,14 @@ class WeightsReport:
         kept: paths of the SE blocks that the source lacks and that are as they were.
         ignored: names in the source that were not needed: counters, auxiliary classifiers, with
             head=False the last layer.
+        foreign: names in the source that are not of this network, such as a loss's class weights,
+            and were passed over; the network is complete without them.
+        taken: which copy of the weights was taken, where the source has an average (EMA) as well;
+            "" where there was no choice.
         head: whether the last layer was loaded.
         layout: the layout that the weights were trained in, and that the network was found to have;
             None: not known, not compared.
-        preprocessing: the pictures that the weights expect; None: not known.
+        preprocessing: the images that the weights expect; None: not known.
         sha256: of the file, if it was known and compared.
     """
 
@@ -48,6 +52,8 @@ class WeightsReport:
     doubled: tuple[str, ...]
     kept: tuple[str, ...]
     ignored: tuple[str, ...]
+    foreign: tuple[str, ...]
+    taken: str
     head: bool
     layout: str | None
     preprocessing: Preprocessing | None
@@ -56,6 +62,8 @@ class WeightsReport:
     def __str__(self) -> str:
         """Return the report as lines."""
         lines = [f"{self.source}: {self.tensors} tensors loaded"]
+        if self.taken:
+            lines.append(f"taken: {self.taken}")
         if self.identity:
             how = (
                 f" (gates of 1/2; gamma and beta of {len(self.doubled)} batch norms doubled)"
@@ -67,11 +75,13 @@ class WeightsReport:
             lines.append(f"SE: {len(self.kept)} blocks not in the source, left as they were")
         if self.ignored:
             lines.append(f"ignored: {counted(self.ignored)}")
+        if self.foreign:
+            lines.append(f"not of this network, passed over: {counted(self.foreign)}")
         if not self.head:
             lines.append("last layer: left as it was")
         lines.append(f"layout: {self.layout or 'not known, not compared'}")
         lines.append(f"sha256: {self.sha256 or 'not known, not compared'}")
-        lines.append(f"pictures: {_pictures(self.preprocessing)}")
+        lines.append(f"images: {_images(self.preprocessing)}")
         return "\n".join(lines)
 
 
@@ -82,13 +92,15 @@ def load_weights(
     head: bool = True,
     se: str = "identity",
     sha256: str | None = None,
+    ema: bool = True,
 ) -> WeightsReport:
     """Load published weights into a network, in place. A source that does not fit changes nothing.
 
     Read are the authors' `.caffemodel` files (channels and classes are brought into PyTorch's
-    order), files of Cadene's `senet`, of timm and of torchvision, state dicts of this project, and
-    what `senet convert` writes. Weights of a plain network go into its SE form, whose blocks then
-    are the identity. Files are data: nothing in them is run.
+    order), files of Cadene's `senet`, of timm and of torchvision, checkpoints of training programs
+    (timm, torchvision, lightning, MMPretrain, ...), state dicts of this project, and what
+    `senet convert` writes. Weights of a plain network go into its SE form, whose blocks then are
+    the identity. Files are data: nothing in them is run.
 
     Args:
         model: the network, with memory (not on the meta device); of this project, or any other with
@@ -102,15 +114,18 @@ def load_weights(
             their batch norm doubled as well; "keep" leaves them as they are.
         sha256: the sum of the file, or its first 8 digits or more; by default what its name says
             (`resnet50-0676ba61.pth`).
+        ema: of a checkpoint with an average of the weights beside them, take the average, as timm
+            does; False takes the weights. The report says which was taken.
 
     Returns:
-        What was done, with the pictures that the weights expect; `senet.preprocessing(model)` gives
+        What was done, with the images that the weights expect; `senet.preprocessing(model)` gives
         these later.
 
     Raises:
-        DataError: the file is missing, cut off, broken, holds code, has another sum, or does not
-            fit: the message names the layer, the shape that was expected and the one that was
-            found; or it cannot be fetched. The network is as before.
+        DataError: the file is missing, cut off, broken, of another program, holds code, has another
+            sum, or does not fit: the message names the layer, the shape that was expected and the
+            one that is there; or it cannot be fetched. The network is as before.
+        MissingPackageError: a hub whose client is not installed.
         ConfigError: an option that cannot be, or a network without memory.
         InputError: an SE block that cannot be the identity. The network is as before.
         UnknownNameError: no such network or weights in timm or torchvision.
@@ -122,7 +137,7 @@ def load_weights(
             "the network must have memory, but is on the meta device; build it elsewhere, or call "
             'model.to_empty(device="cpu") first'
         )
-    read = read_source(source, sha256=sha256)
+    read = read_source(source, sha256=sha256, ema=ema)
     check_layout(model, read)
     matched = match(model, read, head=head)
     plan: list[IdentityStart] = []
@@ -142,6 +157,8 @@ def load_weights(
         doubled=tuple(each.path.rpartition(".")[0] for each in plan if each.doubled is not None),
         kept=() if se == "identity" else tuple(matched.absent_se),
         ignored=tuple(matched.ignored),
+        foreign=tuple(matched.foreign),
+        taken=matched.taken,
         head=head,
         layout=read.layout,
         preprocessing=read.preprocessing,
@@ -149,11 +166,11 @@ def load_weights(
     )
 
 
-def _pictures(found: Preprocessing | None) -> str:
-    if found is None:
+def _images(expected: Preprocessing | None) -> str:
+    if expected is None:
         return "not known"
-    mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (found.mean, found.std))
-    size = f"crop {found.crop}"
-    if found.resize is not None:
-        size = f"shorter side {found.resize} ({found.interpolation}), {size}"
+    mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (expected.mean, expected.std))
+    size = f"crop {expected.crop}"
+    if expected.resize is not None:
+        size = f"shorter side {expected.resize} ({expected.interpolation}), {size}"
     return f"{size}; RGB in [0, 1], mean {mean}, std {std}"

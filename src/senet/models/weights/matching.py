@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from senet.blocks import SqueezeExcitation
 from senet.errors import DataError, InputError
-from senet.models.weights.keys import IGNORED, canonical
+from senet.models.weights.keys import IGNORED, Aligned, align, canonical
 from senet.models.weights.source import Source
 
 __all__ = ["Match", "match", "se_paths"]
@@ -27,11 +27,15 @@ class Match:
         tensors: name in the network -> tensor of the source, of the network's shape.
         absent_se: paths of the SE blocks that the source does not have.
         ignored: names in the source that no network needs, or that were not asked for.
+        foreign: names in the source that are not of this network.
+        taken: what of the source was taken, where there was a choice; else "".
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     absent_se: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    taken: str = ""
 
 
 def se_paths(model: nn.Module) -> list[str]:
@@ -42,37 +46,42 @@ def se_paths(model: nn.Module) -> list[str]:
 def match(model: nn.Module, source: Source, *, head: bool = True) -> Match:
     """Match the tensors of a source with those of a network, by canonical names.
 
+    Tensors of a training program beside the network, such as the weights of a loss, are passed
+    over where the network is complete without them.
+
     Raises:
         DataError: a tensor is missing, has another shape, or is of no use to this network.
         InputError: without `head`, the network has no last linear layer.
     """
-    theirs = {new: old for old, new in canonical(source.state).items()}
     state = model.state_dict()
     ours = canonical(state)
-    found, wrong = Match(), _Wrong()
-    skipped = () if head else _head(model)
-    found.absent_se, absent = _absent_se(model, ours, theirs)
+    last = {name: ours[name] for name in _head(model, strict=not head) if name in ours}
+    aligned = align(source.state, ours.values(), head=last.values(), ema=source.ema)
+    result, wrong = Match(taken=_taken(source, aligned)), _Wrong()
+    theirs = dict(aligned.names)
+    result.absent_se, absent = _absent_se(model, ours, theirs)
     for name, target in state.items():
         given = theirs.pop(ours[name], None)
-        if name in skipped:
-            found.ignored += [] if given is None else [given]
+        if not head and name in last:
+            result.ignored += [] if given is None else [given]
         elif given is not None:
             tensor = _fitted(source.state[given], target, ours[name])
             if tensor is None:
                 wrong.shapes[name] = _misfit(name, target, given, source)
             else:
-                found.tensors[name] = tensor
+                result.tensors[name] = tensor
         elif name not in absent and not IGNORED.fullmatch(ours[name]):
             wrong.missing[name] = f"{name} {list(target.shape)} is missing"
     for new, old in theirs.items():
         if IGNORED.fullmatch(new):
-            found.ignored.append(old)
+            result.ignored.append(old)
         else:
-            shape = list(source.state[old].shape)
-            wrong.strange[new] = f"{source.origin.get(old, old)} {shape} is not of this network"
+            wrong.strange[new] = _strange(old, source)
+    result.foreign = aligned.foreign
     if wrong.names:
+        wrong.strange |= {old: _strange(old, source) for old in aligned.foreign}
         raise _refusal(model, source, wrong)
-    return found
+    return result
 
 
 @final
@@ -88,6 +97,20 @@ class _Wrong:
     def names(self) -> dict[str, str]:
         """All of them, the shapes first."""
         return {**self.shapes, **self.missing, **self.strange}
+
+
+def _taken(source: Source, aligned: Aligned) -> str:
+    """Say which of two copies of the network is taken; refuse where nothing tells them apart."""
+    if not aligned.rivals:
+        return source.taken
+    if not aligned.averaged:
+        listed = " and ".join((aligned.prefix, *aligned.rivals))
+        raise DataError(
+            f"{source.name} must hold the network once, but holds it under {listed}; save the one "
+            "that is meant in a file of its own"
+        )
+    other = f"ema={not source.ema} takes {aligned.rivals[0] or 'the names without it'}"
+    return f"{aligned.prefix or 'the names without a prefix'}; {other}, of two copies"
 
 
 def _absent_se(
@@ -126,21 +149,22 @@ def _misfit(name: str, target: Tensor, given: str, source: Source) -> str:
     there = source.origin.get(given, given)
     here = "" if there == name else f" ({there})"
     if tensor.shape == target.shape:
-        return f"{name} must be {_kind(target)}, is {_kind(tensor)}{here}"
-    return f"{name} must be {list(target.shape)}, is {list(tensor.shape)}{here}"
+        wanted, actual = (str(each.dtype).removeprefix("torch.") for each in (target, tensor))
+    else:
+        wanted, actual = (str(list(each.shape)) for each in (target, tensor))
+    return f"{name} must be {wanted}, is {actual}{here}"
 
 
-def _kind(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _strange(given: str, source: Source) -> str:
+    shape = list(source.state[given].shape)
+    return f"{source.origin.get(given, given)} {shape} is not of this network"
 
 
 def _refusal(model: nn.Module, source: Source, wrong: _Wrong) -> DataError:
-    lines = [*wrong.names.values()]
-    more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
     cure = _cure(model, wrong)
     return DataError(
-        f"{source.name} must fit this {type(model).__name__}, but {'; '.join(lines[:3])}{more}. "
-        f"Nothing was loaded{cure and '; '}{cure}"
+        f"{source.name} must fit this {type(model).__name__}, but "
+        f"{counted(wrong.names.values(), separator='; ')}. Nothing was loaded{cure and '; '}{cure}"
     )
 
 
@@ -173,7 +197,7 @@ def _head(model: nn.Module, *, strict: bool = True) -> tuple[str, ...]:
     return tuple(f"{linear[-1]}.{name}" for name in ("weight", "bias"))
 
 
-def counted(names: Iterable[str], limit: int = 3) -> str:
+def counted(names: Iterable[str], limit: int = 3, separator: str = ", ") -> str:
     """Return some names, and how many more there are.
 
     Example:
@@ -181,5 +205,5 @@ def counted(names: Iterable[str], limit: int = 3) -> str:
         'a, b, c and 1 more'
     """
     listed = list(names)
-    rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + rest
+    more = f"{separator.rstrip(', ')} and {len(listed) - limit} more" if len(listed) > limit else ""
+    return separator.join(listed[:limit]) + more

@@ -1,4 +1,4 @@
-"""What pictures a set of weights expects: part of the weights, and easily lost."""
+"""What images a set of weights expects: part of the weights, and easily lost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from typing import Any, final
 
 from torch import nn
 
-from senet.errors import DataError, InputError
+from senet.errors import DataError, InputError, optional
 
-__all__ = ["CAFFE", "IMAGENET", "Preprocessing", "preprocessing", "remember"]
+__all__ = [
+    "CAFFE",
+    "CIFAR",
+    "IMAGENET",
+    "Preprocessing",
+    "of_timm",
+    "of_torchvision",
+    "preprocessing",
+    "remember",
+]
 
 _ATTRIBUTE, _TIMM = "weights_preprocessing", "pretrained_cfg"
 
@@ -19,13 +28,13 @@ _ATTRIBUTE, _TIMM = "weights_preprocessing", "pretrained_cfg"
 @final
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the input of a network: resize, crop, [0, 1], (x - mean) / std.
+    """How an image becomes the input of a network: resize, crop, [0, 1], (x - mean) / std.
 
     Attributes:
         mean: of red, green, blue, on the scale [0, 1].
         std: likewise.
         crop: height and width of the centre crop.
-        resize: length of the shorter side before the crop; None: the picture is not resized.
+        resize: length of the shorter side before the crop; None: the image is not resized.
         interpolation: "bilinear" or "bicubic".
 
     Example:
@@ -42,10 +51,13 @@ class Preprocessing:
     def transform(self) -> Callable[[Any], Any]:
         """Return torchvision transforms from a PIL image (or a uint8 tensor) to a tensor.
 
-        Needs torchvision, which is imported here.
+        Raises:
+            MissingPackageError: torchvision is not installed.
         """
         import torch
-        from torchvision.transforms import v2
+
+        with optional("Preprocessing.transform"):
+            from torchvision.transforms import v2
 
         steps: list[Any] = [v2.ToImage()]
         if self.resize is not None:
@@ -57,6 +69,15 @@ class Preprocessing:
             v2.Normalize(list(self.mean), list(self.std)),
         ]
         return v2.Compose(steps)  # type: ignore[no-any-return]
+
+    def for_timm(self) -> dict[str, Any]:
+        """Return the fields of timm's `pretrained_cfg` that say the same."""
+        return {
+            "mean": self.mean,
+            "std": self.std,
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop / (self.resize or self.crop),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
@@ -87,26 +108,20 @@ class Preprocessing:
 CAFFE = Preprocessing((123 / 255, 117 / 255, 104 / 255), (1 / 255, 1 / 255, 1 / 255))
 # Of Cadene's and torchvision's networks (their first weights), and most of timm's.
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Of the published CIFAR-10 networks in ../cifar.py's names.
+# Of the published CIFAR-10 networks in the names of models/nets/cifar.py.
 CIFAR = dataclasses.replace(IMAGENET, crop=32, resize=None)
 
 
-def remember(model: nn.Module, found: Preprocessing) -> None:
+def remember(model: nn.Module, images: Preprocessing) -> None:
     """Keep with a network what its weights expect; timm's `pretrained_cfg` is changed too."""
-    setattr(model, _ATTRIBUTE, found)
+    setattr(model, _ATTRIBUTE, images)
     described = getattr(model, _TIMM, None)
     if isinstance(described, dict):
-        known = {
-            "mean": found.mean,
-            "std": found.std,
-            "interpolation": found.interpolation,
-            "crop_pct": found.crop / (found.resize or found.crop),
-        }
-        setattr(model, _TIMM, {**described, **known})
+        setattr(model, _TIMM, {**described, **images.for_timm()})
 
 
 def preprocessing(model: nn.Module) -> Preprocessing:
-    """Return what pictures the weights of a network expect.
+    """Return what images the weights of a network expect.
 
     Args:
         model: a network after `senet.load_weights`; or one of timm's, by its `pretrained_cfg`.
@@ -118,16 +133,16 @@ def preprocessing(model: nn.Module) -> Preprocessing:
         >>> preprocessing(nn.Linear(1, 1))
         Traceback (most recent call last):
         ...
-        senet.errors.InputError: what pictures this Linear expects is not known: ...
+        senet.errors.InputError: what images this Linear expects is not known: ...
     """
-    found = getattr(model, _ATTRIBUTE, None)
-    if isinstance(found, Preprocessing):
-        return found
+    known = getattr(model, _ATTRIBUTE, None)
+    if isinstance(known, Preprocessing):
+        return known
     described = getattr(model, _TIMM, None)
     if isinstance(described, Mapping) and described.get("mean"):
         return of_timm(described)
     raise InputError(
-        f"what pictures this {type(model).__name__} expects is not known: its weights are random, "
+        f"what images this {type(model).__name__} expects is not known: its weights are random, "
         "or their file does not say; use the mean and the deviation it was trained with"
     )
 
@@ -142,4 +157,16 @@ def of_timm(described: Mapping[str, Any]) -> Preprocessing:
         crop=size,
         resize=int(size / share),
         interpolation=str(described.get("interpolation") or "bicubic"),
+    )
+
+
+def of_torchvision(entry: Any) -> Preprocessing:
+    """Return the evaluation images of an entry in torchvision's list of weights."""
+    used = entry.transforms()
+    return Preprocessing(
+        tuple(used.mean),
+        tuple(used.std),
+        crop=used.crop_size[0],
+        resize=used.resize_size[0],
+        interpolation=used.interpolation.value,
     )

@@ -17,7 +17,7 @@ import senet
 from senet.errors import DataError, UnknownNameError
 from senet.models import ResNet
 from senet.models.weights import load_weights, preprocessing
-from senet.models.weights.source import read_source
+from senet.models.weights.hubs import read_source
 
 ONE = (1, 1, 1, 1)
 
