@@ -31,7 +31,6 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Where a third-party package may be imported: a room, or one file of it. torch: everywhere.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "datasets": ("training",),
-    "google": ("models",),  # protobuf
     "huggingface_hub": ("models",),
     "jinja2": ("analysis",),
     "lightning": ("training",),

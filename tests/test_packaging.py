@@ -19,7 +19,6 @@ from senet.errors import _EXTRAS
 # An import name whose package has another one.
 PUBLISHED_AS = {
     "PIL": "pillow",
-    "google": "protobuf",
     "huggingface_hub": "huggingface-hub",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",

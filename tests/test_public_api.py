@@ -56,7 +56,6 @@ PUBLIC = [
 # Loaded where they are used, never by `import senet`.
 HEAVY = {
     "datasets",
-    "google.protobuf",
     "huggingface_hub",
     "lightning",
     "matplotlib",

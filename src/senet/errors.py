@@ -27,7 +27,6 @@ __all__ = [
 # An optional package by the name that is imported: the extra that installs it.
 _EXTRAS = {
     "datasets": "train",
-    "google": "hub",
     "huggingface_hub": "hub",
     "jinja2": "report",
     "lightning": "train",

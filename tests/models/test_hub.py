@@ -250,3 +250,91 @@ def test_push_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(DataError, match=r"me/net must be a repository .*but: no route; connect"):
         push_to_hub(create_model("resnet20"), "me/net")
+
+
+# ---- whole or not at all
+
+
+def outputs(folder: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return from_pretrained(folder)(torch.ones(1, 3, 32, 32))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+BEFORE = [lambda: changed("resnet20"), lambda: create_model("se_resnet20")]
+AFTER = [lambda: create_model("resnet32"), lambda: changed("se_resnet20", SEConfig(existing="add"))]
+
+
+@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("after", AFTER)
+def test_a_save_that_fails_leaves_what_was_there(
+    at: int, before: Any, after: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rename of a whole save fails once: those of the writer, and those into the folder."""
+    save_pretrained(before(), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    there, expected, model = files(tmp_path), outputs(tmp_path), after()
+    renames, replace = [0], Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        renames[0] += 1
+        if renames[0] == at + 1:
+            raise OSError(28, "No space left on device", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    try:
+        save_pretrained(model, tmp_path)
+    except OSError:
+        monkeypatch.undo()
+        assert files(tmp_path) == there
+        assert torch.equal(outputs(tmp_path), expected)
+    else:
+        assert renames[0] <= at  # the save has fewer of them
+        monkeypatch.undo()
+        assert origin_of(from_pretrained(tmp_path)) == origin_of(model)
+
+
+def test_a_save_that_fails_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("senet.models.hub.write_text", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_pretrained(create_model("resnet20"), tmp_path / "new" / "folder")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_views_of_one_buffer_are_written(tmp_path: Path) -> None:
+    from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+    model = create_model("resnet20").eval()
+    vector = parameters_to_vector(model.parameters()).detach().clone()
+    vector_to_parameters(vector, model.parameters())
+    x = torch.ones(1, 3, 32, 32)
+
+    save_pretrained(model, tmp_path)
+
+    assert torch.equal(outputs(tmp_path), model(x).detach())
+
+
+def test_files_can_be_read_by_whom_the_umask_allows_and_say_nothing_private(
+    tmp_path: Path,
+) -> None:
+    import os
+
+    before = os.umask(0o022)
+    try:
+        save_pretrained(changed("resnet20"), tmp_path / "net")
+    finally:
+        os.umask(before)
+
+    for path in (tmp_path / "net").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o644, path.name
+        assert str(tmp_path).encode() not in path.read_bytes()

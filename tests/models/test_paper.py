@@ -9,7 +9,7 @@ import pytest
 
 from models.counted import count, counted, on_meta
 from senet.models import NETWORKS
-from senet.models.family import Paper
+from senet.models.families import Paper
 
 PLAIN, STATISTICS = 25_557_032, 53_120  # ResNet-50: parameters, running means and variances
 CHANNELS = {2: [256] * 3, 3: [512] * 4, 4: [1024] * 6, 5: [2048] * 3}  # of its SE blocks, by stage

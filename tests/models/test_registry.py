@@ -81,9 +81,7 @@ def test_segmentation_network_needs_no_download() -> None:
 
 
 def test_detection_network_refuses_other_channels() -> None:
-    with pytest.raises(
-        ConfigError, match="normalises pictures of 3 channels inside, got in_chans=1"
-    ):
+    with pytest.raises(ConfigError, match="normalises images of 3 channels inside, got in_chans=1"):
         create_model("torchvision/fasterrcnn_resnet50_fpn", in_chans=1)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from models.counted import undrawn
 from senet.errors import ConfigError, DataError
 from senet.insertion import se_modules
-from senet.models import NETWORKS, _timm, create_model, list_models, register_with_timm
+from senet.models import NETWORKS, create_model, libraries, list_models, register_with_timm
 
 NAMES = register_with_timm()
 
@@ -236,6 +236,6 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
 
 def test_timms_names_are_those_without_ours() -> None:
     register_with_timm()
-    _timm.names.cache_clear()
+    libraries._timm_names.cache_clear()
     assert "timm/se_resnet20" not in list_models()
     assert "timm/resnet50" in list_models()

@@ -1,4 +1,4 @@
-"""The table of the project's networks: plain name -> architecture, and the names of variants.
+"""The table of the project's networks: plain name -> architecture, and what the paper prints.
 
 The paper's figures: arXiv 1709.01507v4, tables 2, 4, 5 and 8, the column "re-implementation" for
 the plain networks of table 2.
@@ -7,13 +7,13 @@ the plain networks of table 2.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, final
 
 from torch import nn
 
-from senet.models import _timm
-from senet.models.family import Family, Paper
+from senet.models.libraries import build_timm
 from senet.models.nets.cifar import CifarResNet
 from senet.models.nets.inception import BNInception
 from senet.models.nets.preact import PreActResNet
@@ -21,29 +21,78 @@ from senet.models.nets.resnet import LAYOUTS, ResNet
 from senet.models.nets.shake import ShakeNet
 from senet.models.nets.shufflenet import ShuffleNet
 
-__all__ = ["FAMILIES", "VARIANTS"]
+__all__ = ["FAMILIES", "NETWORKS", "VARIANTS", "Family", "Network", "Paper"]
 
 
-def _residual(
-    build: Callable[..., nn.Module], plain: Paper | None = None, with_se: Paper | None = None
-) -> Family:
-    return Family(build, layouts=LAYOUTS, plain=plain, with_se=with_se)
+@final
+@dataclass(frozen=True)
+class Paper:
+    """What the paper prints for a network.
+
+    Attributes:
+        table: number of the table.
+        top1: error in percent: ImageNet's single centre crop, or CIFAR-10's.
+        top5: likewise, ImageNet only.
+        gflops: the column "GFLOPs"; docs/paper.md says what it counts.
+        params: parameters in millions.
+        cifar100: error in percent on CIFAR-100.
+    """
+
+    table: int
+    top1: float | None = None
+    top5: float | None = None
+    gflops: float | None = None
+    params: float | None = None
+    cifar100: float | None = None
 
 
-def _cifar(
-    build: Callable[..., nn.Module],
-    plain: Paper | None = None,
-    with_se: Paper | None = None,
-    *,
-    num_classes: int = 10,
-) -> Family:
-    return Family(
-        build,
-        input_size=(3, 32, 32),
-        num_classes=num_classes,
-        plain=plain,
-        with_se=with_se,
-    )
+@final
+@dataclass(frozen=True)
+class Family:
+    """One architecture, from which a plain network and its SE form are built.
+
+    Attributes:
+        build: the builder. It takes `num_classes` and `in_chans`; `layout` if `layouts` are given;
+            and, if `written`, `se`: the options of `senet.SqueezeExcitation`, or None.
+        plain: what the paper prints for the plain network.
+        with_se: what it prints for the SE form.
+        written: whether the builder places the SE blocks itself. If not, they are inserted into the
+            plain network.
+        layouts: the values of `layout`, the default first.
+        input_size: the image (channels, height, width).
+        num_classes: of the data the network was made for.
+        se_name: name of the SE form; "se_" before the plain name if not given.
+        se: fields of `senet.SEConfig` in which the SE form differs from `SEConfig(init="paper")`.
+    """
+
+    build: Callable[..., nn.Module]
+    plain: Paper | None = None
+    with_se: Paper | None = None
+    written: bool = True
+    layouts: tuple[str, ...] = ()
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    num_classes: int = 1000
+    se_name: str | None = None
+    se: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Network(NamedTuple):
+    """A name's meaning: the family, the fields of `SEConfig` (None: plain), the plain name."""
+
+    family: Family
+    se: Mapping[str, Any] | None
+    plain: str
+
+    @property
+    def paper(self) -> Paper | None:
+        """What the paper prints for this network."""
+        if self.se is None:
+            return self.family.plain
+        return self.family.with_se if self.se == self.family.se else None
+
+
+_residual = partial(Family, layouts=LAYOUTS)
+_cifar = partial(Family, input_size=(3, 32, 32), num_classes=10)
 
 
 def _of_timm(
@@ -55,13 +104,8 @@ def _of_timm(
     size: int = 224,
 ) -> Family:
     """A network that timm has, with timm's names of parameters, first weights and calls."""
-    return Family(
-        partial(_timm.build, name, drop_rate=drop_rate),
-        written=False,
-        input_size=(3, size, size),
-        plain=plain,
-        with_se=with_se,
-    )
+    build = partial(build_timm, name, drop_rate=drop_rate)
+    return Family(build, plain, with_se, written=False, input_size=(3, size, size))
 
 
 _SENET154: dict[str, Any] = {
@@ -127,15 +171,10 @@ FAMILIES: dict[str, Family] = {
         Paper(2, 21.18, 5.57, 7.99),
         Paper(2, 20.70, 5.01, 8.00),
     ),
-    "senet154_plain": Family(
-        partial(ResNet, **_SENET154),
-        layouts=LAYOUTS,
-        se_name="senet154",
-        with_se=Paper(8, 18.68, 4.47),
+    "senet154_plain": _residual(
+        partial(ResNet, **_SENET154), None, Paper(8, 18.68, 4.47), se_name="senet154"
     ),
-    "bn_inception": Family(
-        BNInception, plain=Paper(2, 25.38, 7.89, 2.03), with_se=Paper(2, 24.23, 7.14, 2.04)
-    ),
+    "bn_inception": Family(BNInception, Paper(2, 25.38, 7.89, 2.03), Paper(2, 24.23, 7.14, 2.04)),
     # dropout: VGG's paper, section 3.1; Inception-v4's, figure 15, where no other is known
     "vgg16_bn": _of_timm(
         "vgg16_bn", Paper(2, 27.02, 8.81, 15.47), Paper(2, 25.22, 7.70, 15.48), drop_rate=0.5
@@ -154,7 +193,7 @@ FAMILIES: dict[str, Family] = {
         Paper(3, 25.3, 7.7, 0.572, 4.7),
     ),
     "shufflenet_v1_g3": Family(
-        ShuffleNet, plain=Paper(3, 32.6, 12.5, 0.140, 1.8), with_se=Paper(3, 31.0, 11.1, 0.142, 2.4)
+        ShuffleNet, Paper(3, 32.6, 12.5, 0.140, 1.8), Paper(3, 31.0, 11.1, 0.142, 2.4)
     ),
     "densenet121": _of_timm("densenet121"),
 }
@@ -167,3 +206,18 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "se_resnet50_identity": ("resnet50", {"integration": "identity"}),
     "se_resnet50_3x3": ("resnet50", {"integration": "inner"}),
 }
+
+
+def _networks() -> dict[str, Network]:
+    """Return name -> network: the plain names, their SE forms, and the variants of these."""
+    networks = {name: Network(family, None, name) for name, family in FAMILIES.items()}
+    for name, family in FAMILIES.items():
+        networks[family.se_name or f"se_{name}"] = Network(family, family.se, name)
+    for name, (plain, fixed) in VARIANTS.items():
+        family = FAMILIES[plain]
+        networks[name] = Network(family, {**family.se, **fixed}, plain)
+    return networks
+
+
+# The project's own networks.
+NETWORKS: dict[str, Network] = _networks()

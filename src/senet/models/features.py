@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from senet.errors import ConfigError
+from senet.errors import ConfigError, optional
 from senet.insertion import SEConfig
 from senet.models.nets.staged import Staged
 from senet.models.registry import create_model
@@ -26,11 +26,11 @@ def backbone(
     se: SEConfig | Mapping[str, Any] | None = None,
     layout: str | None = None,
 ) -> nn.Module:
-    """Return a network that maps a picture to the last maps of some of its resolutions.
+    """Return a network that maps an image to the last maps of some of its resolutions.
 
     It is what timm's `features_only=True` gives: a module whose output is the list of maps, finest
     first, and whose `feature_info` has `channels()`, `reduction()` (how many times smaller than the
-    picture) and `module_name()`. What comes behind the last map that is asked for is left out. The
+    image) and `module_name()`. What comes behind the last map that is asked for is left out. The
     names of parameters stay; only where a network of timm has its layers in one sequence, they have
     one level less (`features_0.weight`).
 
@@ -39,7 +39,7 @@ def backbone(
             are used, not copied, so it should not be used any more.
         out_indices: which resolutions, 0 for the finest; negative ones count from the coarsest. All
             if not given.
-        in_chans: channels of the picture, for a name.
+        in_chans: channels of the image, for a name.
         se: see `senet.create_model`, for a name.
         layout: see `senet.create_model`, for a name.
 
@@ -47,6 +47,7 @@ def backbone(
         ConfigError: an index that the network does not have, or a network that does not say where
             its maps are (it has no `feature_info`).
         UnknownNameError: there is no such network.
+        MissingPackageError: timm is not installed, which takes a network apart into stages.
 
     Example:
         >>> import torch
@@ -63,7 +64,8 @@ def backbone(
 
 def features_of(network: nn.Module, out_indices: Sequence[int] | None = None) -> nn.Module:
     """Return the backbone of a network; see `backbone`."""
-    from timm.models import FeatureListNet
+    with optional("senet.backbone"):
+        from timm.models import FeatureListNet
 
     known = getattr(network, "feature_info", None)
     if not isinstance(known, Sequence):

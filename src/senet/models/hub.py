@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from senet.errors import DataError, InputError
+from senet.errors import DataError, InputError, MissingPackageError, optional
+from senet.files import write_text
 from senet.insertion import load, save, se_modules
 from senet.insertion.graft import grafts
+from senet.insertion.saving import write_weights
+from senet.models.families import NETWORKS
 from senet.models.origin import Origin, keep_origin, origin_of
-from senet.models.registry import NETWORKS, create_model
+from senet.models.registry import create_model
 from senet.models.timm_registry import timm_description, timm_names
 from senet.models.weights.preprocess import Preprocessing, preprocessing, remember
 
@@ -33,27 +38,58 @@ _WEIGHTS, _CONFIG, _PLAN, _CARD = "model.safetensors", "config.json", "senet.jso
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """Save a network so that `senet.from_pretrained` builds it again.
 
+    The folder is written whole or not at all: if that fails, what was in it is there as before. A
+    `README.md` and other files of the user stay. Where timm is installed, `config.json` describes
+    the network for timm as well.
+
     Args:
         model: a network of `senet.create_model`, changed by `senet.insert` or not.
         folder: where; made if it does not exist.
 
     Raises:
         ConfigError: the network is of another origin.
+        OSError: the folder cannot be written.
     """
-    from safetensors.torch import save_model
-
     config = _config(model)
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    if grafts(model):
-        save(model, target)
-    else:
-        (target / _PLAN).unlink(missing_ok=True)  # of another network that was here
-        save_model(model, str(target / _WEIGHTS), metadata={"format": "pt"})
-    text = json.dumps(config, indent=1) + "\n"
-    (target / _CONFIG).write_text(text, encoding="utf-8")
-    if not (target / _CARD).exists():
-        (target / _CARD).write_text(_card(config["senet"]["network"]["name"]), encoding="utf-8")
+
+    def write(made: Path) -> None:
+        if grafts(model):
+            save(model, made)
+        else:
+            write_weights(model, made / _WEIGHTS)
+        write_text(made / _CONFIG, json.dumps(config, indent=1) + "\n")
+        if not (target / _CARD).exists():
+            write_text(made / _CARD, _card(config["senet"]["network"]["name"]))
+
+    _write_together(target, write)
+
+
+def _write_together(folder: Path, write: Callable[[Path], None]) -> None:
+    """Replace the files of a network in a folder by those that `write` makes: all or none."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    before = made / "before"
+    moves: list[tuple[Path, Path]] = []
+    try:
+        before.mkdir()
+        write(made)
+        for name in (_WEIGHTS, _PLAN, _CARD, _CONFIG):
+            if (made / name).exists() or name == _PLAN:  # a plan of another network goes
+                for move in ((folder / name, before / name), (made / name, folder / name)):
+                    if move[0].exists():
+                        move[0].replace(move[1])
+                        moves.append(move)
+    except BaseException:
+        for source, target in reversed(moves):
+            target.replace(source)
+        shutil.rmtree(made, ignore_errors=True)
+        with suppress(OSError):
+            for each in new:
+                each.rmdir()
+        raise
+    shutil.rmtree(made)
 
 
 def from_pretrained(
@@ -78,6 +114,7 @@ def from_pretrained(
 
     Raises:
         DataError: the files are missing, broken or do not fit, or cannot be fetched.
+        MissingPackageError: the Hub's client is not installed, and the source is no folder.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -90,9 +127,9 @@ def from_pretrained(
         )
     facts = _read(folder / _CONFIG)
     model = _rebuilt(folder, facts)
-    pictures = facts.get("preprocessing")
-    if pictures is not None:
-        remember(model, Preprocessing.from_dict(pictures))
+    images = facts.get("preprocessing")
+    if images is not None:
+        remember(model, Preprocessing.from_dict(images))
     return model.eval()
 
 
@@ -121,13 +158,13 @@ def push_to_hub(
     Raises:
         ConfigError: the network is of another origin.
         DataError: the Hub cannot be reached, or refuses.
+        MissingPackageError: the Hub's client is not installed.
     """
-    from tempfile import TemporaryDirectory
-
-    from huggingface_hub import HfApi
+    with optional("senet.push_to_hub"):
+        from huggingface_hub import HfApi
 
     hub = HfApi(token=token)
-    with TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, folder)
         try:
             hub.create_repo(repo_id, private=private, exist_ok=True)
@@ -158,15 +195,13 @@ def _config(model: nn.Module) -> dict[str, Any]:
         facts["head"] = {name: getattr(model, name) for name in ("global_pool", "drop_rate")}
     described = dict(getattr(model, "pretrained_cfg", None) or {})
     with suppress(InputError):  # of random weights, nothing is known
-        pictures = preprocessing(model)
-        facts["preprocessing"] = pictures.to_dict()
-        described |= {
-            "mean": pictures.mean,
-            "std": pictures.std,
-            "interpolation": pictures.interpolation,
-            "crop_pct": pictures.crop / (pictures.resize or pictures.crop),
-        }
-    return {**_for_timm(model, origin, described), "senet": facts}
+        images = preprocessing(model)
+        facts["preprocessing"] = images.to_dict()
+        described |= images.for_timm()
+    timms: dict[str, Any] = {}
+    with suppress(MissingPackageError):  # which names are timm's, timm alone knows
+        timms = _for_timm(model, origin, described)
+    return {**timms, "senet": facts}
 
 
 def _for_timm(model: nn.Module, origin: Origin, described: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +229,8 @@ def _for_timm(model: nn.Module, origin: Origin, described: dict[str, Any]) -> di
 
 def _fetched(source: str, *, local_files_only: bool, **options: Any) -> Path:
     """Return the folder in the cache of the Hub's client, filled if need be."""
-    from huggingface_hub import snapshot_download
+    with optional(f"the network {source}, which is no folder,"):
+        from huggingface_hub import snapshot_download
 
     files = [_WEIGHTS, _CONFIG, _PLAN]
     try:
@@ -232,7 +268,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _rebuilt(folder: Path, facts: Mapping[str, Any]) -> nn.Module:
     """Build the network that a folder describes, and load its weights."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     origin = Origin.from_dict(facts["network"])
@@ -253,7 +288,7 @@ def _rebuilt(folder: Path, facts: Mapping[str, Any]) -> nn.Module:
     else:
         try:
             load_model(model, folder / _WEIGHTS)
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except Exception as error:
             raise DataError(
                 f"{folder / _WEIGHTS} must be a whole safetensors file with the weights of "
                 f"{network}, but: {_line(error)}"

@@ -24,7 +24,7 @@ class Origin:
     Attributes:
         name: with its library before it, where that is not this project.
         num_classes: number of logits.
-        in_chans: channels of the picture.
+        in_chans: channels of the image.
         se: fields of `senet.SEConfig`, or None.
         layout: of the residual networks, or None.
     """
@@ -72,14 +72,14 @@ def origin_of(model: nn.Module) -> Origin:
         >>> origin_of(create_model("se_resnet20", se={"reduction": 4}))
         Origin(name='se_resnet20', num_classes=10, in_chans=3, se={'reduction': 4}, layout=None)
     """
-    found = getattr(model, _ATTRIBUTE, None)
-    if not isinstance(found, Origin):
+    origin = getattr(model, _ATTRIBUTE, None)
+    if not isinstance(origin, Origin):
         raise ConfigError(
             f"the network must be one that senet.create_model built, so that its name can be "
             f"written down, and this {type(model).__name__} is not; create_model also builds "
             "torchvision's and timm's networks; any other goes to disk with senet.save"
         )
     classes = getattr(model, "num_classes", None)
-    if isinstance(classes, int) and classes != found.num_classes:
-        return dataclasses.replace(found, num_classes=classes)
-    return found
+    if isinstance(classes, int) and classes != origin.num_classes:
+        return dataclasses.replace(origin, num_classes=classes)
+    return origin

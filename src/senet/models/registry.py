@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 
-from senet.errors import ConfigError, UnknownNameError, unknown_name
+from senet.errors import (
+    ConfigError,
+    MissingPackageError,
+    UnknownNameError,
+    unknown_name,
+)
 from senet.insertion import SEConfig, insert
 from senet.insertion.graft import attach
-from senet.models import _timm, _torchvision
-from senet.models.families import FAMILIES, VARIANTS
-from senet.models.family import Family, Network, index
+from senet.models.families import NETWORKS, Family, Network
+from senet.models.libraries import LIBRARIES, installed
 from senet.models.origin import Origin, keep_origin
 
 __all__ = ["NETWORKS", "create_model", "input_size", "list_models"]
-
-
-@dataclass(frozen=True)
-class _Library:
-    names: Callable[[], tuple[str, ...]]
-    has: Callable[[str], bool]
-    build: Callable[..., nn.Module]
-    input_size: Callable[[str], tuple[int, int, int]]
-
-
-# The project's own networks. `models/families.py` is the table they come from.
-NETWORKS: dict[str, Network] = index(FAMILIES, VARIANTS)
-
-# In the order in which a name without a library is looked up.
-_LIBRARIES: dict[str, _Library] = {
-    "torchvision": _Library(
-        _torchvision.names, _torchvision.has, _torchvision.build, _torchvision.input_size
-    ),
-    "timm": _Library(_timm.names, _timm.has, _timm.build, _timm.input_size),
-}
 
 
 def create_model(
@@ -65,7 +48,7 @@ def create_model(
             torchvision, then in timm.
         num_classes: number of logits; 0 for the pooled features (not torchvision's networks). If
             not given, that of the data the network was made for: 10 for CIFAR's, else 1000.
-        in_chans: channels of the picture, at least 1.
+        in_chans: channels of the image, at least 1.
         se: for the project's SE networks, what differs from the paper's blocks: fields of
             `senet.SEConfig`, such as {"reduction": 8, "bias": False}, over `SEConfig(init="paper")`
             and what the name says; or a whole `SEConfig`, which is taken as it is.
@@ -76,6 +59,7 @@ def create_model(
         UnknownNameError: no registry holds the name, the layout or a field of `se`; the message
             lists near ones.
         ConfigError: a number that cannot be, or an option that this network does not have.
+        MissingPackageError: the network is another library's, which is not installed.
 
     Example:
         >>> model = create_model("resnet20")
@@ -101,7 +85,7 @@ def create_model(
     if library is None:
         model = _build(bare, num_classes=num_classes, in_chans=in_chans, se=se, layout=layout)
     else:
-        model = _LIBRARIES[library].build(bare, num_classes=num_classes, in_chans=in_chans)
+        model = LIBRARIES[library].build(bare, num_classes=num_classes, in_chans=in_chans)
     path = f"{library}/{bare}" if library else bare
     return keep_origin(model, Origin(path, num_classes, in_chans, _fields(se), layout))
 
@@ -137,8 +121,8 @@ def _build(
 def _grown(family: Family, options: dict[str, Any], config: SEConfig) -> nn.Module:
     """Build the plain network and insert the blocks; where, a twin without values has shown."""
     with torch.device("meta"):
-        picture = torch.zeros(1, options["in_chans"], *family.input_size[1:])
-        sites = insert(family.build(**options), picture, config).sites
+        image = torch.zeros(1, options["in_chans"], *family.input_size[1:])
+        sites = insert(family.build(**options), image, config).sites
     model = family.build(**options)
     attach(model, sites, dataclasses.replace(config, include=None, exclude=None))
     return model
@@ -190,15 +174,21 @@ def list_models(pattern: str | None = None) -> list[str]:
             library; without it, every name.
 
     Returns:
-        The project's own names first, then `torchvision/NAME`, then `timm/NAME`.
+        The project's own names first, then `torchvision/NAME`, then `timm/NAME`. A library that is
+        not installed has none.
+
+    Raises:
+        MissingPackageError: the pattern names a library that is not installed.
 
     Example:
         >>> list_models("resnet20"), list_models("torchvision/resnet1*")
         (['resnet20'], ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18'])
     """
+    asked = (pattern or "").partition("/")[0]
     listed = [*NETWORKS]
-    for prefix, library in _LIBRARIES.items():
-        listed += [f"{prefix}/{name}" for name in library.names()]
+    for prefix, library in LIBRARIES.items():
+        if asked == prefix or installed(prefix):
+            listed += [f"{prefix}/{name}" for name in library.names()]
     if pattern is None:
         return listed
     return [
@@ -209,19 +199,19 @@ def list_models(pattern: str | None = None) -> list[str]:
 
 
 def input_size(model: str | nn.Module) -> tuple[int, int, int]:
-    """Return the picture (channels, height, width) that a network is made for.
+    """Return the image (channels, height, width) that a network is made for.
 
     Args:
         model: a name that `create_model` takes, or a network.
 
     Returns:
-        For a name, the size of the published weights' pictures. For a network, the size it carries
+        For a name, the size of the published weights' images. For a network, the size it carries
         itself (the project's and timm's do) with the channels that its first convolution takes
-            (if fewer than 16).
-        Where nothing is known, (3, 224, 224).
+        (if fewer than 16). Where nothing is known, (3, 224, 224).
 
     Raises:
         UnknownNameError: no registry holds the name; the message lists near ones.
+        MissingPackageError: the network is another library's, which is not installed.
 
     Example:
         >>> input_size("resnet20"), input_size("torchvision/inception_v3")
@@ -232,7 +222,7 @@ def input_size(model: str | nn.Module) -> tuple[int, int, int]:
     library, bare = _resolve(model)
     if library is None:
         return NETWORKS[bare].family.input_size
-    return _LIBRARIES[library].input_size(bare)
+    return LIBRARIES[library].input_size(bare)
 
 
 def _resolve(name: str) -> tuple[str | None, str]:
@@ -240,12 +230,21 @@ def _resolve(name: str) -> tuple[str | None, str]:
     if name in NETWORKS:
         return None, name
     prefix, slash, bare = name.partition("/")
-    if not slash:
-        for prefix, library in _LIBRARIES.items():
-            if library.has(name):
-                return prefix, name
-    elif prefix in _LIBRARIES and _LIBRARIES[prefix].has(bare):
-        return prefix, bare
+    if prefix in LIBRARIES and slash:
+        if LIBRARIES[prefix].has(bare):
+            return prefix, bare
+        raise _unknown(name)
+    absent: MissingPackageError | None = None
+    for library in () if slash else LIBRARIES:
+        try:
+            if LIBRARIES[library].has(name):
+                return library, name
+        except MissingPackageError as error:
+            absent = error
+    if absent is not None:
+        raise MissingPackageError(
+            f"{_unknown(name)} If it is another library's: {absent}", name=absent.name
+        ) from absent
     raise _unknown(name)
 
 
@@ -263,7 +262,7 @@ def _size_of_module(model: nn.Module) -> tuple[int, int, int]:
     channels, height, width = size or (3, 224, 224)
     convs = (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
     stem = next(convs, None)
-    # A stem of 16 or more channels sees patches folded into channels, not the picture.
+    # A stem of 16 or more channels sees patches folded into channels, not the image.
     if stem is not None and stem.in_channels < 16:
         channels = stem.in_channels
     return channels, height, width

@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from senet.errors import DataError
+from senet.errors import DataError, optional
 from senet.insertion import SEConfig
-from senet.models._timm import OURS
-from senet.models.registry import NETWORKS, create_model
+from senet.models.families import NETWORKS
+from senet.models.libraries import OURS
+from senet.models.registry import create_model
 from senet.models.weights.preprocess import CAFFE, CIFAR
 
 __all__ = ["register_with_timm", "timm_description", "timm_names"]
@@ -40,7 +41,7 @@ _ENDS = {
     "mobilenet_v1": ("conv_stem", "classifier"),
     "densenet121": ("features.conv0", "classifier"),
 }
-# size of the picture: of the last map
+# size of the image: of the last map
 _LAST_MAPS = {32: (8, 8), 224: (7, 7), 299: (8, 8)}
 # plain names of networks that keep their layers one level down, in an nn.Sequential
 _NESTED = ("vgg16_bn", "mobilenet_v1", "densenet121")
@@ -52,12 +53,15 @@ def register_with_timm() -> dict[str, str]:
     A name that timm has already keeps its meaning: the project's network is then `senet_NAME` there
     (`senet_resnet50`, `senet_senet154`). All take timm's options (`features_only`, `out_indices`,
     `num_classes`, `in_chans`, `global_pool`, `drop_rate`) and `se` and `layout` of
-    `senet.create_model`. Their `pretrained_cfg` describes the pictures of the authors' models.
+    `senet.create_model`. Their `pretrained_cfg` describes the images of the authors' models.
     No weights are behind the names: load them with `senet.load_weights`, or give timm a file with
     `pretrained_cfg_overlay={"file": ...}`.
 
     Returns:
         The name in timm -> the name in `senet.create_model`.
+
+    Raises:
+        MissingPackageError: timm is not installed.
 
     Example:
         >>> import timm
@@ -67,7 +71,8 @@ def register_with_timm() -> dict[str, str]:
         >>> timm.create_model("se_resnet20.senet", num_classes=5).get_classifier()
         Linear(in_features=64, out_features=5, bias=True)
     """
-    from timm.models import generate_default_cfgs, register_model
+    with optional("senet.register_with_timm"):
+        from timm.models import generate_default_cfgs, register_model
 
     names = timm_names()
     if OURS in sys.modules:
@@ -87,29 +92,28 @@ def register_with_timm() -> dict[str, str]:
 
 def timm_names() -> dict[str, str]:
     """Return the name in timm -> the name in `senet.create_model`; registers nothing."""
-    import timm
-
     home = sys.modules.get(OURS)
     if home is not None:
         return dict(home.names)
+    with optional("the names of this project's networks in timm"):
+        import timm
+
     return {(f"senet_{name}" if timm.is_model(name) else name): name for name in NETWORKS}
 
 
 def timm_description(name: str) -> dict[str, Any]:
-    """Return timm's `pretrained_cfg`: the pictures, and the names of the first and last layers."""
+    """Return timm's `pretrained_cfg`: the images, and the names of the first and last layers."""
     network = NETWORKS[name]
     size = network.family.input_size
     small = size[1] == 32
-    pictures = CIFAR if small else CAFFE
+    images = CIFAR if small else CAFFE
     first, last = _ENDS.get(network.plain, ("conv1", "fc"))
     return {
         "num_classes": network.family.num_classes,
         "input_size": size,
         "pool_size": _LAST_MAPS[size[1]],
+        **images.for_timm(),
         "crop_pct": 1.0 if small else 0.875 if size[1] == 224 else size[1] / 352,
-        "interpolation": pictures.interpolation,
-        "mean": pictures.mean,
-        "std": pictures.std,
         "first_conv": first,
         "classifier": last,
         **_PAPER,
