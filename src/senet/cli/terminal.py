@@ -20,6 +20,7 @@ __all__ = [
     "INTERRUPTED",
     "ablation_table",
     "command_line",
+    "data_notes",
     "finished",
     "result_table",
     "run_job",
@@ -104,10 +105,20 @@ def _line_by_line(console: Console) -> senet.progress.Progress:
     return on_progress
 
 
+def data_notes(data: Mapping[str, Any]) -> list[str]:
+    """Return a line for each kind of files and images that were left out of the data."""
+    from senet.training.data import left_out
+
+    lines = [*data.get("passed_over", ()), left_out(data.get("left_out", ()))]
+    return [line for line in lines if line]
+
+
 def show_result(console: Console, result: Mapping[str, Any], report: Path) -> None:
-    """Print the table, the verdict and where the report is."""
+    """Print the table, the verdict, what was left out of the data, and where the report is."""
     console.print(result_table(result))
     console.print(f"[bold]{result['summary']['verdict']}[/bold]", highlight=False)
+    for line in data_notes(result["data"]):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
 
 
