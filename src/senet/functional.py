@@ -24,12 +24,14 @@ from torch import Tensor
 from senet.errors import ConfigError, InputError, unknown_name
 
 __all__ = [
+    "ACTIVATIONS",
     "EXCITATIONS",
     "SQUEEZES",
     "batch_norm_se",
     "excite",
     "gate",
     "hidden_channels",
+    "recalibrate",
     "scale",
     "squeeze",
     "squeeze_excite",
@@ -52,6 +54,15 @@ EXCITATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tens
     "hard_sigmoid": (F.hardsigmoid, lambda z: 2.0 * F.hardsigmoid(z)),
 }
 
+# What may stand between a batch norm and the block.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "silu": lambda y: y * torch.sigmoid(y),
+    "hardswish": F.hardswish,
+}
+_NOTHING = nullcontext()
+
 
 def hidden_channels(channels: int, reduction: float = 16) -> int:
     """Return the width of the excitation's hidden layer: max(1, floor(channels / reduction)).
@@ -61,8 +72,7 @@ def hidden_channels(channels: int, reduction: float = 16) -> int:
 
     Args:
         channels: C, at least 1.
-        reduction: the paper's r, at least 1 if hidden must not exceed C; any positive number is
-            accepted.
+        reduction: the paper's r, any positive number.
 
     Example:
         >>> hidden_channels(256), hidden_channels(608), hidden_channels(8)
@@ -82,10 +92,11 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     kind = x.device.type
     if kind in _AUTOCAST and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
-    return nullcontext()
+    return _NOTHING
 
 
-def _check_map(x: Tensor) -> None:
+def check_map(x: Tensor) -> None:
+    """Raise unless x is a feature map [N, C, *spatial]."""
     if x.dim() < 2:
         raise InputError(
             f"a feature map must be [N, C, *spatial], got shape {list(x.shape)}; "
@@ -98,29 +109,24 @@ def _check_map(x: Tensor) -> None:
         )
 
 
-def _spatial_mask(mask: Tensor, x: Tensor) -> Tensor:
-    """Return the mask as bool [N, 1, *spatial]."""
-    wide = mask.unsqueeze(1) if mask.dim() == x.dim() - 1 else mask
+def _masked_squeeze(x: Tensor, mode: str, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    keep = mask.unsqueeze(1) if mask.dim() == x.dim() - 1 else mask
     full = (x.shape[0], 1, *x.shape[2:])
-    if wide.dim() != x.dim() or any(m not in (1, n) for m, n in zip(wide.shape, full, strict=True)):
+    if keep.dim() != x.dim() or any(m not in (1, n) for m, n in zip(keep.shape, full, strict=True)):
         raise InputError(
             f"mask must be [N, *spatial] or [N, 1, *spatial] for a map of shape {list(x.shape)}, "
             f"got {list(mask.shape)}; True (or 1) marks the positions that count"
         )
-    return wide.to(dtype=torch.bool, device=x.device).expand(full)
-
-
-def _masked_squeeze(x: Tensor, mode: str, mask: Tensor, wide: torch.dtype) -> Tensor:
-    keep = _spatial_mask(mask, x)
+    keep = keep.to(dtype=torch.bool, device=x.device).expand(full)
     if x.dim() == 2:  # no spatial dimension: one position
         x, keep = x[..., None], keep[..., None]
     spatial = tuple(range(2, x.dim()))
     # masked_fill, not a product: padding may hold NaN or infinity
     if mode == "max":
-        largest = x.masked_fill(~keep, -torch.inf).amax(spatial).to(wide)
+        largest = x.masked_fill(~keep, -torch.inf).amax(spatial).to(dtype)
         return largest.masked_fill(~keep.flatten(2).any(2), 0.0)
     count = keep.sum(spatial).clamp_min(1)  # [N, 1]
-    return x.masked_fill(~keep, 0.0).sum(spatial, dtype=wide) / count
+    return x.masked_fill(~keep, 0.0).sum(spatial, dtype=dtype) / count
 
 
 def squeeze(x: Tensor, mode: str = "avg", *, mask: Tensor | None = None) -> Tensor:
@@ -129,8 +135,8 @@ def squeeze(x: Tensor, mode: str = "avg", *, mask: Tensor | None = None) -> Tens
     avg: z_c = mean over the spatial positions of x_c (equation 2 of the paper); max: the maximum
         (table 11);
     none: z = x, nothing is pooled (the NoSqueeze control of table 16).
-    Sums are taken in float32 for half-precision maps (a 512x512 map of 1000s overflows float16), in
-    float64 for float64.
+    Sums accumulate in float32 for half-precision maps (a 512x512 map of 1000s overflows float16),
+    in float64 for float64.
 
     Args:
         x: [N, C, *spatial], any number of spatial dimensions, also none at all.
@@ -150,18 +156,18 @@ def squeeze(x: Tensor, mode: str = "avg", *, mask: Tensor | None = None) -> Tens
         >>> squeeze(x).item(), squeeze(x, mask=torch.tensor([[1, 1, 0]])).item()
         (4.0, 1.5)
     """
-    _check_map(x)
+    check_map(x)
     if mode not in SQUEEZES:
         raise unknown_name("squeeze", mode, SQUEEZES)
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    acc_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if mode == "none":
-        return x.to(wide)
+        return x.to(acc_dtype)
     if mask is not None:
-        return _masked_squeeze(x, mode, mask, wide)
+        return _masked_squeeze(x, mode, mask, acc_dtype)
     if x.dim() == 2:
-        return x.to(wide)
+        return x.to(acc_dtype)
     spatial = tuple(range(2, x.dim()))
-    return x.mean(spatial, dtype=wide) if mode == "avg" else x.amax(spatial).to(wide)
+    return x.mean(spatial, dtype=acc_dtype) if mode == "avg" else x.amax(spatial).to(acc_dtype)
 
 
 def gate(z: Tensor, excitation: str = "sigmoid", *, centered: bool = False) -> Tensor:
@@ -185,10 +191,7 @@ def gate(z: Tensor, excitation: str = "sigmoid", *, centered: bool = False) -> T
 
 
 def dense(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear map over the channels of [N, C] or [N, C, *spatial], computed in the type of z.
-
-    The weight is [out, in], or stored as a 1x1 convolution.
-    """
+    """Map the channels of z linearly, in its type; weight [out, in] or a 1x1 convolution's."""
     weight = weight.flatten(1).to(z.dtype)
     bias = None if bias is None else bias.to(z.dtype)
     if z.dim() == 2:
@@ -206,7 +209,7 @@ def excite(
     excitation: str = "sigmoid",
     centered: bool = False,
 ) -> Tensor:
-    """Excite: s = gate(W2 relu(W1 z + b1) + b2), equation 3 of the paper, in the type of z.
+    """Excite: s = gate(W2 relu(W1 z + b1) + b2), equation 3 of the paper, of z's shape and type.
 
     Args:
         z: the squeeze, [N, C] (or [N, C, *spatial] where nothing was squeezed).
@@ -216,9 +219,6 @@ def excite(
         bias2: [C] or None.
         excitation: see `gate`.
         centered: see `gate`.
-
-    Returns:
-        The gate, of the shape of z.
 
     Example:
         >>> w1, w2 = torch.zeros(1, 4), torch.zeros(4, 1)
@@ -279,6 +279,35 @@ def squeeze_excite(
         return scale(x, s)
 
 
+def add_act(y: Tensor, identity: Tensor | None, activation: str | None) -> Tensor:
+    """Return activation(y + identity), the end of a residual branch; either may be None."""
+    if activation not in (None, "relu"):
+        raise unknown_name("activation", activation, ("relu",))
+    if identity is not None:
+        y = y + identity
+    return y if activation is None else torch.relu(y)
+
+
+def recalibrate(
+    x: Tensor,
+    excitation: Callable[[Tensor], Tensor],
+    *,
+    identity: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """The block with any excitation: y = activation(s * x + identity), s = excitation(squeeze(x)).
+
+    Args:
+        x: [N, C, *spatial].
+        excitation: maps the squeeze [N, C] (float32, or float64) to the gate [N, C].
+        identity: what is added, of the shape of x, or None.
+        activation: what stands at the end: "relu" or None.
+    """
+    with no_autocast(x):
+        y = scale(x, excitation(squeeze(x)))
+    return add_act(y, identity, activation)
+
+
 def batch_norm_se(
     x: Tensor,
     running_mean: Tensor | None,
@@ -287,29 +316,22 @@ def batch_norm_se(
     bias: Tensor | None,
     excitation: Callable[[Tensor], Tensor],
     *,
+    inner_activation: str | None = None,
+    identity: Tensor | None = None,
+    activation: str | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Batch norm with an SE block behind it: y = s * BN(x), s = excitation(squeeze(BN(x))).
+    """Batch norm with an SE block behind it, and what may stand between and behind the two.
 
-    Here in two steps. Since BN(x) = a x + b per channel, y = (s a) x + (s b): a batch norm whose
-    affine looks at the picture.
+    v = inner_activation(BN(x)), s = excitation(squeeze(v)), y = activation(s * v + identity), one
+    step after the other. `senet.ops.batch_norm_se` computes the same in batch norm's own passes.
 
-    Args:
-        x: [N, C, *spatial].
-        running_mean: [C] or None, as in `torch.nn.functional.batch_norm`; updated in place when
-            training.
-        running_var: [C] or None.
-        weight: gamma [C] or None.
-        bias: beta [C] or None.
-        excitation: maps the squeeze [N, C] (float32, or float64) to the gate [N, C].
-        training: use the statistics of the batch.
-        momentum: weight of the new value in the running statistics.
-        eps: added to the variance.
-
-    Returns:
-        [N, C, *spatial] in the type of the batch norm's output.
+    `x`, the running statistics, which training updates in place, `weight` (gamma), `bias` (beta),
+    `training`, `momentum` and `eps` are those of `torch.nn.functional.batch_norm`; `excitation`,
+    `identity` and `activation` those of `recalibrate`; `inner_activation` is a name of
+    `ACTIVATIONS` or None. An unknown name is an UnknownNameError.
 
     Example:
         >>> x = torch.randn(2, 3, 4, 4)
@@ -318,6 +340,9 @@ def batch_norm_se(
         >>> torch.equal(y, 0.5 * F.batch_norm(x, None, None, training=True))
         True
     """
+    if inner_activation is not None and inner_activation not in ACTIVATIONS:
+        raise unknown_name("activation", inner_activation, ACTIVATIONS)
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    with no_autocast(x):
-        return scale(y, excitation(squeeze(y)))
+    if inner_activation is not None:
+        y = ACTIVATIONS[inner_activation](y)
+    return recalibrate(y, excitation, identity=identity, activation=activation)

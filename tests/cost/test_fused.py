@@ -23,9 +23,9 @@ class Activated(nn.Module):
         self.norm, self.se = nn.BatchNorm2d(C), senet.SqueezeExcitation(C)
 
     def forward(self, x: Tensor) -> Tensor:
-        norm, options = self.norm, {"activation": "relu6", "training": self.training}
+        norm, options = self.norm, {"inner_activation": "relu6", "training": self.training}
         statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias
-        return senet.ops.batch_norm_act_se(x, *statistics, self.se.excitation(), **options)
+        return senet.ops.batch_norm_se(x, *statistics, self.se.excitation(), **options)
 
 
 def network(*, tail: bool = False) -> nn.Module:
@@ -60,7 +60,7 @@ def test_a_step_is_the_passes_of_the_derivation(tail: bool, passes: int) -> None
     assert passes + extra <= maps_moved(trace) < passes + extra + SMALL / MAP
     kept = 1 if tail else 0  # the output behind the ReLU; U is the example input
     assert kept <= trace.kept.total() / MAP < kept + SMALL / MAP
-    assert trace.without_formula["senet::batch_statistics"] == 1
+    assert trace.without_formula["senet::statistics"] == 1
 
 
 def test_evaluation_reads_for_the_squeeze_and_again_for_the_scale() -> None:
@@ -75,7 +75,7 @@ def test_multiply_adds_are_those_of_the_two_layers() -> None:
 def test_small_maps_are_counted_module_by_module() -> None:
     trace = count_step(network(), leaf(size=8))
     assert trace.without_formula["aten::native_batch_norm"] == 1
-    assert "senet::batch_statistics" not in trace.without_formula
+    assert "senet::statistics" not in trace.without_formula
 
 
 def test_the_reference_is_counted_where_it_is_chosen() -> None:

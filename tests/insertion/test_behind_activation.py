@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-from typing import Any
 
 import pytest
 import timm
@@ -13,9 +12,9 @@ import torchvision
 from torch import Tensor, nn
 
 import senet
-from ops.cases import needs_compiler
+from ops.cases import needs_compiler, record_fused
 from senet import ops
-from senet.ops import closed_form
+from senet.ops.closed_form import Case
 from tolerances import assert_close
 
 CONFIG = senet.SEConfig(integration="inner_act", init="paper")
@@ -49,17 +48,9 @@ def picture(size: int = 9) -> Tensor:
 
 
 @pytest.fixture
-def fused(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
-    """The activation inside of each call that is one function."""
-    calls: list[str | None] = []
-    own = closed_form.whole
-
-    def whole(u: Any, layers: Any, plan: Any, *rest: Any) -> Any:
-        calls.append(plan.activation)
-        return own(u, layers, plan, *rest)
-
-    monkeypatch.setattr(closed_form, "whole", whole)
-    return calls
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
+    """The case of each call that is one function."""
+    return record_fused(monkeypatch)
 
 
 def step(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -99,7 +90,7 @@ def test_modules_in_order(act, inplace, training, fused):
     senet.insert(net, x, CONFIG)
     assert [*senet.se_modules(net)] == ["2.body.1.2.se"]
     compare(net.train(training), x)
-    assert fused == [act.__name__.lower()]
+    assert [case.activation for case in fused] == [act.__name__.lower()]
 
 
 @pytest.mark.parametrize("name", ["torchvision", "timm"])
@@ -119,7 +110,7 @@ def test_networks_of_the_libraries(name, fused):
     for key, true in truth.items():
         assert distance(mine[key], true) < 10 * worst, key
     assert worst < 1e-6
-    assert fused == ["relu6"] * len(report.sites)
+    assert [case.activation for case in fused] == ["relu6"] * len(report.sites)
     assert len(report.sites) >= 16
 
 
@@ -133,7 +124,7 @@ def test_a_plain_stack(fused):
     net = torchvision.models.vgg11_bn(num_classes=3).features[:8].double().train()
     senet.insert(net, picture(16), senet.SEConfig(init="paper"))
     compare(net, picture(16))
-    assert fused == ["relu", "relu"]
+    assert [case.activation for case in fused] == ["relu", "relu"]
 
 
 def test_it_starts_as_the_identity_and_comes_off_without_a_trace():
@@ -159,18 +150,18 @@ def test_a_copy_and_a_file_are_the_same_network(fused):
         expected = net.eval()(x)
         for other in (copy.deepcopy(net), torch.load(file, weights_only=False)):
             assert torch.equal(other.eval()(x), expected)
-    assert fused == ["relu6"] * 3
+    assert [case.activation for case in fused] == ["relu6"] * 3
 
 
 @pytest.mark.parametrize("path", ["2.body.1.1", "2.body.1.2", "2.body.1.2.se", "2.body.1.2.se.fc1"])
-def test_a_hook_on_any_of_the_three_is_heard(path, fused):
+def test_a_hook_on_any_of_the_three_is_called(path, fused):
     net, x = network(), picture()
     senet.insert(net, x, CONFIG)
     seen: list[Tensor] = []
     net.get_submodule(path).register_forward_hook(lambda _m, _i, out: seen.append(out))
     compare(net, x)
     assert len(seen) == 2  # in the network and in its copy
-    assert "relu6" not in fused
+    assert "relu6" not in [case.activation for case in fused]
 
 
 def test_a_layer_on_its_own_is_what_it_was():

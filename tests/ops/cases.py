@@ -6,13 +6,15 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from senet import functional, ops
-from senet.ops import reference
+from senet.ops import api, autograd
+from senet.ops.closed_form import Case
 from tolerances import assert_close
 
 needs_compiler = pytest.mark.skipif(
@@ -103,22 +105,33 @@ def batch_norm_se(
 ) -> Tensor:
     """Call the op, or the reference, on the problem."""
     given = (p.x, p.running_mean, p.running_var, p.weight, p.bias, p.excitation)
-    if end == OUTPUT:
-        call = ops.batch_norm_se if fast else functional.batch_norm_se
-        return call(*given, training=training, momentum=momentum)
-    room = ops if fast else reference
-    activation = "relu" if end == TAIL else None
-    return room.batch_norm_se_add_act(
-        *given, p.identity, activation=activation, training=training, momentum=momentum
-    )
+    room = ops if fast else functional
+    return room.batch_norm_se(*given, **_end(p, end), training=training, momentum=momentum)
 
 
 def recalibrate(p: Problem, *, fast: bool, end: str = OUTPUT) -> Tensor:
-    room = ops if fast else reference
-    if end == OUTPUT:
-        return room.recalibrate(p.x, p.excitation)
-    activation = "relu" if end == TAIL else None
-    return room.recalibrate_add_act(p.x, p.excitation, p.identity, activation=activation)
+    room = ops if fast else functional
+    return room.recalibrate(p.x, p.excitation, **_end(p, end))
+
+
+def _end(p: Problem, end: str) -> dict[str, Any]:
+    """The options of what stands behind the block."""
+    identity = None if end == OUTPUT else p.identity
+    return {"identity": identity, "activation": "relu" if end == TAIL else None}
+
+
+def record_fused(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
+    """Return a list that gets the case of each call with `TwoLayers` in one function."""
+    cases: list[Case] = []
+    own = autograd.fused_forward
+
+    def recorded(call: Any, *args: Any) -> Any:
+        cases.append(call.case)
+        return own(call, *args)
+
+    for module in (autograd, api):
+        monkeypatch.setattr(module, "fused_forward", recorded)
+    return cases
 
 
 def results(p: Problem, call: Callable[[Problem], Tensor]) -> dict[str, Tensor]:

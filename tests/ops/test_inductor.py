@@ -23,9 +23,10 @@ from ops.cases import (
     results,
 )
 from senet import SqueezeExcitation, functional, ops
-from senet.ops import backends, inductor, stages
+from senet.ops import backends, inductor
 from senet.ops.inductor import INDUCTOR, Inductor
-from senet.ops.passes import CHANNELS_FIRST
+from senet.ops.layout import CHANNELS_FIRST
+from senet.ops.reductions import spatial_mean as mean
 from tolerances import assert_close
 
 CALLS = {
@@ -62,7 +63,7 @@ def test_one_compilation_serves_all_sizes():
 
 def check_squeeze(engine: Inductor, *shape: int) -> None:
     u = torch.randn(shape)
-    found = engine.run(stages.squeeze, u, order=CHANNELS_FIRST)
+    found = engine.run(mean, u, order=CHANNELS_FIRST)
     assert_close(found, u.mean(2))
 
 
@@ -82,14 +83,14 @@ def test_a_size_beyond_what_inductor_assumed_is_compiled_anew_also_with_code_fro
 def test_the_setting_that_compiled_code_depends_on_makes_another():
     engine, threads = Inductor(), torch.get_num_threads()
     u = torch.randn(2, 3, 4)
-    engine.run(stages.squeeze, u, order=CHANNELS_FIRST)
+    engine.run(mean, u, order=CHANNELS_FIRST)
     try:
         torch.set_num_threads(threads + 1)
         check_squeeze(engine, 2, 3, 4)
     finally:
         torch.set_num_threads(threads)
     assert engine.count == 2
-    engine.run(stages.squeeze, u.double(), order=CHANNELS_FIRST)
+    engine.run(mean, u.double(), order=CHANNELS_FIRST)
     assert engine.count == 3
 
 
@@ -98,8 +99,8 @@ def test_sizes_that_never_fit_end_in_a_warning(monkeypatch):
     engine, made = Inductor(), inductor._Compiled(lambda _: [], [], lambda _: False, single=False)
     monkeypatch.setattr(inductor, "_compile", lambda _: made)
     for size in range(2, 10):
-        engine.run(stages.squeeze, torch.randn(2, 3, size), order=CHANNELS_FIRST)
-    with pytest.warns(RuntimeWarning, match="squeeze was compiled 8 times already"):
+        engine.run(mean, torch.randn(2, 3, size), order=CHANNELS_FIRST)
+    with pytest.warns(RuntimeWarning, match="spatial_mean was compiled 8 times already"):
         check_squeeze(engine, 2, 3, 11)
     check_squeeze(engine, 2, 3, 12)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -12,59 +13,61 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ops.cases import TAIL, problem
+from ops.cases import problem
 from senet import functional, ops
 from senet.errors import InputError
-from senet.ops import reference
 from tolerances import assert_close
 
 SIZES = {"even": (3, 3), "uneven": (4, 2), "one has none": (6, 0)}
+SIZES_OF_LAYERS = (3, 5), (3,), (5, 3), (5,)
 
 
-def tensors(p):
-    return {n: getattr(p, n) for n in ("x", "weight", "bias", "W", "identity")}
+CALLS = {
+    "batch norm": {},
+    "the end of a branch": {"identity": True, "activation": "relu"},
+    "an activation inside": {"inner_activation": "silu"},
+}
 
 
-def whole(end: str) -> dict[str, torch.Tensor]:
-    torch.manual_seed(5)
-    p = problem((6, 5, 4, 3), memory="channels_last")
-    given = (p.x, p.running_mean, p.running_var, p.weight, p.bias, p.excitation)
-    if end == TAIL:
-        y = reference.batch_norm_se_add_act(*given, p.identity, training=True)
-    else:
-        y = functional.batch_norm_se(*given, training=True)
-    y.backward(p.grad)
-    grads = {f"d{n}": t.grad for n, t in tensors(p).items() if t.grad is not None}
-    return {"y": y.detach(), "mean": p.running_mean, "var": p.running_var, **grads}
+class Given:
+    """The tensors of a call, the same in each process, and the excitation: a function or data."""
 
+    def __init__(self, *, data: bool) -> None:
+        torch.manual_seed(5)
+        self.p = p = problem((6, 5, 4, 3), memory="channels_last")
+        self.excitation = p.excitation
+        self.named = {n: getattr(p, n) for n in ("x", "weight", "bias", "W", "identity")}
+        if data:
+            layers = [torch.randn(n, dtype=torch.float64).requires_grad_() for n in SIZES_OF_LAYERS]
+            self.excitation = ops.TwoLayers(*layers)
+            self.named |= {f"layer {i}": t for i, t in enumerate(layers)}
 
-def part(start: int, count: int, end: str, group) -> dict[str, torch.Tensor]:
-    torch.manual_seed(5)
-    p = problem((6, 5, 4, 3), memory="channels_last")
-    mine = slice(start, start + count)
-    p.x, p.identity = (t.detach()[mine].requires_grad_() for t in (p.x, p.identity))
-    given = (p.x, p.running_mean, p.running_var, p.weight, p.bias, p.excitation)
-    if end == TAIL:
-        y = ops.batch_norm_se_add_act(*given, p.identity, training=True, group=group)
-    else:
-        y = ops.batch_norm_se(*given, training=True, group=group)
-    y.backward(p.grad[mine])
-    grads = {f"d{n}": t.grad for n, t in tensors(p).items() if t.grad is not None}
-    return {"y": y.detach(), "mean": p.running_mean, "var": p.running_var, **grads}
+    def results(self, call: str, room, part: slice, **options) -> dict[str, torch.Tensor]:
+        """The output, the statistics and the gradients of these samples."""
+        p = self.p
+        for name in ("x", "identity"):
+            self.named[name] = self.named[name].detach()[part].requires_grad_()
+        x, norm = self.named["x"], (p.running_mean, p.running_var, p.weight, p.bias)
+        options |= {"training": True, **CALLS[call]}
+        if "identity" in options:
+            options["identity"] = self.named["identity"]
+        y = room.batch_norm_se(x, *norm, self.excitation, **options)
+        y.backward(p.grad[part])
+        grads = {f"d{n}": t.grad for n, t in self.named.items() if t.grad is not None}
+        return {"y": y.detach(), "mean": p.running_mean, "var": p.running_var, **grads}
 
 
 def check(rank: int) -> None:
     """Run in each process: compare the own part with that part of the whole."""
-    for sizes in SIZES.values():
-        for end in ("output", TAIL):
-            found = part(sum(sizes[:rank]), sizes[rank], end, dist.group.WORLD)
-            for name, true in whole(end).items():
-                value = found[name]
-                if name in ("dweight", "dbias", "dW"):  # of the own samples: DDP adds them up
-                    dist.all_reduce(value)
-                elif name not in ("mean", "var"):
-                    true = true[sum(sizes[:rank]) : sum(sizes[: rank + 1])]
-                assert_close(value, true, name=name)
+    for sizes, call, data in itertools.product(SIZES.values(), CALLS, (False, True)):
+        part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+        mine = Given(data=data).results(call, ops, part, group=dist.group.WORLD)
+        for name, true in Given(data=data).results(call, functional, slice(None)).items():
+            if name in ("y", "dx", "didentity"):
+                true = true[part]
+            elif name not in ("mean", "var"):  # of the own samples: DDP adds them up
+                dist.all_reduce(mine[name])
+            assert_close(mine[name], true, name=f"{call} {name}")
     x, group = problem((2, 3, 2, 2)).x, dist.group.WORLD
     y = ops.batch_norm_se(x, *(None,) * 4, torch.sigmoid, training=True, group=group)
     with pytest.raises(InputError, match="create_graph=True cannot cross statistics"):

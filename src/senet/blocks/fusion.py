@@ -1,10 +1,9 @@
 """When a batch norm and the SE block in it can be one op, and that op on modules.
 
-A module is called for its result and for its hooks. The op skips the call of the SE block (and,
-with the residual tail, of the norm and the activation), so it is taken only where nothing listens
-to those calls: no hook (but one that says `only_looks = True`), no replaced forward. The layers
-inside the SE block and its gate are called if something listens to them, or if they are not the
-block's own.
+A module is called for its result and for its hooks. The op stands for the call of the SE block
+(and, with the residual tail, of the norm and the activation), so it is taken only where these have
+no hook (but one that says `only_looks = True`) and no replaced forward. The layers inside the SE
+block and its gate are called as modules if they have one, or if they are not the block's own.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from senet import ops
 from senet.blocks.squeeze_excitation import SqueezeExcitation, hooked
-from senet.ops.reference import add_act
 
 __all__ = ["activation_inside", "batch_norm_se", "fusible", "residual_tail"]
 
@@ -26,6 +24,7 @@ _WITH_ACTIVATION = (
     "timm.layers.norm_act.BatchNormAct2d",
     "timm.layers.norm_act.FrozenBatchNormAct2d",
 )
+_OTHERS = {name.rpartition(".")[2] for name in (*_FROZEN, *_WITH_ACTIVATION)}
 _TORCH = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)  # 1d, 2d and 3d share the first
 # Those that may stand between a batch norm and a block in one op.
 _ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -36,8 +35,12 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
 }
 
 
-def _name(base: type[nn.Module]) -> str:
-    return f"{base.__module__}.{base.__qualname__}"
+def _of_others(base: type[nn.Module]) -> tuple[bool, bool]:
+    """Whether a class is another library's frozen batch norm; one with an activation."""
+    if base.__name__ not in _OTHERS:
+        return False, False
+    name = f"{base.__module__}.{base.__qualname__}"
+    return name in _FROZEN, name in _WITH_ACTIVATION
 
 
 def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
@@ -53,28 +56,26 @@ def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
     """
     if not _own(se, x):
         return False
-    name = _name(base)
-    if name in _WITH_ACTIVATION and not _is_identity(norm, "act"):
-        inside = activation_inside(norm, base, norm.act, type(norm.act), se, x)
-        return inside is not None and _is_identity(norm, "drop")
-    if name in _WITH_ACTIVATION and not _is_identity(norm, "drop"):
+    frozen, with_activation = _of_others(base)
+    if with_activation and not _is_identity(norm.drop):
         return False
-    if name in _FROZEN:  # an expression of its own, which only a fused backend improves on
+    if with_activation and not _is_identity(norm.act):
+        return activation_inside(norm, base, norm.act, type(norm.act), se, x) is not None
+    if frozen:  # an expression of its own, which only a fused backend improves on
         return ops.fuses(x, training=False)
-    return base.forward in _TORCH or name in _WITH_ACTIVATION
+    return with_activation or base.forward in _TORCH
 
 
 def _own(se: nn.Module, x: Any) -> bool:
-    """Whether se(x) is the paper's block, and no hook is on it."""
+    """Whether se(x) is the paper's block, and need not be called as a module."""
     if type(se) is not SqueezeExcitation or se.squeeze != "avg" or hooked(se):
         return False
     return isinstance(x, Tensor) and x.dim() >= 2 and x.shape[1] == se.channels
 
 
-def _is_identity(norm: Any, part: str) -> bool:
+def _is_identity(part: nn.Module) -> bool:
     """Whether a part of a norm with an activation does nothing."""
-    module = getattr(norm, part)
-    return type(module) is nn.Identity and not hooked(module)
+    return type(part) is nn.Identity and not hooked(part)
 
 
 def activation_inside(
@@ -99,20 +100,17 @@ def activation_inside(
         x: the input of the norm.
     """
     name = _ACTIVATIONS.get(act_base)
-    known = base.forward in _TORCH or _name(base) in (*_FROZEN, *_WITH_ACTIVATION)
+    known = base.forward in _TORCH or any(_of_others(base))
     if name is None or not known or not _own(se, x) or hooked(act):
         return None
-    training = bool(_training(norm))
-    if _group(norm) is not None or not ops.fuses(x, training=training):
-        return None
-    return name if isinstance(se.excitation(), ops.TwoLayers) else None  # type: ignore[operator]
+    return name if ops.fuses(x, training=_training(norm)) else None
 
 
 def _training(norm: Any) -> bool:
     """Whether the statistics are those of the batch."""
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return False
-    return norm.training or (norm.running_mean is None and norm.running_var is None)
+    return bool(norm.training or (norm.running_mean is None and norm.running_var is None))
 
 
 def batch_norm_se(
@@ -133,43 +131,47 @@ def batch_norm_se(
         se: the block.
         x: [N, C, *spatial].
         identity: a map like x, or None.
-        activation: as in `senet.ops.batch_norm_se_add_act`.
-        inside: what `activation_inside` found.
+        activation: as in `senet.ops.batch_norm_se`.
+        inside: what `activation_inside` returned.
     """
-    options: dict[str, Any] = {"eps": norm.eps}
     mean, var = norm.running_mean, norm.running_var
+    training, momentum, group = False, 0.0, None
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
         norm._check_input_dim(x)  # type: ignore[no-untyped-call]
-        options["training"] = _training(norm)
-        options["momentum"] = _momentum(norm)
-        options["group"] = _group(norm)
-        if norm.training and not norm.track_running_stats:
-            mean = var = None
-    statistics = mean, var, norm.weight, norm.bias
-    inside = inside or _own_activation(norm)
-    if inside is not None:
-        options.pop("group", None)
-        excitation = se.excitation()
-        y = ops.batch_norm_act_se(x, *statistics, excitation, activation=inside, **options)
-        return add_act(y, identity, activation)
-    if identity is None:
-        return ops.batch_norm_se(x, *statistics, se.excitation(), **options)
-    return ops.batch_norm_se_add_act(
-        x, *statistics, se.excitation(), identity, activation=activation, **options
+        training = _training(norm)
+        if norm.training:
+            momentum, group = _momentum(norm), _group(norm)
+            if not norm.track_running_stats:
+                mean = var = None
+    if inside is None and "act" in norm._modules:
+        inside = _own_activation(norm)
+    return ops.batch_norm_se(
+        x,
+        mean,
+        var,
+        norm.weight,
+        norm.bias,
+        se.excitation(),
+        inner_activation=inside,
+        identity=identity,
+        activation=activation,
+        training=training,
+        momentum=momentum,
+        eps=norm.eps,
+        group=group,
     )
 
 
 def _own_activation(norm: Any) -> str | None:
     """Return the activation in a norm of another library, None where it has none."""
-    act = getattr(norm, "act", None)
-    if act is None or not any(_name(base) in _WITH_ACTIVATION for base in type(norm).__mro__):
-        return None
-    return _ACTIVATIONS.get(type(act))
+    if any(_of_others(base)[1] for base in type(norm).__mro__):
+        return _ACTIVATIONS.get(type(norm.act))
+    return None
 
 
 def _momentum(norm: Any) -> float:
-    """Count this batch where batch norm counts it, and return the weight of its statistics."""
-    if not (norm.training and norm.track_running_stats) or norm.num_batches_tracked is None:
+    """Count this batch as batch norm does in training; return the weight of its statistics."""
+    if not norm.track_running_stats or norm.num_batches_tracked is None:
         return norm.momentum or 0.0
     if not ops.recomputing():
         norm.num_batches_tracked.add_(1)
@@ -177,11 +179,9 @@ def _momentum(norm: Any) -> float:
 
 
 def _group(norm: Any) -> Any:
-    """Return the processes that share the batch: SyncBatchNorm's, in training."""
-    there = isinstance(norm, nn.SyncBatchNorm) and norm.training
-    if not (there and dist.is_available() and dist.is_initialized()):
-        return None
-    return norm.process_group or dist.group.WORLD
+    """Return the processes that share the batch in training, of a synchronised batch norm."""
+    there = isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
+    return (norm.process_group or dist.group.WORLD) if there else None
 
 
 def residual_tail(norm: nn.Module, u: Tensor, identity: Tensor, activation: nn.Module) -> Tensor:

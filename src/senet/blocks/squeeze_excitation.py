@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
@@ -34,7 +34,7 @@ _ALIASES = (
     ("fc.2.", "fc2."),
 )
 # What parameters are where no library has replaced them by tensors of its own.
-_PLAIN = (nn.Parameter, Tensor, type(None))
+_PLAIN = {nn.Parameter, Tensor, type(None)}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = [getattr(nn_module, f"_global{kind}") for kind in _HOOKS]
 
@@ -45,15 +45,21 @@ def hooked(*modules: nn.Module) -> bool:
     That is where it has a hook, its own or one on all modules, unless the hook says
     `only_looks = True`; or where its forward was replaced on the object.
     """
-    places = [hooks for hooks in _GLOBAL_HOOKS if hooks]
+    for hooks in _GLOBAL_HOOKS:
+        if hooks and not _only_look(hooks):
+            return True
     for module in modules:
         own = vars(module)
         if "forward" in own:
             return True
-        places += [own[kind] for kind in _HOOKS if own[kind]]
-    return any(
-        not getattr(hook, "only_looks", False) for hooks in places for hook in hooks.values()
-    )
+        for kind in _HOOKS:
+            if own[kind] and not _only_look(own[kind]):
+                return True
+    return False
+
+
+def _only_look(hooks: Mapping[int, Any]) -> bool:
+    return all(getattr(hook, "only_looks", False) for hook in hooks.values())
 
 
 @final
@@ -201,14 +207,16 @@ class SqueezeExcitation(nn.Module):
 
         That is where both layers and the gate are the block's own and no hook is on them.
         """
-        first, second, gate = self.fc1, self.fc2, self.gate
+        children: Any = self._modules
+        first, second, gate = children["fc1"], children["fc2"], children["gate"]
         kinds = type(first), type(second), type(gate)
         if kinds != (Dense, Dense, Gate) or hooked(first, second, gate) or "excite" in vars(self):
             return self.excite
         weights = first.weight, first.bias, second.weight, second.bias
-        if any(type(t) not in _PLAIN for t in weights):
+        if not _PLAIN.issuperset(map(type, weights)):
             return self.excite
-        return ops.TwoLayers(*weights, gate.excitation, gate.centered)
+        layers: Any = ops.TwoLayers(*weights, gate.excitation, gate.centered)
+        return layers  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return s * x.

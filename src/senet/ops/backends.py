@@ -1,7 +1,8 @@
-"""Which implementation of the passes runs, who chose it, and how to choose another."""
+"""Which backend computes a call, who chose it, and how to choose another."""
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from senet.errors import unknown_name
+from senet.ops.closed_form import plain
 from senet.ops.inductor import INDUCTOR
-from senet.ops.modes import Observer, observer, traced, transformed, watched
-from senet.ops.plan import plain
+from senet.ops.modes import observer, transformed, watched
 
 __all__ = [
     "BACKENDS",
@@ -43,12 +44,22 @@ OTHER_VALUES = 2**20
 
 
 class Choice(NamedTuple):
-    """What runs one call: a name, why, and a function run(stage, *tensors, **options)."""
+    """What computes one call: a name, why, and a function run(stage, *tensors, **options)."""
 
     name: str
     reason: str
-    run: Callable[..., Any] | None  # None: the reference
-    whole: bool = False  # whether stages may be computed together, see `Plan`
+    run: Callable[..., Any] | None = None
+    """None: the reference."""
+    in_one: bool = False
+    """Whether `run` may be given all of a forward, or of a backward, as one stage."""
+
+
+_REFERENCE = Choice("reference", "set_backend")
+_TRACED = Choice("eager", "the compiler that traces this fuses it", plain)
+_TRANSFORMED = Choice(
+    "reference", "a transform of torch.func, forward mode or torch.jit cannot enter a Function"
+)
+_SMALL = Choice("reference", "auto: for small maps")
 
 
 @dataclass(frozen=True)
@@ -123,40 +134,37 @@ def use_backend(name: str) -> Iterator[None]:
         set_backend(before)
 
 
-def _unavailable(name: str, device: str) -> str | None:
-    if name == "inductor":
-        return INDUCTOR.unavailable(device)
-    return None
+def _large(values: int, *, training: bool) -> bool:
+    """Whether a map is worth a compilation."""
+    return values >= (TRAINING_VALUES if training else OTHER_VALUES)
 
 
-def _runner(name: str) -> Callable[..., Any] | None:
-    return {"reference": None, "eager": plain, "inductor": INDUCTOR.run}[name]
-
-
-def _floor(*, training: bool) -> int:
-    return TRAINING_VALUES if training else OTHER_VALUES
-
-
-def _preferred(device: str, values: int, *, training: bool) -> tuple[str, str]:
-    """Return what "auto" wants, and why."""
+@functools.cache
+def _automatic(device: str, *, training: bool, large: bool) -> Choice:
+    """Return what "auto" takes if it can run, and why."""
     if device not in ("cpu", "cuda", "xpu"):
-        return "reference", f"Inductor is not used on {device}"
-    floor = _floor(training=training)
+        return Choice("reference", f"auto: Inductor is not used on {device}")
+    floor = TRAINING_VALUES if training else OTHER_VALUES
     purpose = "with statistics of the batch" if training else "with given statistics or none"
-    if values < floor:
-        return "reference", f"for maps {purpose} below {floor:,} values"
-    return "inductor", f"for maps {purpose} from {floor:,} values on"
+    size = f"from {floor:,} values on" if large else f"below {floor:,} values"
+    return Choice("inductor" if large else "reference", f"auto: for maps {purpose} {size}")
 
 
-def _settled(device: str, values: int, *, training: bool) -> Choice:
-    """Return what runs: what was asked for, or, with one warning, what can run in its place."""
-    name, reason = _requested, "set_backend"
-    if name == "auto":
-        name, reason = _preferred(device, values, training=training)
-        reason = f"auto: {reason}"
-    why = _unavailable(name, device)
+def _available(device: str, values: int, *, training: bool) -> Choice:
+    """Return what runs: what is wanted, or, with one warning, the reference in its place."""
+    if _requested == "auto":
+        large = _large(values, training=training)
+        wanted = _automatic(device, training=training, large=large)
+    else:
+        wanted = Choice(_requested, "set_backend")
+    name, reason, *_ = wanted
+    if name == "reference":
+        return wanted
+    if name == "eager":
+        return Choice(name, reason, plain, in_one=True)
+    why = INDUCTOR.unavailable(device)
     if why is None:
-        return Choice(name, reason, _runner(name), whole=True)
+        return Choice(name, reason, INDUCTOR.run, in_one=True)
     # A failed compilation has warned when it failed.
     if why != INDUCTOR.broken and (name, why) not in _warned:
         _warned.add((name, why))
@@ -166,39 +174,36 @@ def _settled(device: str, values: int, *, training: bool) -> Choice:
             RuntimeWarning,
             stacklevel=2,
         )
-    return Choice("reference", f"in place of {name}: {why}", None)
+    return Choice("reference", f"in place of {name}: {why}")
 
 
-def _visible(values: int, *, training: bool) -> Choice:
-    """Return what is computed where each operation is looked at: what would run, uncompiled."""
-    if _requested == "auto" and values < _floor(training=training):
-        return Choice("reference", "auto: for small maps", None)
-    tell = observer()
-    run = plain if tell is None else _telling(tell)
-    return Choice("eager", "every operation is visible to who counts them", run)
+def _under_a_mode(values: int, *, training: bool) -> Choice:
+    """Return what a dispatch mode sees: what would run, in ordinary operations, not compiled."""
+    if _requested == "auto" and not _large(values, training=training):
+        return _SMALL
+    report = observer()
 
-
-def _telling(tell: Observer) -> Callable[..., Any]:
-    def run(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
+    def reported(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
         with _disable_current_modes():
-            found = plain(stage, *tensors, **options)
-        tell(stage.__name__, tensors, found)
-        return found
+            outputs = plain(stage, *tensors, **options)
+        report(stage.__name__, tensors, outputs)  # type: ignore[misc]
+        return outputs
 
-    return run
+    run = plain if report is None else reported
+    return Choice("eager", "a dispatch mode must see every operation", run)
 
 
 def choose(x: Tensor, *, training: bool) -> Choice:
     """Return what computes a call on the map x."""
     if _requested == "reference":
-        return Choice("reference", "set_backend", None)
-    if traced():  # before questions that are not for a compiler's ears
-        return Choice("eager", "the compiler that traces this fuses it", plain)
+        return _REFERENCE
+    if torch.compiler.is_compiling():  # first: Dynamo cannot trace the questions below
+        return _TRACED
     if transformed():
-        return Choice("reference", "a transform of torch.func, forward mode or torch.jit", None)
+        return _TRANSFORMED
     if watched(x):
-        return _visible(x.numel(), training=training)
-    return _settled(x.device.type, x.numel(), training=training)
+        return _under_a_mode(x.numel(), training=training)
+    return _available(x.device.type, x.numel(), training=training)
 
 
 def fuses(x: Tensor, *, training: bool) -> bool:
@@ -220,5 +225,5 @@ def backend(device: torch.device | str = "cpu") -> Backend:
         'set_backend'
     """
     kind = torch.device(device).type
-    choice = _settled(kind, TRAINING_VALUES, training=True)
+    choice = _available(kind, TRAINING_VALUES, training=True)
     return Backend(choice.name, _requested, choice.reason, INDUCTOR.count, INDUCTOR.seconds)

@@ -1,203 +1,209 @@
-"""The closed form in autograd: two functions, with the excitation in ordinary autograd between.
+"""One call of the closed form: what is static in it, and its stages in order.
 
-    U --> Squeeze --> z ----> excitation (anything) ----> s --> Scale --> y
-             '----------> an alias of U, the link ----------------^
-
-The paper's two layers are known, and `whole` has one function for them. Any other excitation may be
-a module that is hooked, replaced or shared, so it cannot be inside a function. But
-the gradient of U must be written in one pass, when both the gradient g of y and the gradient dz of
-the squeeze are known. So `_Squeeze` hands out, beside z, an alias of U and an empty `link`
-[3, N, C], which only `_Scale` takes. `_Scale.backward` returns g itself as the gradient of the
-alias, not a new map, and (s, A, B) as the "gradient" of the link; when autograd calls
-`_Squeeze.backward`, dz has come as well. The two make sense only together, and nothing else can
-reach the alias or the link. No state is kept beside saved tensors, so retain_graph, checkpointing,
-saved-tensor hooks and threads work as with any function.
-
-With create_graph=True the backward is itself differentiated. It then recomputes the statistics from
-U in differentiable operations. Both functions save U itself, not the alias, so what second
-derivatives add reaches U directly and the link carries first gradients only.
+`forward` and `backward` are all of a call with the paper's excitation, `TwoLayers`; a backend may
+compile each as a whole. The parts are for `senet.ops.any_excitation`. Maps are in order
+(`senet.ops.layout.split`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from senet.errors import InputError
-from senet.functional import no_autocast
 from senet.ops import stages
-from senet.ops.layout import join, split
-from senet.ops.modes import traced
-from senet.ops.passes import wide_type
-from senet.ops.plan import BATCH, NONE, Found, Norm, Plan, differentiated, find, plain, resolve
-from senet.ops.whole import TwoLayers, whole
+from senet.ops.excitation import layers_backward, layers_forward
+from senet.ops.layout import positions
+from senet.ops.reductions import moments
+from senet.ops.stages import BATCH, FROZEN, Statistics, Sums
+from senet.ops.sync import shared_statistics, shared_sums
 
-__all__ = ["closed_form"]
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
+__all__ = [
+    "Call",
+    "Case",
+    "backward",
+    "backward_in_one",
+    "find_statistics",
+    "find_sums",
+    "forward",
+    "forward_in_one",
+    "plain",
+    "resolve",
+]
 
-@final
-class _Squeeze(Function):
-    """U, gamma, beta -> an alias of U, the link, z; rstd, total, mu, var, not differentiable."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        plan: Plan,
-    ) -> tuple[Tensor | None, ...]:
-        found = find(plan.run, plan, split(u, plan.order), Norm(weight, bias, mean, var))
-        ctx.plan = plan
-        ctx.save_for_backward(u, weight, bias, mean, var, *found[1:4], found.total)
-        batch = plan.kind == BATCH  # given statistics are not handed out again
-        known = found.rstd, found.total, *((found.mu, found.var) if batch else (None, None))
-        ctx.mark_non_differentiable(*(t for t in known if t is not None))
-        ctx.set_materialize_grads(False)
-        link = found.z.new_zeros(()).expand(1 if plan.kind == NONE else 3, *found.z.shape)
-        return u.view_as(u), link, found.z, *known
-
-    @staticmethod
-    def backward(
-        ctx: Any, g: Tensor | None, link: Tensor | None, dz: Tensor | None, *_: None
-    ) -> tuple[Tensor | None, ...]:
-        plan: Plan = ctx.plan
-        u, weight, bias, mean, var, deviation, mu, rstd, total = ctx.saved_tensors
-        run, found = plan.run, Found(u, deviation, mu, rstd, total=total)
-        with no_autocast(u):
-            x = split(u, plan.order)
-            if differentiated(plan):
-                run = plain
-                found = find(run, plan, x, Norm(weight, bias, mean, var))
-            if g is None or link is None:  # y went unused, only the gate was, as in a penalty
-                link = x.new_zeros((), dtype=wide_type(x.dtype))
-                link = link.expand(1 if plan.kind == NONE else 3, *u.shape[:2])
-                g = torch.zeros_like(u)
-            if dz is None:  # the gate does not depend on the squeeze
-                dz = torch.zeros_like(link[0])
-            if not ctx.needs_input_grad[0]:
-                s, a, b = link.unbind()
-                dbeta, q = stages.channel_sums(s, a, b, dz, found.deviation)
-                return None, q * found.rstd, dbeta, None, None, None
-            g = split(g, plan.order)
-            du, dgamma, dbeta = resolve(run, plan, g, x, found, link.unbind(), dz, weight)
-        du = join(du, u.shape, plan.order)
-        needed = zip((du, dgamma, dbeta), ctx.needs_input_grad, strict=False)
-        return *(grad if need else None for grad, need in needed), None, None, None
+Run = Callable[..., Any]
 
 
-@final
-class _Scale(Function):
-    """The alias and the link of `_Squeeze`, the gate s, the identity -> y."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        _alias: Tensor,
-        _link: Tensor,
-        s: Tensor,
-        identity: Tensor | None,
-        u: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mu: Tensor | None,
-        rstd: Tensor | None,
-        plan: Plan,
-    ) -> Tensor:
-        y = _scale(plan, u, s, Norm(weight, bias, mu), rstd, identity)
-        if not traced():
-            y = y.data  # no view, or autograd would forbid what users do: out += identity
-        ctx.plan = plan
-        ctx.save_for_backward(u, s, weight, bias, mu, rstd, y if plan.relu else None)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        plan: Plan = ctx.plan
-        u, s, weight, bias, mu, rstd, out = ctx.saved_tensors
-        run = plan.run
-        with no_autocast(u):
-            x, dy = split(u, plan.order), split(grad, plan.order)
-            out = None if out is None else split(out, plan.order)
-            if differentiated(plan):
-                run = plain
-                if plan.kind == BATCH:
-                    found = find(run, plan, x, Norm(weight, bias))
-                    mu, rstd = found.mu, found.rstd
-            if plan.kind == NONE:
-                g, ds = run(stages.scale_correlation, dy, out, x, order=plan.order)
-                sums: tuple[Tensor, ...] = (s,)
-            else:
-                norm = mu, rstd, weight, bias
-                g, ds, *ab = run(stages.correlation, dy, out, x, *norm, order=plan.order)
-                sums = (s, *ab)
-        g = grad if g is None else join(g, u.shape, plan.order)
-        toward_u, toward_link, _, toward_identity, *_ = ctx.needs_input_grad
-        return (
-            g if toward_u else None,
-            torch.stack(sums) if toward_link else None,
-            ds,
-            g if toward_identity else None,
-            *(None,) * 6,
-        )
+def plain(stage: Run, *tensors: Any, **options: Any) -> Any:
+    """Compute a stage with ordinary PyTorch operations."""
+    return stage(*tensors, **options)
 
 
-def _scale(
-    plan: Plan, u: Tensor, s: Tensor, norm: Norm, rstd: Tensor | None, identity: Tensor | None
-) -> Tensor:
-    """Stage 2 of maps as the user has them."""
-    x = split(u, plan.order)
-    other = None if identity is None else split(identity, plan.order)
-    tensors = s, norm.mean, rstd, norm.weight, norm.bias, other
-    y: Tensor = plan.run(stages.scale, x, *tensors, order=plan.order, relu=plan.relu)
-    return join(y, u.shape, plan.order)
+class Case(NamedTuple):
+    """What compiled code is made for, beside the types of the tensors."""
+
+    kind: str  # the batch norm in front: `stages.BATCH`, `FROZEN` or `NONE`
+    order: str  # of the maps, see `senet.ops.layout`
+    activation: str | None = None  # between batch norm and block, of `functional.ACTIVATIONS`
+    relu: bool = False  # at the end
+    eps: float = 1e-5  # added to the variance
+    excitation: str = "sigmoid"  # the gate of `TwoLayers`
+    centered: bool = False  # whether that gate is 1 at 0
 
 
-def _excite(excitation: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    s = excitation(z)
-    if not isinstance(s, Tensor) or s.shape != z.shape:
-        came = list(s.shape) if isinstance(s, Tensor) else type(s).__name__
-        raise InputError(
-            f"the excitation must return a gate [N, C] = {list(z.shape)}, got {came}; "
-            "for a gate with spatial dimensions use senet.functional.scale"
-        )
-    return s.to(z.dtype)
+class Call(NamedTuple):
+    """How one call is computed."""
+
+    case: Case
+    run: Run
+    """run(stage, *tensors, **options) computes a stage."""
+    in_one: bool = False
+    """Whether `run` may be given all of a forward, or of a backward, as one stage."""
+    group: ProcessGroup | None = None
+    """The processes that share the statistics of the batch."""
+
+    def differentiated(self) -> bool:
+        """Whether the backward that is running will itself be differentiated (create_graph)."""
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        if self.group is not None:
+            raise InputError(
+                "a backward with create_graph=True cannot cross statistics that processes share; "
+                "leave out create_graph or the process group"
+            )
+        return True
 
 
-def closed_form(
+def find_statistics(
+    call: Call,
     u: Tensor,
-    excitation: Callable[[Tensor], Tensor],
-    plan: Plan,
-    norm: Norm,
-    identity: Tensor | None = None,
-) -> tuple[Tensor, Norm, Tensor | None]:
-    """Return y, the statistics that were used, and their count where processes share it.
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+) -> tuple[Any, ...]:
+    """Stage 1: `stages.Statistics`, and the values per channel where processes share it."""
+    (case, run, _, group), count = call, None
+    found: Any
+    if group is not None:
+        m, v = run(moments, u, order=case.order)
+        mu, var, count = shared_statistics(m, v, positions(u, case.order), group)
+        found = stages.normalise(m - mu, mu, var, weight, bias, eps=case.eps)
+    elif case.activation and case.kind == FROZEN and var is not None:
+        # the mean of U itself is of no use
+        found = Statistics(u, None, mean, torch.rsqrt(var + case.eps), None)
+    else:
+        options = {"kind": case.kind, "order": case.order, "eps": case.eps}
+        found = run(stages.statistics, u, mean, var, weight, bias, **options)
+    z, deviation, mu, rstd, var = found
+    if case.activation:
+        options = {"order": case.order, "activation": case.activation}
+        z = run(stages.squeeze, u, mu, rstd, weight, bias, **options)
+    return z, deviation, mu, rstd, var, count
 
-    Args:
-        u: [N, C, *spatial].
-        excitation: maps z [N, C] to s [N, C].
-        plan: how; with an activation, only for `TwoLayers`.
-        norm: the batch norm in front; empty without.
-        identity: a map of the shape, type and memory order of u, added before the ReLU.
-    """
-    weight, bias, mean, var = norm
-    together = plan.whole and plan.group is None
-    together = together and (u.requires_grad or not torch.is_grad_enabled())
-    if isinstance(excitation, TwoLayers) and (together or plan.activation is not None):
-        return *whole(u, excitation, plan, norm, identity), None
-    if not torch.is_grad_enabled() or torch.compiler.is_exporting():
-        found = find(plan.run, plan, split(u, plan.order), norm)
-        s = _excite(excitation, found.z)
-        used = Norm(weight, bias, found.mu, found.var)
-        return _scale(plan, u, s, used, found.rstd, identity), used, found.total
-    alias, link, z, rstd, total, *batch = _Squeeze.apply(u, weight, bias, mean, var, plan)
-    used = Norm(weight, bias, *batch) if plan.kind == BATCH else norm
-    s = _excite(excitation, z)
-    y = _Scale.apply(alias, link, s, identity, u, weight, bias, used.mean, rstd, plan)
-    return y, used, total
+
+def find_sums(
+    call: Call,
+    grad: Tensor,
+    out: Tensor | None,
+    u: Tensor,
+    affine: tuple[Any, ...],
+    deviation: Tensor | None,
+) -> tuple[Tensor | None, Tensor, Sums]:
+    """Stage 3: g, or None where that is dy; ds; the sums. `affine` is mu, rstd, gamma, beta."""
+    options = {"order": call.case.order, "activation": call.case.activation}
+    g, ds, a, b, d, e = call.run(stages.correlation, grad, out, u, *affine, **options)
+    return g, ds, Sums(a, b, d, e if call.case.activation else deviation)
+
+
+def resolve(
+    call: Call,
+    g: Tensor,
+    u: Tensor,
+    s: Tensor,
+    dz: Tensor,
+    sums: Sums,
+    affine: tuple[Any, ...],
+    *,
+    needs_map: bool,
+    count: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Stage 4: dU, or None where it is not needed; dgamma, dbeta or None without a batch norm."""
+    (kind, order, activation, *_), (mu, rstd, weight, bias) = call.case, affine
+    if kind != BATCH and activation is None:  # then U is not read
+        u, mu = None, None  # type: ignore[assignment]
+    tensors = g, u, s, dz, *sums, mu, rstd, weight, bias if activation else None
+    options = {"kind": kind, "order": order, "activation": activation}
+    if needs_map and call.group is None:
+        return call.run(stages.gradient, *tensors, **options)  # type: ignore[no-any-return]
+    if rstd is None:
+        return None, None, None
+    dbeta, q = stages.channel_sums(s, dz, sums)
+    du = None
+    if call.group is not None:
+        shared = *shared_sums(dbeta, q, call.group), count
+        if needs_map:
+            du, _, _ = call.run(stages.gradient, *tensors, *shared, **options)
+    return du, q * rstd, dbeta
+
+
+def forward(
+    call: Call,
+    u: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    identity: Tensor | None,
+    *layers: Any,
+) -> tuple[Any, ...]:
+    """Stages 1 and 2: y, z, h, s, deviation, rstd; mu and var if the batch's."""
+    case = call.case
+    z, deviation, mu, rstd, var, _ = find_statistics(call, u, weight, bias, mean, var)
+    h, s = layers_forward(z, *layers, excitation=case.excitation, centered=case.centered)
+    options = {"order": case.order, "activation": case.activation, "relu": case.relu}
+    y = call.run(stages.scale, u, s, mu, rstd, weight, bias, identity, **options)
+    batch = (mu, var) if case.kind == BATCH else (None, None)
+    return y, z, h, s, deviation, rstd, *batch
+
+
+def backward(
+    call: Call,
+    grad: Tensor,
+    out: Tensor | None,
+    u: Tensor,
+    mu: Tensor | None,
+    rstd: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    deviation: Tensor | None,
+    z: Tensor,
+    h: Tensor,
+    s: Tensor,
+    *layers: Any,
+    needs_map: bool,
+) -> tuple[Tensor | None, ...]:
+    """Stages 3 and 4: g or None, dU, dgamma, dbeta, dW1, db1, dW2, db2; None for what is not."""
+    affine, kind = (mu, rstd, weight, bias), call.case[-2:]
+    g, ds, sums = find_sums(call, grad, out, u, affine, deviation)
+    dz, *dlayers = layers_backward(ds, z, h, s, *layers, excitation=kind[0], centered=kind[1])
+    given = grad if g is None else g
+    du, *norm = resolve(call, given, u, s, dz, sums, affine, needs_map=needs_map)
+    dgamma, dbeta = (None if t is None else d for t, d in zip((weight, bias), norm, strict=True))
+    return g, du, dgamma, dbeta, *dlayers
+
+
+def forward_in_one(*tensors: Any, case: Case) -> tuple[Tensor | None, ...]:
+    """`forward` as one stage."""
+    return forward(Call(case, plain), *tensors)
+
+
+def backward_in_one(*tensors: Any, case: Case, needs_map: bool) -> tuple[Tensor | None, ...]:
+    """`backward` as one stage."""
+    return backward(Call(case, plain), *tensors, needs_map=needs_map)

@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from senet.ops.plan import plain
-
 __all__ = ["INDUCTOR", "Inductor"]
 
-_REMEMBERED = 4096  # calls whose compiled stage is found by one look into a table
-# What two sums of a stage share is computed in both, in the same loop: it comes from few reads of
-# a map, and Inductor would rather write it out, a map of its own.
+_REMEMBERED = 4096  # calls whose compiled stage is one lookup in a table away
+# What two sums of a stage have in common is computed in both, in the same loop, since it comes from
+# few reads of a map. By default Inductor would materialise it, a map of its own.
 _ALWAYS_AGAIN = {"realize_reads_threshold": 64, "realize_opcount_threshold": 4096}
 _MOST = 8  # compilations of a kind: more than that, and the sizes are not dynamic after all
 
@@ -39,8 +37,8 @@ def _missing(device: str) -> str | None:
         compiler = os.environ.get("CXX", default)
         return None if shutil.which(compiler) else f"there is no C++ compiler {compiler!r}"
     if device in ("cuda", "xpu"):
-        found = importlib.util.find_spec("triton") is not None
-        return None if found else "the package triton is not installed"
+        there = importlib.util.find_spec("triton") is not None
+        return None if there else "the package triton is not installed"
     return f"Inductor is not used on {device!r}"
 
 
@@ -70,27 +68,25 @@ class _Call(NamedTuple):
     def given(self) -> list[Tensor]:
         return [t.contiguous() for t in self.tensors if t is not None]
 
+    def key(self) -> Hashable:
+        """All that compiled code depends on; the number of threads is built into C++."""
+        kinds = [None if t is None else (t.shape, t.dtype, t.device) for t in self.tensors]
+        return self.stage, torch.get_num_threads(), *self.options.values(), *kinds
+
     def kind(self) -> Hashable:
         """What one compilation serves: all sizes, but 0 and 1, which a compiler treats apart."""
+        types = (None if t is None else (t.dtype, t.device) for t in self.tensors)
         sizes = (None if t is None else tuple(min(n, 2) for n in t.shape) for t in self.tensors)
-        return *_setting(self.stage, self.tensors, self.options), *sizes
+        return self.stage, torch.get_num_threads(), *self.options.values(), *types, *sizes
 
     def function(self, *given: Tensor) -> list[Tensor | None]:
         """The stage as a function of the tensors that are given."""
         rest = iter(given)
-        found = self.compute([None if t is None else next(rest) for t in self.tensors])
-        return [found] if isinstance(found, Tensor) else list(found)
+        outputs = self.compute([None if t is None else next(rest) for t in self.tensors])
+        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
     def compute(self, tensors: Any) -> Any:
-        return plain(self.stage, *tensors, **self.options)
-
-
-def _setting(
-    stage: Callable[..., Any], tensors: tuple[Tensor | None, ...], options: dict[str, Any]
-) -> tuple[Hashable, ...]:
-    """All but the sizes. Compiled C++ has its number of threads built in."""
-    types = tuple([None if t is None else (t.dtype, t.device) for t in tensors])
-    return stage, types, torch.get_num_threads(), *options.values()
+        return self.stage(*tensors, **self.options)
 
 
 def _compile(call: _Call) -> _Compiled:
@@ -131,12 +127,12 @@ def _compile(call: _Call) -> _Compiled:
 
 def _symbols(inputs: list[Any]) -> list[tuple[int, int]]:
     """Return where each symbol first is a size: dimension d of tensor i."""
-    found: dict[str, tuple[int, int]] = {}
+    first: dict[str, tuple[int, int]] = {}
     for i, t in enumerate(inputs):
         for d, size in enumerate(t.shape):
             if isinstance(size, torch.SymInt):  # not one of 0 or 1
-                found.setdefault(str(size.node.expr), (i, d))
-    return list(found.values())
+                first.setdefault(str(size.node.expr), (i, d))
+    return list(first.values())
 
 
 @final
@@ -170,14 +166,13 @@ class Inductor:
 
     def run(self, stage: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
         """Compute a stage of `senet.ops.stages`; if it cannot be compiled, warn and compute it."""
-        shapes = tuple([None if t is None else t.shape for t in tensors])
-        key = *_setting(stage, tensors, options), shapes
+        call = _Call(stage, tensors, options)
+        key = call.key()
         known = self._known.get(key)
         if known is not None:
             compiled, sizes = known
-            found = compiled.call([*sizes, *[t.contiguous() for t in tensors if t is not None]])
-            return found[0] if compiled.single else found
-        call = _Call(stage, tensors, options)
+            outputs = compiled.call([*sizes, *call.given()])
+            return outputs[0] if compiled.single else outputs
         if self.broken is None:
             try:
                 return self._first(key, call)
@@ -192,7 +187,7 @@ class Inductor:
         start = time.perf_counter()
         with self._lock:
             variants, given = self._kinds.setdefault(call.kind(), []), call.given()
-            fitting = (found for found in variants if found.fits(found.arguments(given)))
+            fitting = (each for each in variants if each.fits(each.arguments(given)))
             compiled = next(fitting, None)
             if compiled is None:
                 if len(variants) == _MOST:

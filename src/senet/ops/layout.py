@@ -1,32 +1,60 @@
-"""How the passes see a map of any number of spatial dimensions and any memory format."""
+"""How the stages see a map of any number of spatial dimensions and any memory format.
+
+A map comes in one of three orders. The first two are contiguous views of the user's memory:
+
+    "channels_first"    [N, C, L]
+    "channels_last"     [N, rows, columns, C], the memory of a channels_last tensor
+    "as_is"             [N, C, *spatial], under a compiler, which chooses the memory itself
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-from senet.ops.passes import CHANNELS_FIRST, CHANNELS_LAST
+__all__ = [
+    "AS_IS",
+    "CHANNELS_FIRST",
+    "CHANNELS_LAST",
+    "broadcast",
+    "dense",
+    "join",
+    "order_of",
+    "positions",
+    "split",
+]
 
-__all__ = ["dense", "join", "order_of", "split"]
+CHANNELS_FIRST = "channels_first"
+CHANNELS_LAST = "channels_last"
+AS_IS = "as_is"
 
 
 def order_of(x: Tensor) -> str:
     """Return the order of a map [N, C, *spatial]: which dimension is contiguous in memory."""
     if torch.compiler.is_compiling():
-        return CHANNELS_FIRST
+        return AS_IS
     if x.dim() > 2 and x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
         return CHANNELS_LAST
     return CHANNELS_FIRST
 
 
-def split(x: Tensor, order: str) -> Tensor:
-    """Return a map [N, C, *spatial] in the given order, contiguous: a view where its memory fits.
+def dense(x: Tensor, order: str) -> Tensor:
+    """Return x with its memory in the given order: itself, or a copy where it has gaps."""
+    if order == AS_IS:
+        return x
+    if order == CHANNELS_FIRST:
+        return x.contiguous()
+    if x.dim() == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
-    channels_first: [N, C, L]; channels_last: [N, rows, columns, C], columns being the last spatial
-    dimension. A tensor in another memory format is copied.
-    """
-    if torch.compiler.is_compiling():
-        return x  # a compiler chooses the layout itself; the passes take [N, C, *spatial] as well
+
+def split(x: Tensor, order: str) -> Tensor:
+    """Return a map [N, C, *spatial] in the given order: a view where its memory fits, or a copy."""
+    if order == AS_IS:
+        return x
     if order == CHANNELS_FIRST:
         return x.contiguous().view(*x.shape[:2], x.shape[2:].numel())
     if x.dim() == 4:
@@ -37,7 +65,7 @@ def split(x: Tensor, order: str) -> Tensor:
 
 def join(x: Tensor, size: torch.Size, order: str) -> Tensor:
     """Return the map of this size [N, C, *spatial] that `split` made x of."""
-    if torch.compiler.is_compiling():
+    if order == AS_IS:
         return x
     if order == CHANNELS_FIRST:
         return x.view(size)
@@ -46,12 +74,14 @@ def join(x: Tensor, size: torch.Size, order: str) -> Tensor:
     return x.view(size[0], *size[2:], size[1]).movedim(-1, 1)
 
 
-def dense(x: Tensor, order: str) -> Tensor:
-    """Return x with its memory in the given order: itself, or a copy where it has gaps."""
-    if torch.compiler.is_compiling():
-        return x
-    if order == CHANNELS_FIRST:
-        return x.contiguous()
-    if x.dim() == 4:
-        return x.contiguous(memory_format=torch.channels_last)
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+def positions(u: Tensor, order: str) -> int:
+    """Return L, the number of positions of each channel of each sample."""
+    size = u.shape[1:-1] if order == CHANNELS_LAST else u.shape[2:]
+    return math.prod(size)  # not size.numel(): a tracer of symbolic sizes would take the number
+
+
+def broadcast(v: Tensor, u: Tensor, order: str) -> Tensor:
+    """Shape a vector [C] or [N, C] so that it broadcasts over the map u."""
+    if order == CHANNELS_LAST:
+        return v[..., None, None, :]
+    return v.reshape(*v.shape, *(1,) * (u.dim() - 2))

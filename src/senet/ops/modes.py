@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-__all__ = ["Observer", "observed", "observer", "recomputing", "traced", "transformed", "watched"]
+__all__ = ["Observer", "observed", "observer", "recomputing", "transformed", "watched"]
 
-# Is told of each stage of the closed form: its name, the tensors that it got, what it gave.
+# Called with each stage of the closed form: its name, the tensors that it got, what it returned.
 Observer = Callable[[str, tuple[Any, ...], Any], None]
 _observer: Observer | None = None
 
 
 @contextmanager
-def observed(tell: Observer) -> Iterator[None]:
-    """Under a dispatch mode, tell of each stage of the closed form and hide its operations.
+def observed(report: Observer) -> Iterator[None]:
+    """Under a dispatch mode, call `report` with each stage of the closed form; hide its operations.
 
     For counters of memory traffic: a stage is one pass, however many operations spell it out.
     """
     global _observer
-    before, _observer = _observer, tell
+    before, _observer = _observer, report
     try:
         yield
     finally:
@@ -32,13 +32,8 @@ def observed(tell: Observer) -> Iterator[None]:
 
 
 def observer() -> Observer | None:
-    """Who is told, or None."""
+    """Return the function that `observed` was given, or None."""
     return _observer
-
-
-def traced() -> bool:
-    """Whether torch.compile or torch.export is tracing this call: it sees plain operations."""
-    return torch.compiler.is_compiling()
 
 
 def transformed() -> bool:
@@ -55,7 +50,10 @@ def transformed() -> bool:
 
 
 def watched(x: Tensor) -> bool:
-    """Whether operations are looked at, not only computed: by flop counters, fake tensors, meta."""
+    """Whether a dispatch mode or a tensor subclass must see every operation.
+
+    Such are flop counters, fake tensors, the meta device.
+    """
     plain = type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta
     return not plain or _get_current_dispatch_mode() is not None
 
@@ -65,4 +63,5 @@ def recomputing() -> bool:
 
     The running statistics are then left alone: they have been updated the first time.
     """
-    return not traced() and torch._C._current_graph_task_id() != -1
+    # Dynamo cannot trace the second question.
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

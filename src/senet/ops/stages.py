@@ -1,61 +1,101 @@
-"""The closed form in four stages: passes over maps, and the arithmetic on [N, C] between them.
+"""The closed form in four stages: sums over maps, and the arithmetic on [N, C] between them.
 
-    forward    1. statistics    U -> z, the squeeze of BN(U)        (the excitation makes s of z)
-               2. scale         U, s -> y = s BN(U), + identity, ReLU
-    backward   3. correlation   dy, U -> g, ds and two sums         (autograd makes dz of ds)
+    forward    1. statistics    U -> z, the squeeze                 (the excitation makes s of z)
+               2. scale         U, s -> y
+    backward   3. correlation   dy, U -> g, ds and the sums         (the excitation makes dz of ds)
                4. gradient      g, U, dz -> dU, dgamma, dbeta
 
-With a = gamma rstd, L positions, M = N L, and the sums A, B of `passes.correlate`:
+With L positions, M = N L, a = gamma rstd, sums and means over the positions of (n, c), and
 
-    z = a (mean U - mu) + beta        y = s a (U - mu) + s beta        ds = a B + beta A
-    dbeta = sum_n (s A + dz)          q = sum_n (s B + dz (mean U - mu))          dgamma = rstd q
-    dU = s a g - (a rstd^2 q / M) (U - mu) + a (dz / L - dbeta / M)
+    y0 = a (U - mu) + beta          v = act(y0)          d = act'(y0)
+    z  = mean v                     y = s v + identity, behind a ReLU or not
+    g  = dy, where y > 0 if there is a ReLU: the gradient of s v, and of the identity
 
-With frozen statistics the terms in M vanish; without batch norm, also a = 1 and mu = beta = 0.
-The first argument of a stage says which implementation of the passes it runs on.
+    ds   = sum g v        A = sum g d        B = sum g d (U - mu)
+                          D = mean d         E = mean d (U - mu)
+    dbeta = sum_n (s A + dz D)          q = sum_n (s B + dz E)          dgamma = rstd q
+    dU = a (s g + dz / L) d - a dbeta / M - a rstd^2 q / M (U - mu)
+
+Without an activation d = 1, so nothing of v, D and E needs a pass over the map: z = a (mean U - mu)
++ beta, ds = a B + beta A, D = 1, E = mean U - mu. With given statistics the terms in M vanish.
+Without a batch norm, also a = 1 and mu = beta = 0. docs/free-se.md derives all this.
+
+Every stage is pure and differentiable any number of times, and can be compiled by itself
+(`senet.ops.inductor`). Which case it computes is static: `kind`, `order`, `activation`, `relu`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from senet.ops.passes import Passes, positions
+from senet.functional import ACTIVATIONS
+from senet.ops.layout import broadcast, positions
+from senet.ops.reductions import moments, negative_deviation, spatial_mean, spatial_sum, to_acc
 
 __all__ = [
+    "BATCH",
+    "FROZEN",
+    "NONE",
     "Statistics",
-    "batch_gradient",
-    "batch_statistics",
+    "Sums",
     "channel_sums",
     "correlation",
-    "frozen_gradient",
-    "frozen_statistics",
-    "gain_of",
-    "local_moments",
-    "map_gradient",
+    "gradient",
     "normalise",
     "scale",
-    "scale_correlation",
-    "scale_gradient",
     "squeeze",
+    "statistics",
 ]
+
+# The batch norm in front:
+BATCH = "batch"  # with the statistics of the batch
+FROZEN = "frozen"  # with given statistics
+NONE = "none"  # there is none
 
 
 class Statistics(NamedTuple):
-    """What stage 1 finds in a map U."""
+    """What stage 1 finds; without a batch norm z alone."""
 
     z: Tensor  # [N, C] the squeeze of BN(U)
-    deviation: Tensor  # [N, C] the mean of U over space, minus mu
-    mu: Tensor  # [C]
-    rstd: Tensor  # [C]
-    var: Tensor  # [C] biased
+    deviation: Tensor | None = None  # [N, C] mean U - mu
+    mu: Tensor | None = None  # [C]
+    rstd: Tensor | None = None  # [C]
+    var: Tensor | None = None  # [C] biased
 
 
-def gain_of(rstd: Tensor, weight: Tensor | None) -> Tensor:
+class Sums(NamedTuple):
+    """What stage 4 needs of stage 3, [N, C] each; all None without a batch norm."""
+
+    a: Any  # sum g d
+    b: Any  # sum g d (U - mu)
+    d: Tensor | None  # mean d, None for 1
+    e: Any  # mean d (U - mu)
+
+
+# The slopes of `senet.functional.ACTIVATIONS`. Compiled code computes equal sigmoids once.
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda y: (y > 0).to(y.dtype),
+    "relu6": lambda y: ((y > 0) & (y < 6)).to(y.dtype),
+    "silu": lambda y: torch.sigmoid(y) * (1 + y * (1 - torch.sigmoid(y))),
+    "hardswish": lambda y: torch.where(y > -3, torch.where(y < 3, y / 3 + 0.5, 1), 0),
+}
+
+
+def _gain(rstd: Tensor, weight: Tensor | None) -> Tensor:
     """Return a = gamma rstd, [C]."""
     return rstd if weight is None else rstd * weight.to(rstd.dtype)
+
+
+def _normalised(
+    deviation: Tensor, gain: Tensor, bias: Tensor | None, u: Tensor, order: str
+) -> Tensor:
+    """Return y0 = gain deviation + beta; deviation U - mu, or mu - U with -gain."""
+    y = deviation * broadcast(gain, u, order)
+    return y if bias is None else y + broadcast(bias.to(gain.dtype), u, order)
 
 
 def normalise(
@@ -67,51 +107,54 @@ def normalise(
     *,
     eps: float,
 ) -> Statistics:
-    """Return the statistics, given the means' deviation from mu, mu and the variance."""
+    """Return the statistics, given the means' deviation from mu [N, C], mu and the variance."""
     rstd = torch.rsqrt(var + eps)
-    z = deviation * gain_of(rstd, weight)
+    z = deviation * _gain(rstd, weight)
     return Statistics(z if bias is None else z + bias.to(z.dtype), deviation, mu, rstd, var)
 
 
-def batch_statistics(
-    passes: Passes, u: Tensor, weight: Tensor | None, bias: Tensor | None, *, order: str, eps: float
+def statistics(
+    u: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    kind: str,
+    order: str,
+    eps: float,
 ) -> Statistics:
-    """Stage 1 with the statistics of the batch. Equal counts per sample make var exact."""
-    m, v = passes.moments(u, order=order)
+    """Stage 1. `mean` and `var` are given statistics, [C], or None."""
+    if kind == NONE:
+        return Statistics(spatial_mean(to_acc(u), order))
+    if kind == FROZEN and mean is not None and var is not None:
+        deviation = spatial_mean(to_acc(u) - broadcast(mean, u, order), order)
+        return normalise(deviation, mean, var, weight, bias, eps=eps)
+    m, v = moments(u, order=order)
     mu = m.mean(0)
     deviation = m - mu
-    return normalise(
-        deviation, mu, v.mean(0) + (deviation * deviation).mean(0), weight, bias, eps=eps
-    )
+    # exact, since every sample has the same number of positions
+    var = v.mean(0) + (deviation * deviation).mean(0)
+    return normalise(deviation, mu, var, weight, bias, eps=eps)
 
 
-def local_moments(passes: Passes, u: Tensor, *, order: str) -> tuple[Tensor, Tensor]:
-    """The part of stage 1 before processes share what they found: mean and variance, [N, C]."""
-    return passes.moments(u, order=order)
-
-
-def frozen_statistics(
-    passes: Passes,
+def squeeze(
     u: Tensor,
-    mean: Tensor,
-    var: Tensor,
+    mu: Tensor,
+    rstd: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     *,
     order: str,
-    eps: float,
-) -> Statistics:
-    """Stage 1 with given statistics, [C] in the wide type."""
-    return normalise(passes.mean(u, mean, order=order), mean, var, weight, bias, eps=eps)
-
-
-def squeeze(passes: Passes, u: Tensor, *, order: str) -> Tensor:
-    """Stage 1 without batch norm: z [N, C]."""
-    return passes.mean(u, None, order=order)
+    activation: str,
+) -> Tensor:
+    """Stage 1 behind an activation, once mu and rstd are known: z = mean act(BN(U)), [N, C]."""
+    deviation = to_acc(u) - broadcast(mu, u, order)
+    y0 = _normalised(deviation, _gain(rstd, weight), bias, u, order)
+    return spatial_mean(ACTIVATIONS[activation](y0), order)
 
 
 def scale(
-    passes: Passes,
     u: Tensor,
     s: Tensor,
     mu: Tensor | None,
@@ -121,111 +164,116 @@ def scale(
     identity: Tensor | None,
     *,
     order: str,
+    activation: str | None,
     relu: bool,
 ) -> Tensor:
-    """Stage 2: y = s BN(U) + identity, through a ReLU or not. Without batch norm rstd is None."""
-    k = s if rstd is None else s * gain_of(rstd, weight)
-    shift = None if bias is None else s * bias.to(s.dtype)
-    return passes.affine(u, k, mu, shift, identity, order=order, relu=relu)
+    """Stage 2: y, in the type of U. Without a batch norm mu and rstd are None."""
+    y = to_acc(u)
+    if mu is None or rstd is None:
+        y = y * broadcast(s, u, order)
+    else:
+        deviation, gain = y - broadcast(mu, u, order), _gain(rstd, weight)
+        if activation is None:
+            shift = None if bias is None else s * bias.to(s.dtype)
+            y = _normalised(deviation, s * gain, shift, u, order)
+        else:
+            y0 = _normalised(deviation, gain, bias, u, order)
+            y = ACTIVATIONS[activation](y0) * broadcast(s, u, order)
+    if identity is not None:
+        y = y + identity
+    return (torch.relu(y) if relu else y).to(u.dtype)
 
 
 def correlation(
-    passes: Passes,
     grad: Tensor,
     out: Tensor | None,
     u: Tensor,
-    mu: Tensor,
-    rstd: Tensor,
+    mu: Tensor | None,
+    rstd: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     *,
     order: str,
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    """Stage 3: g, ds [N, C], A [N, C], B [N, C]; g is None where `correlate` says so."""
-    g, a, b = passes.correlate(grad, out, u, mu, order=order)
-    ds = b * gain_of(rstd, weight)
-    return g, ds if bias is None else ds + a * bias.to(a.dtype), a, b
+    activation: str | None,
+) -> tuple[Tensor | None, ...]:
+    """Stage 3: g, ds [N, C], and `Sums`.
+
+    `out` is y if it went through a ReLU: then g is a new map. Else `out` is None, g is dy (`grad`),
+    and None is returned for it. Without a batch norm mu and rstd are None.
+    """
+    g = None if out is None else torch.where(out <= 0, 0, grad)
+    dy = to_acc(grad if g is None else g)
+    if mu is None or rstd is None:
+        return g, spatial_sum(dy * to_acc(u), order), None, None, None, None
+    gain = _gain(rstd, weight)
+    if activation is None:
+        a = spatial_sum(dy, order)
+        b = -spatial_sum(dy * negative_deviation(u, mu, order), order)
+        ds = b * gain
+        return g, ds if bias is None else ds + a * bias.to(a.dtype), a, b, None, None
+    act, slope = ACTIVATIONS[activation], SLOPES[activation]
+    x = -negative_deviation(u, mu, order)
+
+    # Functions: a sigmoid that two sums share, Inductor would write out, a map of its own.
+    def y0() -> Tensor:
+        return _normalised(negative_deviation(u, mu, order), -gain, bias, u, order)
+
+    def d() -> Tensor:
+        return slope(y0())
+
+    ds, a, b = (spatial_sum(t, order) for t in (dy * act(y0()), dy * d(), dy * d() * x))
+    return g, ds, a, b, spatial_mean(d(), order), spatial_mean(d() * x, order)
 
 
-def scale_correlation(
-    passes: Passes, grad: Tensor, out: Tensor | None, u: Tensor, *, order: str
-) -> tuple[Tensor | None, Tensor]:
-    """Stage 3 without batch norm: g and ds [N, C]."""
-    g, _, b = passes.correlate(grad, out, u, None, order=order)
-    return g, b
-
-
-def channel_sums(
-    s: Tensor, a: Tensor, b: Tensor, dz: Tensor, deviation: Tensor
-) -> tuple[Tensor, Tensor]:
+def channel_sums(s: Tensor, dz: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
     """Return dbeta and q = dgamma / rstd, [C] each: all that processes share in the backward."""
-    return (s * a + dz).sum(0), (s * b + dz * deviation).sum(0)
+    squeezed = dz if sums.d is None else dz * sums.d
+    return (s * sums.a + squeezed).sum(0), (s * sums.b + dz * sums.e).sum(0)
 
 
-def map_gradient(
-    passes: Passes,
+def gradient(
     g: Tensor,
-    u: Tensor,
+    u: Tensor | None,
     s: Tensor,
     dz: Tensor,
-    mu: Tensor,
-    rstd: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    d: Tensor | None,
+    e: Tensor | None,
+    mu: Tensor | None,
+    rstd: Tensor | None,
     weight: Tensor | None,
-    dbeta: Tensor,
-    q: Tensor,
-    count: Tensor | int,
+    bias: Tensor | None,
+    dbeta: Tensor | None = None,
+    q: Tensor | None = None,
+    count: Tensor | None = None,
     *,
+    kind: str,
     order: str,
-) -> Tensor:
-    """The map's part of stage 4 with the statistics of a batch of `count` values per channel."""
-    gain = gain_of(rstd, weight)
-    e = -gain * rstd * rstd * q / count
-    f = gain * (dz / positions(u, order) - dbeta / count)
-    return passes.combine(g, u, s * gain, mu, e, f, order=order)
+    activation: str | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Stage 4: dU in the type of g, dgamma [C], dbeta [C]; without a batch norm, None for both.
 
-
-def batch_gradient(
-    passes: Passes,
-    g: Tensor,
-    u: Tensor,
-    s: Tensor,
-    a: Tensor,
-    b: Tensor,
-    dz: Tensor,
-    deviation: Tensor,
-    mu: Tensor,
-    rstd: Tensor,
-    weight: Tensor | None,
-    *,
-    order: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Stage 4 with the statistics of the batch: dU, dgamma [C], dbeta [C]."""
-    dbeta, q = channel_sums(s, a, b, dz, deviation)
-    count = u.shape[0] * positions(u, order)
-    du = map_gradient(passes, g, u, s, dz, mu, rstd, weight, dbeta, q, count, order=order)
-    return du, q * rstd, dbeta
-
-
-def frozen_gradient(
-    passes: Passes,
-    g: Tensor,
-    s: Tensor,
-    a: Tensor,
-    b: Tensor,
-    dz: Tensor,
-    deviation: Tensor,
-    rstd: Tensor,
-    weight: Tensor | None,
-    *,
-    order: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Stage 4 with given statistics: dU, dgamma [C], dbeta [C]; the map is not read again."""
-    dbeta, q = channel_sums(s, a, b, dz, deviation)
-    gain = gain_of(rstd, weight)
-    f = gain * dz / positions(g, order)
-    return passes.combine(g, None, s * gain, None, None, f, order=order), q * rstd, dbeta
-
-
-def scale_gradient(passes: Passes, g: Tensor, s: Tensor, dz: Tensor, *, order: str) -> Tensor:
-    """Stage 4 without batch norm: dU."""
-    return passes.combine(g, None, s, None, None, dz / positions(g, order), order=order)
+    U is read, and may not be None, with the statistics of the batch or behind an activation. Where
+    processes share the statistics, `dbeta`, `q` and `count` (M) are those of all together.
+    """
+    size = positions(g, order)
+    if rstd is None:
+        du = to_acc(g) * broadcast(s, g, order) + broadcast(dz / size, g, order)
+        return du.to(g.dtype), None, None
+    if dbeta is None or q is None:
+        dbeta, q = channel_sums(s, dz, Sums(a, b, d, e))
+    gain = _gain(rstd, weight)
+    du = to_acc(g) * broadcast(s * gain, g, order)
+    constant: Any = gain * dz / size  # over the positions
+    if u is not None and mu is not None:
+        deviation = negative_deviation(u, mu, order)
+        if activation is not None:
+            y0 = _normalised(deviation, -gain, bias, u, order)
+            du = (du + broadcast(constant, g, order)) * SLOPES[activation](y0)
+            constant = torch.zeros_like(gain)
+        if kind == BATCH:
+            values = g.shape[0] * size if count is None else count
+            du = du + deviation * broadcast(gain * rstd * rstd * q / values, g, order)
+            constant = constant - gain * dbeta / values
+    return (du + broadcast(constant, g, order)).to(g.dtype), q * rstd, dbeta

@@ -57,6 +57,6 @@ def test_what_does_not_fit_is_refused():
         ops.recalibrate(torch.ones(3), torch.ones_like)
     x = torch.ones(2, 3, 4)
     with pytest.raises(InputError, match="identity must have the shape"):
-        ops.recalibrate_add_act(x, torch.ones_like, x[:1])
+        ops.recalibrate(x, torch.ones_like, identity=x[:1])
     with pytest.raises(UnknownNameError, match="unknown activation"):
-        ops.recalibrate_add_act(x, torch.ones_like, x, activation="gelu")
+        ops.recalibrate(x, torch.ones_like, identity=x, activation="gelu")

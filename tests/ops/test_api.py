@@ -219,11 +219,10 @@ def test_what_does_not_fit_is_refused():
         call(torch.ones(3), None, None, None, None, half, training=True)
     with pytest.raises(InputError, match=r"convert it with x.float\(\)"):
         call(x.long(), None, None, None, None, half, training=True)
-    add = ops.batch_norm_se_add_act
     with pytest.raises(InputError, match=r"identity must have the shape.*got \[2, 3, 4, 5\]"):
-        add(x, three, three, None, None, half, torch.ones(2, 3, 4, 5))
+        call(x, three, three, None, None, half, identity=torch.ones(2, 3, 4, 5))
     with pytest.raises(UnknownNameError, match="unknown activation 'rellu'; did you mean: relu"):
-        add(x, three, three, None, None, half, x, activation="rellu")
+        call(x, three, three, None, None, half, identity=x, activation="rellu")
 
 
 def test_the_reference_and_the_op_have_the_same_arguments():
@@ -232,3 +231,5 @@ def test_the_reference_and_the_op_have_the_same_arguments():
     mine = inspect.signature(ops.batch_norm_se).parameters
     assert list(mine)[:-1] == list(inspect.signature(functional.batch_norm_se).parameters)
     assert list(mine)[-1] == "group"
+    mine = inspect.signature(ops.recalibrate).parameters
+    assert list(mine) == list(inspect.signature(functional.recalibrate).parameters)

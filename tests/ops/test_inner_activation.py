@@ -1,4 +1,4 @@
-"""Batch norm, activation and block in one function equal the three in a row."""
+"""Batch norm, activation and block in closed form equal the three in a row."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
-from ops.cases import SHAPES, Problem, assert_close_in_scale, laid_out, needs_compiler, problem
+from ops.cases import (
+    SHAPES,
+    Problem,
+    assert_close_in_scale,
+    laid_out,
+    needs_compiler,
+    problem,
+    record_fused,
+)
 from senet import functional, ops
 from senet.errors import InputError, UnknownNameError
-from senet.ops import TwoLayers, activated, closed_form
+from senet.ops import TwoLayers, stages
+from senet.ops.closed_form import Case
 from tolerances import assert_close
 
 # PyTorch's own, so that no expected value comes from the table under test
@@ -49,8 +58,15 @@ def expected(p: Problem, layers: Any, act: str, *, training: bool) -> Tensor:
 
 def fast(p: Problem, layers: Any, act: str, *, training: bool) -> Tensor:
     affine = p.running_mean, p.running_var, p.weight, p.bias
-    options: dict[str, Any] = {"activation": act, "training": training, "momentum": 0.3}
-    return ops.batch_norm_act_se(p.x, *affine, TwoLayers(*layers), **options)
+    options: dict[str, Any] = {"inner_activation": act, "training": training, "momentum": 0.3}
+    return ops.batch_norm_se(p.x, *affine, TwoLayers(*layers), **options)
+
+
+def apart(p: Problem, layers: Any, act: str, *, training: bool) -> Tensor:
+    """With an excitation that is a function, not data."""
+    affine = p.running_mean, p.running_var, p.weight, p.bias
+    options: dict[str, Any] = {"inner_activation": act, "training": training, "momentum": 0.3}
+    return ops.batch_norm_se(p.x, *affine, lambda z: functional.excite(z, *layers), **options)
 
 
 def results(call: Any, p: Problem, layers: Any, act: str, *, training: bool) -> dict[str, Tensor]:
@@ -65,21 +81,18 @@ def results(call: Any, p: Problem, layers: Any, act: str, *, training: bool) -> 
     return found | {f"d{name}": g for name, g in zip(named, grads, strict=True)}
 
 
-def compare(p: Problem, layers: Any, act: str, *, training: bool) -> None:
+def compare(p: Problem, layers: Any, act: str, *, training: bool, call: Any = fast) -> None:
     truth = results(expected, p, layers, act, training=training)
-    mine = results(fast, p, layers, act, training=training)
+    mine = results(call, p, layers, act, training=training)
     assert mine.keys() == truth.keys()
     for name, true in truth.items():
         assert_close(mine[name], true, name=name)
 
 
 @pytest.fixture
-def functions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The calls of `whole`."""
-    calls: list[str] = []
-    own = closed_form.whole
-    monkeypatch.setattr(closed_form, "whole", lambda *a: calls.append("whole") or own(*a))
-    return calls
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
+    """The cases that were computed in one function."""
+    return record_fused(monkeypatch)
 
 
 @pytest.fixture
@@ -87,23 +100,22 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's hardswish takes 1/6 in float32, also for float64."""
     swish = lambda y: y * (y + 3).clamp(0, 6) / 6  # noqa: E731
     monkeypatch.setitem(ACTS, "hardswish", swish)
-    slope = activated.ACTIVATIONS["hardswish"][1]
-    monkeypatch.setitem(activated.ACTIVATIONS, "hardswish", (swish, slope))
+    monkeypatch.setitem(functional.ACTIVATIONS, "hardswish", swish)
 
 
 def test_every_activation_of_the_table_is_tested():
-    assert set(ops.ACTIVATIONS) == set(ACTS)
+    assert set(functional.ACTIVATIONS) == set(stages.SLOPES) == set(ACTS)
 
 
 @pytest.mark.parametrize("memory", ["contiguous", "channels_last", "gaps"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.usefixtures("exact")
-def test_value_and_every_gradient(act, training, memory, functions):
+def test_value_and_every_gradient(act, training, memory, fused):
     p, layers = given((3, 5, 4, 6), memory=memory)
     with ops.use_backend("eager"):
         compare(p, layers, act, training=training)
-    assert functions == ["whole"]
+    assert len(fused) == 1
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -131,14 +143,15 @@ def test_a_mean_of_a_thousand_deviations_costs_no_digits():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("act", ["relu6", "silu"])
-def test_first_and_second_derivatives(act, training):
+@pytest.mark.parametrize("kind", [TwoLayers, lambda *w: lambda z: functional.excite(z, *w)])
+def test_first_and_second_derivatives(kind, act, training):
     p, layers = given((2, 3, 2, 2))
 
     def function(x: Tensor, weight: Tensor, bias: Tensor, *parameters: Tensor) -> Tensor:
         given = None if training else p.running_mean, None if training else p.running_var
-        excitation = TwoLayers(*parameters)
-        return ops.batch_norm_act_se(
-            x, *given, weight, bias, excitation, activation=act, training=training
+        excitation = kind(*parameters)
+        return ops.batch_norm_se(
+            x, *given, weight, bias, excitation, inner_activation=act, training=training
         )
 
     with ops.use_backend("eager"):
@@ -147,13 +160,13 @@ def test_first_and_second_derivatives(act, training):
         assert gradgradcheck(function, inputs)
 
 
-def test_what_is_not_trained_gets_no_gradient_and_the_rest_the_same(functions):
+def test_what_is_not_trained_gets_no_gradient_and_the_rest_the_same(fused):
     p, layers = given((3, 5, 4, 6))
     p.x.requires_grad_(False)
     p.weight.requires_grad_(False)
     with ops.use_backend("eager"):
         compare(p, layers, "relu6", training=True)
-    assert functions == ["whole"]
+    assert len(fused) == 1
 
 
 def test_without_gradients_and_in_inference_mode():
@@ -175,14 +188,56 @@ def test_only_the_map_is_kept():
     assert [t.shape for t in kept if t.dim() > 2] == [p.x.shape]
 
 
-def test_any_other_excitation_is_computed_behind_the_activation(functions):
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last", "gaps"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.usefixtures("exact")
+def test_any_other_excitation(act, training, memory, fused):
+    p, layers = given((3, 5, 4, 6), memory=memory)
+    with ops.use_backend("eager"):
+        compare(p, layers, act, training=training, call=apart)
+    assert fused == []
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_penalty_on_the_gate_reaches_the_map(training):
+    p, layers = given((3, 5, 4, 6))
+    statistics = p.running_mean, p.running_var, p.weight, p.bias
+    found = []
+    for room in (ops, functional):
+        gates: list[Tensor] = []
+
+        def excite(z: Tensor, gates: list[Tensor] = gates) -> Tensor:
+            gates.append(functional.excite(z, *layers))
+            return gates[-1]
+
+        options = {"inner_activation": "silu", "training": training}
+        with ops.use_backend("eager"):
+            y = room.batch_norm_se(p.x, *statistics, excite, **options)
+        tensors = (p.x, p.weight, p.bias, *layers)
+        alone = torch.autograd.grad(gates[0].square().sum(), tensors, retain_graph=True)
+        both = torch.autograd.grad(gates[0].square().sum() + y.pow(3).sum(), tensors)
+        found.append([*alone, *both])
+    for mine, true in zip(*found, strict=True):
+        assert_close(mine, true)
+
+
+@pytest.mark.parametrize("call", [fast, apart])
+@pytest.mark.parametrize("training", [True, False])
+def test_with_the_end_of_a_residual_branch_too(training, call, fused):
     p, layers = given((3, 5, 4, 6))
     affine = p.running_mean, p.running_var, p.weight, p.bias
-    excite = lambda z: functional.excite(z, *layers)  # noqa: E731
-    with ops.use_backend("eager"):
-        y = ops.batch_norm_act_se(p.x, *affine, excite, activation="relu6")
-    assert_close(y, expected(p, layers, "relu6", training=False))
-    assert functions == []
+    excitation = TwoLayers(*layers) if call is fast else lambda z: functional.excite(z, *layers)
+    options = {"inner_activation": "relu6", "identity": p.identity, "activation": "relu"}
+    found = []
+    for backend in ("eager", "reference"):
+        with ops.use_backend(backend):
+            y = ops.batch_norm_se(p.x, *affine, excitation, **options, training=training)
+        tensors = (p.x, p.identity, p.weight, p.bias, *layers)
+        found.append([y, *torch.autograd.grad(y, tensors, p.grad)])
+    for mine, true in zip(*found, strict=True):
+        assert_close(mine, true)
+    assert len(fused) == (call is fast)
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
@@ -198,7 +253,8 @@ def test_transforms_and_a_compiler_get_the_same():
 
     def loss(x: Tensor) -> Tensor:
         empty = None, None, p.weight, p.bias
-        y = ops.batch_norm_act_se(x, *empty, TwoLayers(*layers), activation="relu6", training=True)
+        options = {"inner_activation": "relu6", "training": True}
+        y = ops.batch_norm_se(x, *empty, TwoLayers(*layers), **options)
         return (y * p.grad).sum()
 
     with ops.use_backend("eager"):
@@ -230,16 +286,19 @@ def test_what_cannot_be():
     p, layers = given((3, 5, 4, 6))
     affine = p.running_mean, p.running_var, p.weight, p.bias
     with pytest.raises(UnknownNameError, match="activation"):
-        ops.batch_norm_act_se(p.x, *affine, TwoLayers(*layers), activation="relu7")
+        ops.batch_norm_se(p.x, *affine, TwoLayers(*layers), inner_activation="relu7")
+    with pytest.raises(UnknownNameError, match="activation"):
+        functional.batch_norm_se(p.x, *affine, TwoLayers(*layers), inner_activation="relu7")
     x = torch.zeros(1, 5, 1, 1)
+    options = {"inner_activation": "relu", "training": True}
     with pytest.raises(InputError, match="more than 1 value per channel"):
-        ops.batch_norm_act_se(x, None, None, None, None, TwoLayers(*layers), training=True)
+        ops.batch_norm_se(x, None, None, None, None, TwoLayers(*layers), **options)
 
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("act", ["relu6", "silu"])
-def test_compiled(act, dtype, functions):
+def test_compiled(act, dtype, fused):
     p, layers = given((3, 5, 4, 6))
     p.x = laid_out(p.x.detach(), "channels_last").requires_grad_()
     narrow = p.to(torch.float32, maps=dtype)
@@ -250,4 +309,4 @@ def test_compiled(act, dtype, functions):
         warnings.simplefilter("error")
         mine = results(fast, narrow, single, act, training=True)
     assert_close_in_scale(mine, truth, dtype)
-    assert functions == ["whole"]
+    assert len(fused) == 1

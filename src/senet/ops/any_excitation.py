@@ -1,0 +1,180 @@
+"""The closed form around an excitation that may be anything: two functions and a link.
+
+    U --> Squeeze --> z ----> excitation (anything) ----> s --> Scale --> y
+             '----------> an alias of U, the link ----------------^
+
+An excitation that is hooked, replaced or shared stays in the user's graph, where its hooks, its
+parameters and a penalty on the gate are found by autograd (docs/adr/0006). But the gradient of U
+must be written in one pass, when the gradient g of y and the gradient dz of the squeeze are both
+known. So `_Squeeze` hands out, beside z, an alias of U and an empty `link` [rows, N, C], which only
+`_Scale` takes. `_Scale.backward` returns g itself as the gradient of the alias, not a new map, and
+s with the sums of stage 3 as the "gradient" of the link; when autograd calls `_Squeeze.backward`,
+dz has come as well. The two make sense only together, and nothing else can reach the alias or the
+link. No state is kept beside saved tensors, so retain_graph, checkpointing, saved-tensor hooks and
+threads work as with any function.
+
+With create_graph=True the backward is itself differentiated. It then recomputes the statistics from
+U in differentiable operations. Both functions save U itself, not the alias, so what second
+derivatives add reaches U directly and the link carries first gradients only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from senet.functional import no_autocast
+from senet.ops import stages
+from senet.ops.closed_form import Call, find_statistics, find_sums, plain, resolve
+from senet.ops.excitation import excite
+from senet.ops.layout import AS_IS, join, split
+from senet.ops.reductions import acc_dtype
+from senet.ops.stages import BATCH, Sums
+
+__all__ = ["around_excitation"]
+
+
+def _scaled(
+    call: Call, u: Tensor, s: Tensor, affine: tuple[Any, ...], identity: Tensor | None
+) -> Tensor:
+    """Stage 2 of maps as the user has them."""
+    case = call.case
+    other = None if identity is None else split(identity, case.order)
+    options = {"order": case.order, "activation": case.activation, "relu": case.relu}
+    y = call.run(stages.scale, split(u, case.order), s, *affine, other, **options)
+    return join(y, u.shape, case.order)
+
+
+def _link_rows(call: Call) -> int:
+    """s; behind a batch norm the sums A, B; behind an activation D and E as well."""
+    return 5 if call.case.activation else 1 if call.case.kind == stages.NONE else 3
+
+
+@final
+class _Squeeze(Function):
+    """How, U, gamma, beta, given mean and variance -> an alias of U, the link, z; the rest.
+
+    The rest is rstd, count, and with the statistics of the batch mu and var, not differentiable.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        call: Call,
+        u: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        norm = weight, bias, mean, var
+        z, deviation, mu, rstd, batch_var, count = find_statistics(
+            call, split(u, call.case.order), *norm
+        )
+        ctx.call = call
+        ctx.save_for_backward(u, *norm, deviation, mu, rstd, count)
+        batch = (mu, batch_var) if call.case.kind == BATCH else (None, None)
+        rest = rstd, count, *batch  # given statistics are not handed out again
+        ctx.mark_non_differentiable(*(t for t in rest if t is not None))
+        ctx.set_materialize_grads(False)
+        return u.view_as(u), z.new_zeros(()).expand(_link_rows(call), *z.shape), z, *rest
+
+    @staticmethod
+    def backward(
+        ctx: Any, g: Tensor | None, link: Tensor | None, dz: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        call: Call = ctx.call
+        u, weight, bias, mean, var, deviation, mu, rstd, count = ctx.saved_tensors
+        order = call.case.order
+        with no_autocast(u):
+            x = split(u, order)
+            if call.differentiated():
+                call = call._replace(run=plain)
+                found = find_statistics(call, x, weight, bias, mean, var)
+                deviation, mu, rstd = found[1:4]
+            affine = mu, rstd, weight, bias
+            if g is None or link is None:  # y went unused, only the gate was, as in a penalty
+                g = torch.zeros_like(u)
+                s = x.new_zeros(u.shape[:2], dtype=acc_dtype(x.dtype))
+                sums = find_sums(call, split(g, order), None, x, affine, deviation)[2]
+            else:
+                s, *sent = link.unbind()
+                a, b, d, e = [*sent, None, None, None, None][:4]
+                sums = Sums(a, b, d, e if call.case.activation else deviation)
+            if dz is None:  # the gate does not depend on the squeeze
+                dz = torch.zeros_like(s)
+            needs_map = ctx.needs_input_grad[1]
+            maps = split(g, order), x
+            du, dgamma, dbeta = resolve(
+                call, *maps, s, dz, sums, affine, needs_map=needs_map, count=count
+            )
+        du = None if du is None else join(du, u.shape, order)
+        dgamma, dbeta = None if weight is None else dgamma, None if bias is None else dbeta
+        return None, du, dgamma, dbeta, None, None
+
+
+@final
+class _Scale(Function):
+    """How, the alias and the link of `_Squeeze`, the gate s, the identity, the rest -> y."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        call: Call,
+        _alias: Tensor,
+        _link: Tensor,
+        s: Tensor,
+        identity: Tensor | None,
+        u: Tensor,
+        *affine: Tensor | None,
+    ) -> Tensor:
+        y = _scaled(call, u, s, affine, identity)
+        if call.case.order != AS_IS:
+            y = y.data  # no view, or autograd would forbid what users do: out += identity
+        ctx.call = call
+        ctx.save_for_backward(u, s, *affine, y if call.case.relu else None)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        call: Call = ctx.call
+        u, s, mu, rstd, weight, bias, out = ctx.saved_tensors
+        order = call.case.order
+        with no_autocast(u):
+            x, dy = split(u, order), split(grad, order)
+            out = None if out is None else split(out, order)
+            if call.differentiated():
+                call = call._replace(run=plain)
+                if call.case.kind == BATCH:
+                    mu, rstd = find_statistics(call, x, weight, bias, None, None)[2:4]
+            g, ds, sums = find_sums(call, dy, out, x, (mu, rstd, weight, bias), None)
+        g = grad if g is None else join(g, u.shape, order)
+        _, _, needs_link, _, needs_identity, *_ = ctx.needs_input_grad
+        link = torch.stack((s, *(t for t in sums if t is not None))) if needs_link else None
+        return None, g, link, ds, g if needs_identity else None, *(None,) * 5
+
+
+def around_excitation(
+    call: Call,
+    u: Tensor,
+    norm: tuple[Tensor | None, ...],
+    identity: Tensor | None,
+    excitation: Callable[[Tensor], Tensor],
+) -> tuple[Any, Any, Any, Any]:
+    """Return y; with the statistics of the batch mu and var; their count if processes share them.
+
+    `norm` is gamma, beta, given mean and variance.
+    """
+    weight, bias, mean, _ = norm
+    if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        z, _, mu, rstd, var, count = find_statistics(call, split(u, call.case.order), *norm)
+        y = _scaled(call, u, excite(excitation, z), (mu, rstd, weight, bias), identity)
+        return y, mu, var, count
+    alias, link, z, rstd, count, mu, var = _Squeeze.apply(call, u, *norm)
+    s = excite(excitation, z)
+    affine = mu if call.case.kind == BATCH else mean, rstd, weight, bias
+    return _Scale.apply(call, alias, link, s, identity, u, *affine), mu, var, count
