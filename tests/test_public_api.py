@@ -71,6 +71,9 @@ HEAVY = {
     "typer",
 }
 
+# Rooms that only their own names load.
+LAB = ("analysis", "cli", "compare", "models", "training")
+
 
 def test_names_are_those_of_the_snapshot() -> None:
     assert sorted(senet.__all__) == PUBLIC
@@ -104,18 +107,53 @@ def test_no_call_swallows_a_misspelt_option() -> None:
             assert inspect.Parameter.VAR_KEYWORD not in kinds, f"senet.{name} takes **options"
 
 
-def test_import_loads_torch_and_nothing_heavier(root: Path) -> None:
-    code = "import json, sys, senet; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
+def run(root: Path, code: str) -> str:
+    return subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(root / "src")},
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
-    )
+    ).stdout
 
-    loaded = set(json.loads(done.stdout))
+
+def test_import_loads_torch_and_nothing_heavier(root: Path) -> None:
+    loaded = set(
+        json.loads(run(root, "import json, sys, senet; print(json.dumps(sorted(sys.modules)))"))
+    )
 
     assert "torch" in loaded
     assert not loaded & HEAVY
+    assert not loaded & {f"senet.{room}" for room in LAB}
+
+
+def test_a_name_of_the_lab_loads_its_room_when_it_is_first_used(root: Path) -> None:
+    printed = run(
+        root,
+        "import sys, senet\n"
+        "print('create_model' in dir(senet), 'senet.models' in sys.modules)\n"
+        "from senet import create_model\n"
+        "print(senet.create_model is create_model, 'senet.models' in sys.modules)\n"
+        "print(hasattr(senet, 'no_such_name'))",
+    )
+
+    assert printed.split() == ["True", "False", "True", "True", "False"]
+
+
+def test_type_checkers_see_the_names_of_the_lab(root: Path, tmp_path: Path) -> None:
+    """And no others: a misspelt name is an error for them."""
+    program = tmp_path / "program.py"
+    program.write_text("import senet\nreveal_type(senet.create_model)\nsenet.no_such_name\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", str(program)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert "Revealed type is" in done.stdout
+    assert "torch.nn.modules.module.Module" in done.stdout
+    assert 'Module has no attribute "no_such_name"' in done.stdout
