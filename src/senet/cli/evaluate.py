@@ -12,7 +12,7 @@ from rich.console import Console
 
 from senet.cli import options as o
 from senet.cli.commands import app
-from senet.cli.terminal import command_line, data_notes, showing_progress
+from senet.cli.terminal import command_line, showing_progress
 from senet.errors import ConfigError, DataError, first_line
 from senet.files import write_text
 from senet.schema import overridden
@@ -158,6 +158,8 @@ def _share(interval: Mapping[str, Any]) -> str:
 
 def _text(result: dict[str, Any]) -> str:
     """Return the result in a few lines."""
+    from senet.training.data import left_out
+
     how = f"{result['method']} crop {result['crop']} of {result['resize']}"
     if result["scales"]:
         how = f"whole, shorter side {', '.join(map(str, result['scales']))}"
@@ -168,7 +170,9 @@ def _text(result: dict[str, Any]) -> str:
     worst = sorted(result["per_class"].items(), key=lambda item: item[1]["proportion"])[:5]
     lines.append("weakest classes: " + "; ".join(f"{name} {_share(each)}" for name, each in worst))
     lines.append(f"{result['images_per_second']:.0f} images/s")
-    return "\n".join([*lines, *data_notes(result)])
+    if result["left_out"]:
+        lines.append(left_out(result["left_out"]))
+    return "\n".join(lines)
 
 
 @app.command()

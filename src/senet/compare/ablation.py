@@ -140,7 +140,7 @@ def ablate(
     if has_content(experiment.folder, resume=results.exists(), cure="choose another folder"):
         earlier = read_result(results, SCHEMA)
         _check_same(experiment.folder, earlier["config"], result["config"])
-    images = load_data(config.data, input_size=config.input_size(), progress=on_progress)
+    images = load_data(config.data, input_size=config.input_size(), on_progress=on_progress)
     if earlier.get("data"):
         check_classes(earlier["data"]["classes"], images.classes, experiment.folder)
     experiment.check(images)

@@ -95,7 +95,7 @@ def compare(
     config = RunConfig(model, weights, se or SEConfig(), images_of, train or TrainConfig())
     experiment = Experiment(config, _ARMS, seeds, find_device(device), Path(out))
     earlier = _earlier(experiment, resume=resume)
-    images = load_data(config.data, input_size=config.input_size(), progress=on_progress)
+    images = load_data(config.data, input_size=config.input_size(), on_progress=on_progress)
     if earlier:
         check_classes(earlier["data"]["classes"], images.classes, experiment.folder)
     experiment.check(images)
@@ -116,7 +116,6 @@ def compare(
             result["state"] = "done"
         except Stopped:
             result["state"] = "partial"
-    result["data"] = images.summary()  # with what was left out meanwhile
     on_progress("writing the report", 1, 1)
     write_result(results, result)
     write_text(experiment.folder / "report.html", render_report(result))

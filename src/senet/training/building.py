@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.blocks import SqueezeExcitation
-from senet.errors import DataError
+from senet.errors import DataError, first_line
 from senet.insertion import insert
 from senet.models import NETWORKS
 from senet.models.weights import load_weights
 from senet.training.config import RunConfig
 from senet.training.data import NETWORK, mix_seeds
-from senet.training.data.split import first_line
 from senet.training.loop.module import logits_of
 
 __all__ = ["build_network", "check_network"]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from senet.analysis import proportion_interval
 from senet.errors import ConfigError, DataError
 from senet.progress import Progress, silent
-from senet.training.data import Crops, IndexedSplit, Split, Unreadable, numbered
+from senet.training.data import (
+    BatchSampler,
+    Crops,
+    Split,
+    Stream,
+    Unreadable,
+    loaded_rows,
+    numbered,
+)
 from senet.training.loop.callbacks import csv_text
 from senet.training.loop.module import channels_last, logits_of
 from senet.training.trained import Trained
@@ -48,27 +55,6 @@ class Predictions:
     seconds: float
 
 
-class _Shown(Dataset[tuple[int, list[Tensor]] | str]):
-    """The pictures of each image; of one that cannot be read, what is wrong."""
-
-    def __init__(self, split: IndexedSplit, shown: Callable[[Any], list[Tensor]]) -> None:
-        self.split, self.shown = split, shown
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> tuple[int, list[Tensor]] | str:
-        try:
-            return index, self.shown(self.split.image(index))
-        except DataError as error:
-            return str(error)
-
-
-def _same(rows: list[Any]) -> list[Any]:
-    """Leave a batch a list: images may differ in size."""
-    return rows
-
-
 def _scores(net: torch.nn.Module, shown: Sequence[list[Tensor]], device: torch.device) -> Tensor:
     """Return the mean softmax of each image over its pictures, [N, K]."""
     total, pictures = None, 0
@@ -87,34 +73,9 @@ def _scores(net: torch.nn.Module, shown: Sequence[list[Tensor]], device: torch.d
     return (total / pictures).cpu()
 
 
-def _stream(split: Split, shown: Callable[[Any], list[Tensor]], size: int) -> Iterator[list[Any]]:
-    rows = []
-    for index, (image, _) in enumerate(split):
-        rows.append((index, shown(image)))
-        if len(rows) == size:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
-
-
-def _batches(
-    split: Split, shown: Callable[[Any], list[Tensor]], *, batch_size: int, workers: int
-) -> Iterable[list[Any]]:
-    if not isinstance(split, IndexedSplit):
-        return _stream(split, shown, batch_size)
-    return DataLoader(
-        _Shown(split, shown),
-        batch_size,
-        num_workers=workers,
-        collate_fn=_same,
-        generator=torch.Generator(),
-    )
-
-
 def evaluate(
     networks: Sequence[Trained],
-    split: Split,
+    split: Split | Stream,
     *,
     crops: Crops | None = None,
     batch_size: int = 64,
@@ -146,22 +107,23 @@ def evaluate(
     how, unreadable = crops or Crops(), Unreadable(max_bad_images)
     total: Tensor | None = None
     began = time.perf_counter()
-    kept: list[int] = []
+    kept: list[tuple[int, Any]] = []  # position and label of each image
+    sampler = BatchSampler(len(split), batch_size)
     expected = len(first.classes or split.classes)
     for number, trained in enumerate(networks):
         net = trained.net.to(target).to(memory_format=torch.channels_last).eval()
         kept, parts = [], []
-        loader = _batches(
-            split, how.transform(trained.view), batch_size=batch_size, workers=workers
-        )
+        images = replace(split, transform=how.transform(trained.view))
         with torch.inference_mode():
-            for rows in loader:
-                good = [row for row in rows if not isinstance(row, str)]
+            loader = loaded_rows(images, sampler, workers=workers)
+            for positions, rows in zip(sampler, loader, strict=True):
+                read = zip(positions, rows, strict=True)
+                good = [(position, row) for position, row in read if isinstance(row, tuple)]
                 for what in (row for row in rows if isinstance(row, str)):
                     unreadable.add(what)
                 if good:
-                    kept += [index for index, _ in good]
-                    parts.append(_scores(net, [shown for _, shown in good], target))
+                    kept += [(position, label) for position, (_, label) in good]
+                    parts.append(_scores(net, [shown for _, (shown, _) in good], target))
                     _check_scores(trained, parts[-1], expected)
                 done = number * len(split) + len(kept)
                 on_progress(f"testing {trained.name}", done, len(networks) * len(split))
@@ -173,8 +135,8 @@ def evaluate(
     if total is None:
         raise ConfigError("at least one network must be given")
     classes = first.classes or split.classes or tuple(map(str, range(total.shape[1])))
-    labels = numbered(split, _labels(split, kept), classes)
-    names = [_name(split, index) for index in kept]
+    labels = numbered(split, [label for _, label in kept], classes)
+    names = [split.named(position) for position, _ in kept]
     return Predictions(
         tuple(classes), names, torch.tensor(labels), total / len(networks), seconds
     ), unreadable
@@ -186,16 +148,6 @@ def _check_scores(trained: Trained, scores: Tensor, classes: int) -> None:
             f"{trained.name} gives {scores.shape[1]} scores, the images have {classes} classes; "
             "try other data, or the weights of a network for these classes"
         )
-
-
-def _labels(split: Split, kept: Sequence[int]) -> list[Any]:
-    if isinstance(split, IndexedSplit):
-        return [split.labels[index] for index in kept]
-    return [label for _, label in split]
-
-
-def _name(split: Split, index: int) -> str:
-    return split.named(index) if isinstance(split, IndexedSplit) else str(index)
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
-from senet.training.data import ImageData, Share, load_data
+from senet.training.data import BatchSampler, ImageData, load_data
 from senet.training.loop.checkpoints import newest_checkpoint, read_checkpoint
 from senet.training.loop.placement import Placement
 from training import two_processes
@@ -37,7 +37,7 @@ def test_all_shares_together_are_what_one_process_sees(
     data = loaded(tmp_path, size=size)
     whole = list(data.train_batches(TRAIN, epoch=1))
     shares = [
-        list(data.train_batches(TRAIN, epoch=1, share=Share(rank, world, accumulate)))
+        list(data.train_batches(TRAIN, epoch=1, rank=rank, world_size=world, accumulate=accumulate))
         for rank in range(world)
     ]
 
@@ -57,7 +57,7 @@ def test_every_test_image_is_seen_once_also_where_they_do_not_divide(
     whole = torch.cat([images for images, _ in data.test_batches(TRAIN)])
     assert len(whole) == 6
     for rank in range(world):
-        mine = list(data.test_batches(TRAIN, share=Share(rank, world)))
+        mine = list(data.test_batches(TRAIN, rank=rank, world_size=world))
         expected = whole[rank::world]
         assert sum(len(labels) for _, labels in mine) == len(expected)
         if mine:
@@ -68,16 +68,16 @@ def test_every_test_image_is_seen_once_also_where_they_do_not_divide(
 def test_rest_of_an_epoch_is_its_end(tmp_path: Path, size: int) -> None:
     data = loaded(tmp_path, size=size)
     whole = list(data.train_batches(TRAIN, epoch=0))
-    rest = list(data.train_batches(TRAIN, epoch=0, share=Share(skip=2)))
+    rest = list(data.train_batches(TRAIN, epoch=0, skip=2))
 
     assert len(rest) == 1
     torch.testing.assert_close(rest[0], whole[2], rtol=0, atol=0)
-    assert len(data.train_batches(TRAIN, epoch=0, share=Share(skip=2))) == 3  # type: ignore[arg-type]
+    assert len(data.train_batches(TRAIN, epoch=0, skip=2)) == 3
 
 
 def test_batch_that_cannot_be_cut() -> None:
     with pytest.raises(ConfigError, match="a batch of 8 images must be a multiple of 3 devices"):
-        Share(world=3).train_parts(100, 8)
+        list(BatchSampler(100, 8, key=(0, 0), world_size=3))
 
 
 def test_placement() -> None:

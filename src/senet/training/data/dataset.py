@@ -1,256 +1,229 @@
-"""The images of one split, ready to be batched: in memory, on disk, or as a stream."""
+"""The images of one split as a map-style dataset: position -> (image, class index).
+
+A `Split` opens its images one by one, in any order; a `Stream` in the order in which they come.
+Small images lie in memory: `senet.training.data.memory`.
+"""
 
 from __future__ import annotations
 
+import random
+import unicodedata
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, final
 
+import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch.utils.data import Dataset
 
-from senet.errors import DataError
-from senet.training.config import TrainConfig
-from senet.training.data.sampler import (
-    AUGMENT,
-    DiskBatches,
-    MemoryBatches,
-    Share,
-    StreamBatches,
-    mix_seeds,
-)
-from senet.training.data.split import IndexedSplit, Split, StreamSplit
-from senet.training.data.transforms import test_transform, train_transform
-from senet.training.data.unreadable import Unreadable
-from senet.training.data.view import View
+from senet.errors import DataError, first_line
+from senet.training.data.image_files import opened_image
+from senet.training.data.sampler import AUGMENT, mix_seeds
 
-__all__ = ["InMemory", "LabelledImages", "OnDisk", "Streamed", "decode", "statistics"]
+__all__ = ["LabelledImages", "Split", "Stream", "composed", "reason"]
 
 
-class LabelledImages(ABC):
-    """The images of one split."""
+class LabelledImages(Dataset[Any], ABC):
+    """The images of one split: position -> (image, class index).
+
+    Where an image cannot be read, what is wrong takes the place of the two; None where a stream
+    has ended before.
+    """
+
+    shuffled = False  # whether training draws an order, which a stream cannot have
+    opened_by_workers = False
 
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of images."""
 
-    @abstractmethod
-    def train_batches(
-        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int, share: Share
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return one pass, shuffled and augmented; it has a length."""
-
-    @abstractmethod
-    def test_batches(
-        self, view: View, train: TrainConfig, *, share: Share
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return one pass in the fixed order, not augmented; it has a length."""
-
 
 @final
 @dataclass(frozen=True, eq=False)
-class InMemory(LabelledImages):
-    """Decoded images.
+class Split(LabelledImages):
+    """Images that are opened when they are needed, with labels that are known before.
 
     Attributes:
-        images: uint8 [N, C, H, W].
-        labels: int64 [N].
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def train_batches(
-        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int, share: Share
-    ) -> MemoryBatches:
-        """Return one pass, shuffled and augmented."""
-        return MemoryBatches(
-            *(self.images, self.labels, torch.tensor(view.mean), torch.tensor(view.std)),
-            batch_size=train.batch_size,
-            key=(train.seed, epoch),
-            padding=None if augmentation == "none" else view.padding,
-            flip=augmentation == "crop-flip",
-            cutout=train.cutout,
-            share=share,
-        )
-
-    def test_batches(self, view: View, train: TrainConfig, *, share: Share) -> MemoryBatches:
-        """Return one pass in the fixed order."""
-        return MemoryBatches(
-            *(self.images, self.labels, torch.tensor(view.mean), torch.tensor(view.std)),
-            batch_size=train.batch_size,
-            share=share,
-        )
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class OnDisk(LabelledImages):
-    """Images that are read when they are needed.
-
-    Attributes:
-        split: where they are.
-        index: which of them, and in which order.
-        labels: int64 [N], of those.
-        workers: processes that read, unless the recipe says how many.
-        unreadable: is told of images that cannot be read.
-    """
-
-    split: IndexedSplit
-    index: Sequence[int]
-    labels: Tensor
-    workers: int
-    unreadable: Unreadable = field(default_factory=Unreadable)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def _read(self, position: int) -> tuple[Any, int]:
-        return self.split.image(self.index[position]), int(self.labels[position])
-
-    def train_batches(
-        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int, share: Share
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return one pass, shuffled and augmented."""
-        return DiskBatches(
-            *(self._read, len(self), train_transform(view, train, augmentation)),
-            batch_size=train.batch_size,
-            workers=self.workers if train.workers is None else train.workers,
-            key=(train.seed, epoch),
-            share=share,
-            unreadable=self.unreadable,
-        )
-
-    def test_batches(
-        self, view: View, train: TrainConfig, *, share: Share
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return one pass in the fixed order."""
-        return DiskBatches(
-            *(self._read, len(self), test_transform(view)),
-            batch_size=train.batch_size,
-            workers=self.workers if train.workers is None else train.workers,
-            share=share,
-            unreadable=self.unreadable,
-        )
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Streamed(LabelledImages):
-    """Images that come in shards, shuffled by timm.
-
-    Attributes:
-        split: where they are.
-        number: maps a label of the stream to the index of its class.
-    """
-
-    split: StreamSplit
-    number: Callable[[Any], int]
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def train_batches(
-        self, view: View, train: TrainConfig, *, augmentation: str, epoch: int, share: Share
-    ) -> StreamBatches:
-        """Return one pass, shuffled and augmented."""
-        key = (train.seed, epoch)
-        seed = mix_seeds(*key, AUGMENT) % 2**31
-        return StreamBatches(
-            *(lambda: self.split.shuffled(seed), len(self), self.number),
-            train_transform(view, train, augmentation),
-            batch_size=train.batch_size,
-            key=key,
-            share=share,
-        )
-
-    def test_batches(self, view: View, train: TrainConfig, *, share: Share) -> StreamBatches:
-        """Return one pass in the fixed order."""
-        return StreamBatches(
-            *(lambda: self.split, len(self), self.number, test_transform(view)),
-            batch_size=train.batch_size,
-            share=share,
-        )
-
-
-def decode(
-    split: Split,
-    index: Sequence[int] | None,
-    size: tuple[int, int],
-    *,
-    progress: Callable[[str, int, int], None],
-    unreadable: Unreadable,
-) -> tuple[Tensor, list[Any], list[int]]:
-    """Read images into memory in the size of the network: the shorter side scaled, centre cropped.
-
-    Args:
-        split: where they are.
-        index: which; None for all.
-        size: (H, W).
-        progress: is told how far it is.
-        unreadable: is told of images that cannot be read, which are left out.
-
-    Returns:
-        uint8 [N, C, H, W], the labels as they are in the split, and the positions that were kept.
+        name: of the split.
+        classes: names of the classes, index k is classes[k]; empty where the data do not say.
+        labels: one for each image.
+        read: finds the image at an index: a path, an open file or a PIL image. It is pickled where
+            other processes read.
+        filename: names the image at an index, where it has a name.
+        passed_over: one line about files that are no part of the split, empty where there is none.
+        index: of the image at each position; None for the position itself.
+        transform: what becomes of an image; None for nothing.
+        key: (seed, epoch) of the random numbers of the transform; None where it draws none.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: two classes of one name.
     """
-    from timm.data.transforms_factory import create_transform
 
-    transform = create_transform(size, is_training=False, crop_pct=1.0, normalize=False)
-    total = len(split) if index is None else len(index)
-    images: Tensor | None = None
-    labels: list[Any] = []
-    kept: list[int] = []
-    for position, (image, label) in enumerate(_chosen(split, index)):
-        if isinstance(image, DataError):
-            unreadable.add(str(image))
-            continue
-        pixels = transform(image)  # uint8 [C, H, W]
-        if images is None:
-            images = torch.empty((total, *pixels.shape), dtype=torch.uint8)
-        if len(labels) == total or pixels.shape != images.shape[1:]:
+    name: str
+    classes: Sequence[str]
+    labels: Sequence[Any]
+    read: Callable[[int], Any]
+    filename: Callable[[int], Any] | None = None
+    passed_over: str = ""
+    index: Sequence[int] | None = None
+    transform: Callable[[Any], Any] | None = None
+    key: tuple[int, int] | None = None
+
+    shuffled = opened_by_workers = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", _composed_once(self.name, self.classes))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[Any, Any] | str:
+        label = self.labels[position]
+        try:
+            image = self.image(position)
+        except DataError as error:
+            return str(error)
+        return _transformed(image, self.transform, self.key, position), label
+
+    def image(self, position: int) -> Image.Image:
+        """Return the image as it is opened: upright, in RGB or grey.
+
+        Raises:
+            DataError: it cannot be read; the message has its number, its name and the reason.
+        """
+        index = position if self.index is None else self.index[position]
+        try:
+            source = self.read(index)
+            with source if hasattr(source, "read") else nullcontext():
+                return opened_image(source)
+        except Exception as error:  # readers and decoders raise anything
+            name = self.named(position)
             raise DataError(
-                f"image {position} of the {split.name} split is {list(pixels.shape)}, the "
-                f"{total} before are {list(images.shape[1:])}"
+                f"image {index} of the {self.name} split cannot be read: "
+                f"{'' if name == str(index) else f'{name}: '}{reason(error)}"
+            ) from error
+
+    def named(self, position: int) -> str:
+        """Return the image's name: its file's, or its number where it has none."""
+        index = position if self.index is None else self.index[position]
+        try:
+            name = self.filename(index) if self.filename else None
+        except Exception:  # noqa: BLE001 - a name in a message is not worth another error
+            name = None
+        return str(name or index)
+
+
+@final
+@dataclass(eq=False)
+class Stream(LabelledImages):
+    """Images that come as a stream: positions must rise; a lower one begins the stream again.
+
+    Attributes:
+        name: of the split.
+        open_stream: opens timm's dataset, for training in an order that depends on the seed, or
+            (None) in the fixed order.
+        count: how many images it says it has.
+        classes: names of the classes; empty where the data do not say.
+        number: what becomes of a label; None for nothing.
+        transform: what becomes of an image; None for nothing.
+        key: (seed, epoch) of an epoch of training; None for the fixed order.
+        passed_over: empty: what a stream's reader cannot decode, it steps over without a word.
+    """
+
+    name: str
+    open_stream: Callable[[int | None], Any]
+    count: int
+    classes: Sequence[str] = ()
+    number: Callable[[Any], int] | None = None
+    transform: Callable[[Any], Any] | None = None
+    key: tuple[int, int] | None = None
+    passed_over: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self.classes = _composed_once(self.name, self.classes)
+        self._pairs: Iterator[tuple[Any, Any]] = iter(())
+        self._taken = self._next = self.count  # so that the first position opens the stream
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, position: int) -> tuple[Any, Any] | None:
+        if position >= self.count:
+            raise IndexError(position)
+        if position < self._next:
+            seed = None if self.key is None else mix_seeds(*self.key, AUGMENT) % 2**31
+            self._pairs, self._taken = iter(self.open_stream(seed)), 0
+        self._next = position + 1
+        pair = next(islice(self._pairs, position - self._taken, None), None)
+        if pair is None:
+            warnings.warn(
+                f"the stream ends before image {position} of {len(self)}: what its reader cannot "
+                "decode, it steps over",
+                stacklevel=2,
             )
-        images[len(labels)] = pixels
-        labels.append(label)
-        kept.append(position)
-        if len(labels) % 1000 == 0 or len(labels) == total:
-            progress(f"reading {split.name} images", len(labels), total)
-    if images is None:
-        raise DataError(f"the {split.name} split is empty")
-    return images[: len(labels)], labels, kept
+            return None
+        self._taken = position + 1
+        image = _transformed(opened_image(pair[0]), self.transform, self.key, position)
+        return image, pair[1] if self.number is None else self.number(pair[1])
+
+    def named(self, position: int) -> str:
+        """Return the image's number: it has no other name."""
+        return str(position)
 
 
-def _chosen(split: Split, index: Sequence[int] | None) -> Iterator[tuple[Any, Any]]:
-    """Yield images and labels; in the place of an image that cannot be read, the error."""
-    if not isinstance(split, IndexedSplit):
-        return iter(split)
-    positions = range(len(split)) if index is None else index
-    return ((_read(split, position), split.labels[position]) for position in positions)
+def _transformed(
+    image: Image.Image,
+    transform: Callable[[Any], Any] | None,
+    key: tuple[int, int] | None,
+    position: int,
+) -> Any:
+    """Return an image transformed with random numbers that depend on key and position only."""
+    if transform is None:
+        return image
+    if key is None:
+        return transform(image)
+    with _drawing_from(*key, AUGMENT, position):
+        return transform(image)
 
 
-def _read(split: IndexedSplit, position: int) -> Any:
-    try:
-        return split.image(position)
-    except DataError as error:
-        return error
+@contextmanager
+def _drawing_from(*keys: int) -> Iterator[None]:
+    """Seed the three generators that timm's transforms draw from; outside they are as before."""
+    seed = mix_seeds(*keys)
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
-def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of the channels of uint8 images [N, C, H, W], in 0..1."""
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean, std = [], []
-    for channel in images.unbind(1):
-        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-        centre = float((share * levels).sum())
-        mean.append(centre)
-        std.append(max(float((share * (levels - centre).square()).sum()) ** 0.5, 1 / 255))
-    return tuple(mean), tuple(std)
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form: macOS writes é as two characters, others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _composed_once(split: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of classes in composed form, each of which must be there once."""
+    names = tuple(composed(name) for name in classes)
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(
+            f"the classes of the {split} split must differ, also where Unicode has two ways to "
+            f"write them, got twice: {', '.join(twice[:5])}; merge or rename them"
+        )
+    return names
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says, in one line with its type."""
+    return f"{type(error).__name__}: {first_line(error)}"

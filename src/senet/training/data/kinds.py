@@ -1,26 +1,26 @@
-"""Opening data by name: the embedded digits, and everything that `timm.data.create_dataset` opens.
+"""Opening data by name: the embedded digits, folders, tars, and what timm's `create_dataset` opens.
 
-What comes out is two splits that are alike whatever is behind them. timm's own datasets step over
+What comes out is a `Split`, or a `Stream`, whatever is behind it. timm's own datasets step over
 images that they cannot read; here such an image is an error with its name.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from PIL import Image
 
-from senet.errors import DataError, unknown_name
+from senet.errors import DataError, optional, unknown_name
 from senet.training.config import DataConfig
-from senet.training.data.image_files import SUFFIXES
-from senet.training.data.shards import Shards, find_shards
-from senet.training.data.split import IndexedSplit, Split, StreamSplit, class_names, first_line
+from senet.training.data.dataset import Split, Stream, reason
+from senet.training.data.folders import folder_split
+from senet.training.data.image_files import opened_image
+from senet.training.data.shards import find_shards, tar_split
 
 __all__ = ["open_split", "open_splits"]
 
@@ -39,45 +39,33 @@ KNOWN = (
 )
 
 
-@final
-@dataclass(frozen=True)
-class _First:
-    """Reads the first part of a sample; no lambda, since it travels to the reading processes."""
-
-    samples: Any
-
-    def __call__(self, index: int) -> Any:
-        return self.samples[index][0]
-
-
-def open_splits(config: DataConfig) -> tuple[Split, Split]:
-    """Open the training and the test split.
-
-    Raises:
-        DataError: a folder is missing, or something cannot be opened.
-        UnknownNameError: the name is neither a folder nor a known kind of data.
-    """
+def open_splits(config: DataConfig) -> tuple[Split | Stream, Split | Stream]:
+    """Open the training and the test split; see `open_split`."""
     return open_split(config, training=True), open_split(config, training=False)
 
 
-def open_split(config: DataConfig, *, training: bool) -> Split:
+def open_split(config: DataConfig, *, training: bool) -> Split | Stream:
     """Open one of the splits.
 
     Raises:
         DataError: a folder is missing, or something cannot be opened.
+        MissingPackageError: a package that reads such data is missing.
         UnknownNameError: the name is neither a folder nor a known kind of data.
     """
     given = config.train_split if training else config.test_split
     usual = TRAIN_NAMES if training else TEST_NAMES
+    names = usual if given is None else (given,)
     if config.name == "digits":
-        return _digits()[0 if training else 1]
+        return _digits(training=training)
     name = _full_name(config)
     if not name:
-        return _folder_split(config, given, usual)
+        return folder_split(_split_folder(config, names))
     if name.startswith("tar/"):
-        return _tar_split(Path(name.removeprefix("tar/")), given, usual)
-    with _quiet():
-        return _open_first(config, name, _candidates(name, given, usual))
+        return tar_split(*find_shards(Path(name.removeprefix("tar/")), names))
+    if name.startswith("torch/") and given is None:
+        names = ("train" if training else "val",)  # timm's own names for the two
+    with _quiet(), optional(f"data named {config.name}"):
+        return _open_first(config, name, names)
 
 
 def _full_name(config: DataConfig) -> str:
@@ -111,21 +99,13 @@ def _full_name(config: DataConfig) -> str:
     raise unknown_name("data", config.name, KNOWN)
 
 
-def _candidates(name: str, given: str | None, usual: Sequence[str]) -> Sequence[str]:
-    if given is not None:
-        return (given,)
-    if name.startswith("torch/"):  # timm's own names for the two
-        return ("train",) if usual is TRAIN_NAMES else ("val",)
-    return usual
-
-
-def _open_first(config: DataConfig, name: str, splits: Sequence[str]) -> Split:
+def _open_first(config: DataConfig, name: str, splits: Sequence[str]) -> Split | Stream:
     """Open the first split that is there."""
     first: Exception | None = None
     for split in splits:
         try:
             return _open(config, name, split)
-        except DataError:
+        except (DataError, ModuleNotFoundError):
             raise
         except Exception as error:  # noqa: BLE001 - every library behind timm raises its own
             first = first or error
@@ -136,48 +116,39 @@ def _open_first(config: DataConfig, name: str, splits: Sequence[str]) -> Split:
     hint = "; or name the split" if named else ""
     if name.startswith("torch/") and not config.download:
         hint = "; give its folder as the data's root, or let it be downloaded"
-    reason = first_line(first) if first else ""
-    raise DataError(f"{config.name} has no readable split {tried}: {reason}{hint}") from first
+    why = reason(first) if first else ""
+    raise DataError(f"{config.name} has no readable split {tried}: {why}{hint}") from first
 
 
-def _open(config: DataConfig, name: str, split: str) -> Split:
+def _open(config: DataConfig, name: str, split: str) -> Split | Stream:
     from timm.data.dataset_factory import create_dataset
 
     prefix = name.partition("/")[0]
     options: dict[str, Any] = {"root": config.root, "split": split}
     if prefix == "torch":
-        dataset = create_dataset(name, download=config.download, **options)
-        classes, labels = _torchvision_classes(dataset), _torchvision_labels(dataset)
-        return IndexedSplit(split, classes, labels, _First(dataset))
+        return _torchvision(split, create_dataset(name, download=config.download, **options))
     options |= {"input_key": config.image_key, "target_key": config.label_key}
-    if prefix in _STREAMS:
+    if prefix not in _STREAMS:
+        return _hugging_face(split, create_dataset(name, **options).reader)
 
-        def open_stream(seed: int | None) -> Any:
-            return create_dataset(name, is_training=seed is not None, seed=seed or 0, **options)
+    def open_stream(seed: int | None) -> Any:
+        return create_dataset(name, is_training=seed is not None, seed=seed or 0, **options)
 
-        return StreamSplit(split, open_stream)
-    return _indexed(split, create_dataset(name, **options).reader)
-
-
-def _tar_split(root: Path, given: str | None, usual: Sequence[str]) -> Split:
-    """Open tar files; see `senet.training.data.shards`."""
-    name, paths = find_shards(root, usual if given is None else (given,))
-    shards = Shards(paths)
-    read = shards.__getitem__
-    return IndexedSplit(name, shards.classes, shards.labels, read, shards.filename)
+    dataset = open_stream(None)
+    return Stream(split, open_stream, len(dataset), _names(dataset.reader))
 
 
-def _indexed(split: str, reader: Any) -> IndexedSplit:
-    """Return the split behind one of timm's readers: an image folder, or Hugging Face datasets."""
-    if hasattr(reader, "samples"):
-        labels = [label for _, label in reader.samples]
-    else:
-        labels = _hugging_face_labels(reader)
-    names = class_names(reader.class_to_idx)
-    return IndexedSplit(split, names, labels, _First(reader), reader.filename)
+def _first(samples: Any, index: int) -> Any:
+    return samples[index][0]
 
 
-def _hugging_face_labels(reader: Any) -> list[Any]:
+def _names(reader: Any) -> tuple[str, ...]:
+    """Return the names of the classes of one of timm's readers, in the order of their indices."""
+    pairs = (getattr(reader, "class_to_idx", None) or {}).items()
+    return tuple(str(name) for name, _ in sorted(pairs, key=lambda pair: pair[1]))
+
+
+def _hugging_face(split: str, reader: Any) -> Split:
     columns = reader.dataset.column_names
     first = reader.dataset[0] if len(reader.dataset) else dict.fromkeys(columns, "")
     for option, key in (("image_key", reader.image_key), ("label_key", reader.label_key)):
@@ -186,90 +157,55 @@ def _hugging_face_labels(reader: Any) -> list[Any]:
             raise DataError(
                 f"{reader.split!r} has no column {key!r}, it has {there}; name it by {option}"
             )
-    return list(reader.dataset[reader.label_key])
+    labels = list(reader.dataset[reader.label_key])
+    return Split(split, _names(reader), labels, partial(_first, reader), reader.filename)
 
 
-def _torchvision_classes(dataset: Any) -> Sequence[str]:
-    return [name if isinstance(name, str) else name[0] for name in getattr(dataset, "classes", ())]
+def _torchvision(split: str, dataset: Any) -> Split:
+    if hasattr(dataset, "loader"):
+        dataset.loader = opened_image
+    names = [each if isinstance(each, str) else each[0] for each in getattr(dataset, "classes", ())]
+    # ImageNet has two classes named crane: these are told apart by their index
+    classes = [f"{n} ({k})" if names.count(n) > 1 else n for k, n in enumerate(names)]
+    labels = getattr(dataset, "targets", None)
+    if labels is None:
+        labels = [dataset[index][1] for index in range(len(dataset))]
+    return Split(split, classes, [int(label) for label in labels], partial(_first, dataset))
 
 
-def _torchvision_labels(dataset: Any) -> list[int]:
-    targets = getattr(dataset, "targets", None)
-    if targets is None:
-        targets = [dataset[index][1] for index in range(len(dataset))]
-    return [int(label) for label in targets]
-
-
-def _folder_split(config: DataConfig, given: str | None, usual: Sequence[str]) -> Split:
-    """Open a split of an image folder: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg."""
-    from timm.data.dataset_factory import create_dataset
-
+def _split_folder(config: DataConfig, names: Sequence[str]) -> Path:
+    """Return the folder of a split: DIR/train with DIR/train/CLASS/*.jpg."""
     path = config.root if config.name == "folder" else config.name
     if path is None:
         raise DataError("the data 'folder' need the path of the image folder as their root")
     root = Path(path).expanduser()
     if not root.is_dir():
         raise DataError(f"the image folder {root} does not exist")
-    folder = _subfolder(root, given, usual)
-    _check_classes(folder)
-    try:
-        suffixes = ";".join(SUFFIXES)  # by itself timm takes .jpg, .jpeg and .png only
-        dataset = create_dataset("", root=str(folder), search_split=False, input_key=suffixes)
-    except RuntimeError as error:
-        raise DataError(
-            f"{folder} holds no images; it needs one folder of images for each class"
-        ) from error
-    return _indexed(folder.name, dataset.reader)
-
-
-def _check_classes(folder: Path) -> None:
-    """Raise `DataError` for a class folder without an image in it, beside others that have some."""
-    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
-    empty = [path.name for path in folders if not _has_image(path)]
-    if empty and len(empty) < len(folders):
-        raise DataError(
-            f"{folder} has classes without images: {', '.join(empty[:5])}; add some, or remove the "
-            "folders"
-        )
-
-
-def _has_image(folder: Path) -> bool:
-    return any(
-        Path(name).suffix.lower() in SUFFIXES
-        for _, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    )
-
-
-def _subfolder(root: Path, given: str | None, usual: Sequence[str]) -> Path:
-    names = usual if given is None else (given,)
     for name in names:
         if (root / name).is_dir():
             return root / name
-    found = sorted(path.name for path in root.iterdir())
-    listed = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "") if found else "nothing"
+    there = sorted(path.name for path in root.iterdir())
+    listed = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "") if there else "nothing"
     raise DataError(
         f"the image folder {root} needs a folder {' or '.join(names[:2])}, with one folder of "
         f"images for each class inside; it holds {listed}"
     )
 
 
-def _digits() -> tuple[Split, Split]:
+def _digits(*, training: bool) -> Split:
     """The embedded data: 1,797 digits of 8x8 grey pixels; two thirds train, one third tests."""
-    import numpy as np
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with optional("the data digits"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)
-    images = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    images = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype("uint8")
+    # images and labels, each in a part for training and one for the test
     parts = train_test_split(images, labels, test_size=1 / 3, stratify=labels, random_state=0)
-    classes = [str(digit) for digit in range(10)]
-
-    def split(name: str, images: Any, labels: Any) -> IndexedSplit:
-        opened = [(Image.fromarray(image),) for image in images]
-        return IndexedSplit(name, classes, labels.tolist(), _First(opened))
-
-    return split("train", parts[0], parts[2]), split("test", parts[1], parts[3])
+    images, labels = (parts[0], parts[2]) if training else (parts[1], parts[3])
+    opened = [Image.fromarray(image) for image in images]
+    name = "train" if training else "test"
+    return Split(name, list("0123456789"), labels.tolist(), opened.__getitem__)
 
 
 @contextmanager

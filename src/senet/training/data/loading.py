@@ -6,8 +6,8 @@ reading and decoding would take longer than training. Larger ones are read when 
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -15,31 +15,26 @@ import torch
 from torch import Tensor
 
 from senet.errors import ConfigError, DataError
+from senet.progress import Progress, silent
 from senet.training.config import DataConfig, TrainConfig
-from senet.training.data.dataset import (
-    InMemory,
-    LabelledImages,
-    OnDisk,
-    Streamed,
-    decode,
-    statistics,
-)
+from senet.training.data.class_names import class_index, class_names, numbered, subset
+from senet.training.data.dataset import Split, Stream
 from senet.training.data.kinds import open_splits
-from senet.training.data.sampler import Share
-from senet.training.data.split import IndexedSplit, Split, StreamSplit
+from senet.training.data.loader import Batches
+from senet.training.data.memory import MemoryImages, statistics
+from senet.training.data.sampler import BatchSampler
+from senet.training.data.transforms import bytes_transform, test_transform, train_transform
 from senet.training.data.unreadable import Unreadable
 from senet.training.data.view import View, imagenet_view
 
-__all__ = ["MAX_MEMORY_SIZE", "ImageData", "load_data", "numbered"]
+__all__ = ["MAX_MEMORY_SIZE", "ImageData", "load_data"]
+
+Images = MemoryImages | Split | Stream
 
 MAX_MEMORY_SIZE = 64  # px; larger images are read when they are needed
 _MAX_MEMORY_BYTES = 2**32
-_ALL = Share()
 _DISK_ONLY = ("rand_augment", "erasing", "rotation", "pixel_jitter")
 _RESIZE_CROP_ONLY = ("rand_augment", "erasing")
-
-# Receives what is being done, how far it is, and out of how much.
-Progress = Callable[[str, int, int], None]
 
 
 @final
@@ -49,33 +44,65 @@ class ImageData:
 
     Attributes:
         config: what was asked for.
-        classes: names of the classes, label k is classes[k].
+        classes: names of the classes, index k is classes[k].
         view: size and normalisation.
         train: the training images.
         test: the test images.
         unreadable: the images that could not be read and were left out, so far.
+        passed_over: a line for each split with files that are not used.
     """
 
     config: DataConfig
     classes: tuple[str, ...]
     view: View
-    train: LabelledImages
-    test: LabelledImages
+    train: Images
+    test: Images
     unreadable: Unreadable = field(default_factory=Unreadable)
+    passed_over: tuple[str, ...] = ()
 
-    def train_batches(
-        self, train: TrainConfig, *, epoch: int, share: Share = _ALL
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return the batches of a training epoch, a function of `train.seed` and the epoch only."""
-        return self.train.train_batches(
-            self.view, train, augmentation=self.augmentation(train), epoch=epoch, share=share
-        )
+    def train_batches(self, train: TrainConfig, *, epoch: int, **place: int) -> Batches:
+        """Return the micro-batches of a training epoch, a function of the arguments alone.
 
-    def test_batches(
-        self, train: TrainConfig, *, share: Share = _ALL
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return the batches of a test."""
-        return self.test.test_batches(self.view, train, share=share)
+        Args:
+            train: the recipe; with the epoch its seed decides the order and the augmentation.
+            epoch: its number.
+            place: rank, world_size, accumulate and skip of a `BatchSampler`.
+
+        Raises:
+            ConfigError: an augmentation that these data cannot have.
+        """
+        key = (train.seed, epoch)
+        return self._batches(self._augmented(train, key), train, key, place)
+
+    def test_batches(self, train: TrainConfig, **place: int) -> Batches:
+        """Return the batches of a test: every image once, in the order of the data.
+
+        Args:
+            train: the recipe.
+            place: rank, world_size and accumulate of a `BatchSampler`.
+        """
+        return self._batches(self.test, train, None, place)
+
+    def _augmented(self, train: TrainConfig, key: tuple[int, int]) -> Images:
+        """Return the training images as they are augmented in an epoch."""
+        augmentation = self.augmentation(train)
+        if isinstance(self.train, MemoryImages):
+            return dataclasses.replace(
+                self.train,
+                key=key,
+                padding=None if augmentation == "none" else self.view.padding,
+                flip=augmentation == "crop-flip",
+                cutout=train.cutout,
+            )
+        transform = train_transform(self.view, train, augmentation)
+        return dataclasses.replace(self.train, transform=transform, key=key)
+
+    def _batches(
+        self, images: Images, train: TrainConfig, key: tuple[int, int] | None, place: dict[str, int]
+    ) -> Batches:
+        sampler = BatchSampler(len(images), train.batch_size, key, images.shuffled, **place)
+        workers = min(4, _cores()) if train.workers is None else train.workers
+        return Batches(images, sampler, workers=workers, unreadable=self.unreadable)
 
     def steps(self, train: TrainConfig) -> int:
         """Return the number of steps in an epoch."""
@@ -87,7 +114,7 @@ class ImageData:
         Raises:
             ConfigError: it cannot be had for these data.
         """
-        in_memory = isinstance(self.train, InMemory)
+        in_memory = isinstance(self.train, MemoryImages)
         unfit = _DISK_ONLY if in_memory else ("cutout",)
         for name in unfit:
             if getattr(train, name):
@@ -124,7 +151,7 @@ class ImageData:
 
 
 def load_data(
-    config: DataConfig, *, input_size: tuple[int, int, int], progress: Progress | None = None
+    config: DataConfig, *, input_size: tuple[int, int, int], on_progress: Progress = silent
 ) -> ImageData:
     """Open, check and, where they are small, decode the data.
 
@@ -132,7 +159,7 @@ def load_data(
         config: which data.
         input_size: (C, H, W) that the network is made for; H and W hold where the configuration
             names no size and the data are not the digits. The number of channels is the data's.
-        progress: is told how far the decoding is.
+        on_progress: is called with how far the decoding is.
 
     Raises:
         DataError: missing, unreadable or empty data, fewer than two classes, labels that do not
@@ -149,100 +176,132 @@ def load_data(
         size = (config.image_size, config.image_size)
     needed = (len(train) + len(test)) * 3 * size[0] * size[1]
     if max(size) <= MAX_MEMORY_SIZE and needed <= _MAX_MEMORY_BYTES:
-        return _into_memory(config, train, test, size, progress or _silent)
+        return _into_memory(config, train, test, size, on_progress)
     return _when_needed(config, train, test, size)
 
 
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return None
-
-
 def _into_memory(
-    config: DataConfig, train: Split, test: Split, size: tuple[int, int], progress: Progress
+    config: DataConfig,
+    train: Split | Stream,
+    test: Split | Stream,
+    size: tuple[int, int],
+    on_progress: Progress,
 ) -> ImageData:
-    unreadable = Unreadable(config.max_bad_images)
-    options: Any = {"progress": progress, "unreadable": unreadable}
-    if isinstance(train, IndexedSplit):
-        classes = _class_names(config, train, test, train.labels)
-        labels = numbered(train, train.labels, classes)
-        wanted = _subset(config, train, labels)
-        images, _, readable = decode(train, wanted, size, **options)
-        labels = [labels[wanted[position]] for position in readable]
+    unreadable, transform = Unreadable(config.max_bad_images), bytes_transform(size)
+    options: Any = {"on_progress": on_progress, "unreadable": unreadable}
+    if isinstance(train, Split):
+        classes = class_names(config, train, test, train.labels)
+        images, labels = _decoded(_prepared(config, train, classes, transform), **options)
     else:
-        images, found, _ = decode(train, None, size, **options)
-        classes = _class_names(config, train, test, found)
-        labels = numbered(train, found, classes)
-        wanted = _subset(config, train, labels)
+        images, said = _decoded(dataclasses.replace(train, transform=transform), **options)
+        classes = class_names(config, train, test, said)
+        labels = numbered(train, said, classes)
+        wanted = subset(config, train.name, labels)
         images, labels = images[wanted], [labels[position] for position in wanted]
-    test_images, test_labels, _ = decode(test, None, size, **options)
-    whole = (images.shape[1], size[0], size[1])
-    view = imagenet_view(whole, divided=config.normalization != "imagenet-mean")
+    test_images, test_labels = _decoded(_prepared(None, test, classes, transform), **options)
+    shape = (images.shape[1], size[0], size[1])
+    view = imagenet_view(shape, divided=config.normalization != "imagenet-mean")
     if config.normalization in ("auto", "data"):
-        view = View(whole, *statistics(images))
+        view = View(shape, *statistics(images))
     return ImageData(
-        config,
-        classes,
-        view,
-        InMemory(images, torch.tensor(labels)),
-        InMemory(test_images, torch.tensor(numbered(test, test_labels, classes))),
+        *(config, classes, view),
+        MemoryImages(images, torch.tensor(labels), view),
+        MemoryImages(test_images, torch.tensor(test_labels), view),
         unreadable,
+        _passed_over(train, test),
     )
 
 
-def _when_needed(config: DataConfig, train: Split, test: Split, size: tuple[int, int]) -> ImageData:
+def _decoded(
+    images: Split | Stream, *, on_progress: Progress, unreadable: Unreadable
+) -> tuple[Tensor, list[Any]]:
+    """Return all images that can be read, uint8 [N, C, H, W], and their labels."""
+    total = len(images)
+    pixels: Tensor | None = None
+    labels: list[Any] = []
+    for row in (images[position] for position in range(total)):
+        if isinstance(row, str):
+            unreadable.add(row)
+        if not isinstance(row, tuple):
+            continue
+        image, label = row
+        if pixels is None:
+            pixels = torch.empty((total, *image.shape), dtype=torch.uint8)
+        if image.shape != pixels.shape[1:]:
+            raise DataError(
+                f"the images of the {images.name} split must be alike in channels and size, got "
+                f"{list(image.shape)} behind {list(pixels.shape[1:])}"
+            )
+        pixels[len(labels)] = image
+        labels.append(label)
+        if len(labels) % 1000 == 0 or len(labels) == total:
+            on_progress(f"reading {images.name} images", len(labels), total)
+    if pixels is None:
+        raise DataError(f"the {images.name} split is empty")
+    return pixels[: len(labels)], labels
+
+
+def _when_needed(
+    config: DataConfig, train: Split | Stream, test: Split | Stream, size: tuple[int, int]
+) -> ImageData:
     if config.normalization == "data":
         raise ConfigError(
             f"normalization 'data' needs images of at most {MAX_MEMORY_SIZE} px, these have "
             f"{max(size)} px; try 'imagenet'"
         )
     unreadable = Unreadable(config.max_bad_images)
-    seen = train.labels if isinstance(train, IndexedSplit) else _labels_of_stream(test)
-    classes = _class_names(config, train, test, seen)
-    channels = 1 if _first_image(train, unreadable).mode == "L" else 3
+    seen = train.labels if isinstance(train, Split) else _labels_of_stream(test)
+    classes = class_names(config, train, test, seen)
     view = imagenet_view(
-        (channels, *size),
+        (1 if _first_image(train, unreadable).mode == "L" else 3, *size),
         divided=config.normalization != "imagenet-mean",
         test_size=config.test_size,
         crop=config.crop,
     )
-    train_images = _images(config, train, classes, unreadable, subset=True)
-    test_images = _images(config, test, classes, unreadable)
-    return ImageData(config, classes, view, train_images, test_images, unreadable)
+    transform = test_transform(view)
+    return ImageData(
+        *(config, classes, view),
+        _prepared(config, train, classes, transform),
+        _prepared(None, test, classes, transform),
+        unreadable,
+        _passed_over(train, test),
+    )
 
 
-def _first_image(split: Split, unreadable: Unreadable) -> Any:
-    """Return the first image that can be read."""
-    if not isinstance(split, IndexedSplit):
-        return next(iter(split))[0]
-    for position in range(len(split)):
-        try:
-            return split.image(position)
-        except DataError as error:
-            unreadable.add(str(error))
-    raise DataError(f"no image of the {split.name} split can be read")
-
-
-def _images(
-    config: DataConfig,
-    split: Split,
-    classes: Sequence[str],
-    unreadable: Unreadable,
-    *,
-    subset: bool = False,
-) -> LabelledImages:
-    if isinstance(split, IndexedSplit):
+def _prepared(
+    config: DataConfig | None, split: Split | Stream, classes: tuple[str, ...], transform: Any
+) -> Split | Stream:
+    """Return a split with class indices and a transform; with `config` its subset for training."""
+    if isinstance(split, Split):
         labels = numbered(split, split.labels, classes)
-        index = _subset(config, split, labels) if subset else range(len(labels))
-        workers = min(4, _cores())
-        return OnDisk(split, index, torch.tensor(labels)[list(index)], workers, unreadable)
-    if subset and config.train_images is not None:
+        index = range(len(labels)) if config is None else subset(config, split.name, labels)
+        labels = [labels[k] for k in index]
+        return dataclasses.replace(split, labels=labels, index=index, transform=transform)
+    if config is not None and config.train_images is not None:
         raise ConfigError(
             f"train_images needs data that can be read one by one, {config.name} is a stream; "
             "leave it out"
         )
-    if not isinstance(split, StreamSplit):
-        raise TypeError(f"no such split: {type(split).__name__}")
-    return Streamed(split, lambda label: numbered(split, [label], classes)[0])
+    return dataclasses.replace(split, number=class_index(split, classes), transform=transform)
+
+
+def _passed_over(*splits: Split | Stream) -> tuple[str, ...]:
+    return tuple(split.passed_over for split in splits if split.passed_over)
+
+
+def _first_image(split: Split | Stream, unreadable: Unreadable) -> Any:
+    """Return the first image that can be read."""
+    for row in (split[position] for position in range(len(split))):
+        if isinstance(row, tuple):
+            return row[0]
+        unreadable.add(str(row))
+    raise DataError(f"no image of the {split.name} split can be read")
+
+
+def _labels_of_stream(split: Split | Stream) -> list[Any]:
+    """Return the labels of a stream: its class indices where it has names, else by reading it."""
+    rows = (split[position] for position in range(0 if split.classes else len(split)))
+    return list(range(len(split.classes))) or [row[1] for row in rows if isinstance(row, tuple)]
 
 
 def _cores() -> int:
@@ -250,81 +309,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _labels_of_stream(split: Split) -> list[Any]:
-    """Return the labels of a stream: its names where it has some, else found by reading it."""
-    return list(range(len(split.classes))) or [label for _, label in split]
-
-
-def _class_names(
-    config: DataConfig, train: Split, test: Split, seen: Sequence[Any]
-) -> tuple[str, ...]:
-    """Return the names of the classes; `seen` are labels, for data without names."""
-    names = train.classes or tuple(str(label) for label in sorted(set(seen)))
-    if not train.classes and any(isinstance(label, int) and label < 0 for label in seen):
-        raise DataError(
-            f"labels of {config.name} must be 0 or more, or have names, got {min(seen)}, which "
-            "often marks images without a label; leave these out"
-        )
-    if len(set(seen)) < 2:
-        found = ", ".join(names[:5]) or "none"
-        raise DataError(
-            f"{config.name} has training images of {len(set(seen))} class ({found}); a comparison "
-            "needs at least 2"
-        )
-    new = [name for name in test.classes if name not in names]
-    if new:
-        raise DataError(
-            f"the {test.name} split of {config.name} has classes that the {train.name} split does "
-            f"not have: {', '.join(new[:5])}"
-        )
-    return names
-
-
-def numbered(split: Split, labels: Sequence[Any], classes: Sequence[str]) -> list[int]:
-    """Return the labels as indices into `classes`."""
-    index = {name: number for number, name in enumerate(classes)}
-    known: dict[Any, int] = {}
-    for label in set(labels):
-        is_number = isinstance(label, int) and split.classes
-        inside = is_number and 0 <= label < len(split.classes)
-        name = split.classes[label] if inside else str(label)
-        if name not in index or (is_number and not inside):
-            raise DataError(
-                f"the {split.name} split has the label {label!r}, which is none of the "
-                f"{len(classes)} classes: {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}"
-            )
-        known[label] = index[name]
-    return [known[label] for label in labels]
-
-
-def _subset(config: DataConfig, split: Split, labels: Sequence[int]) -> list[int]:
-    """Return the indices of the training images that are used."""
-    wanted = len(labels) if config.train_images is None else config.train_images
-    if wanted > len(labels):
-        raise ConfigError(
-            f"train_images must be at most {len(labels)}, the size of the {split.name} split, "
-            f"got {wanted}"
-        )
-    if wanted == len(labels):
-        return list(range(wanted))
-    return [int(index) for index in stratified(torch.tensor(labels), wanted)]
-
-
-def stratified(labels: Tensor, count: int) -> Tensor:
-    """Return the indices, sorted, of a fixed subset that keeps the shares of the classes.
-
-    Larger subsets contain the smaller ones.
-
-    Example:
-        >>> labels = torch.tensor([0] * 10 + [1] * 20)
-        >>> labels[stratified(labels, 6)].tolist()
-        [0, 0, 1, 1, 1, 1]
-    """
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    share = torch.empty(len(labels), dtype=torch.float64)
-    for label in torch.arange(int(labels.max()) + 1):
-        members = shuffled[labels[shuffled] == label]
-        share[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    return share.argsort(stable=True)[:count].sort().values

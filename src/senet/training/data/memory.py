@@ -1,15 +1,76 @@
-"""Augmentations of small images that lie in memory, for whole batches at once.
-
-The numbers are drawn for a whole batch, whichever part of it is at hand: so it does not matter how
-many devices share the batch.
-"""
+"""Small images, held in memory as bytes and augmented by whole batches."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 
-__all__ = ["crop_and_flip", "cut_out"]
+from senet.training.data.dataset import LabelledImages
+from senet.training.data.sampler import AUGMENT, MicroBatch, mix_seeds
+from senet.training.data.view import View
+
+__all__ = ["MemoryImages", "crop_and_flip", "cut_out", "statistics"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MemoryImages(LabelledImages):
+    """Decoded images; `images[k]` is one, normalised, with the index of its class.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: class indices, int64 [N].
+        view: the normalisation.
+        key: (seed, epoch) of an epoch of training; None for a test.
+        padding: see `crop_and_flip`; None for no augmentation.
+        flip: see `crop_and_flip`.
+        cutout: side of the squares of `cut_out`; 0 for none.
+    """
+
+    images: Tensor
+    labels: Tensor
+    view: View
+    key: tuple[int, int] | None = None
+    padding: int | None = None
+    flip: bool = False
+    cutout: int = 0
+
+    shuffled = True
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        images, labels = self._normalized(self.images[[position]]), self.labels[position]
+        return images[0], int(labels)
+
+    def __getitems__(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Return images [n, C, H, W] and class indices; a DataLoader asks for a batch like this.
+
+        The random numbers are drawn for the whole batch, whichever part of it is asked for: so it
+        does not matter how many devices share the batch.
+        """
+        index = torch.tensor(batch)
+        images = self.images[index]
+        if self.key is None:
+            return self._normalized(images), self.labels[index]
+        generator = torch.Generator().manual_seed(mix_seeds(*self.key, AUGMENT, batch.step))
+        part = (batch.part, batch.batch)
+        if self.padding is not None:
+            images = crop_and_flip(
+                images, padding=self.padding, flip=self.flip, generator=generator, part=part
+            )
+        images = self._normalized(images)
+        if self.cutout:
+            images = cut_out(images, side=self.cutout, generator=generator, part=part)
+        return images, self.labels[index]
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        mean, std = torch.tensor([self.view.mean, self.view.std])[:, :, None, None]
+        return images.float().div_(255).sub_(mean).div_(std)
 
 
 def crop_and_flip(
@@ -69,3 +130,15 @@ def cut_out(
 
     square = inside(y, height)[:, :, None] & inside(x, width)[:, None, :]  # [N, H, W]
     return images.masked_fill(square[:, None], 0)
+
+
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the channels of uint8 images [N, C, H, W], in 0..1."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        centre = float((share * levels).sum())
+        mean.append(centre)
+        std.append(max(float((share * (levels - centre).square()).sum()) ** 0.5, 1 / 255))
+    return tuple(mean), tuple(std)

@@ -11,7 +11,17 @@ from torch import Tensor
 from senet.training.config import TrainConfig
 from senet.training.data.view import View
 
-__all__ = ["test_transform", "train_transform"]
+__all__ = ["bytes_transform", "test_transform", "train_transform"]
+
+
+def bytes_transform(size: tuple[int, int]) -> Callable[[Any], Tensor]:
+    """Return what an image held in memory went through: scaled to (H, W), uint8 [C, H, W]."""
+    from timm.data.transforms_factory import create_transform
+
+    transform: Callable[[Any], Tensor] = create_transform(
+        size, is_training=False, crop_pct=1.0, normalize=False
+    )
+    return transform
 
 
 def test_transform(view: View) -> Callable[[Any], Tensor]:
@@ -29,29 +39,26 @@ def train_transform(view: View, train: TrainConfig, augmentation: str) -> Callab
     from timm.data.transforms_factory import create_transform
     from torchvision import transforms
 
-    whole = create_transform(
+    resize_crop = augmentation == "resize-crop"
+    steps: list[Any] = create_transform(
         view.size[1:],
         mean=view.mean,
         std=view.std,
         is_training=True,
-        no_aug=augmentation != "resize-crop",  # then: scale, crop, to a tensor, normalise
+        no_aug=not resize_crop,  # then: scale, crop, to a tensor, normalise
         color_jitter=0.0,
-        auto_augment=train.rand_augment if augmentation == "resize-crop" else None,
-        re_prob=train.erasing if augmentation == "resize-crop" else 0.0,
-        separate=augmentation == "resize-crop",
-    )
-    first: list[Any] = [transforms.RandomRotation(train.rotation)] if train.rotation else []
-    jitter = [PixelJitter(train.pixel_jitter, view.std)] if train.pixel_jitter else []
-    if augmentation == "resize-crop":
-        parts = [part.transforms for part in whole]
-        steps = [*first, *parts[0], *parts[1], *parts[2][:2], *jitter, *parts[2][2:]]
-    else:
-        middle: list[Any] = []
-        if augmentation in ("crop", "crop-flip"):
-            middle.append(transforms.RandomCrop(view.size[1:], padding=view.padding))
-        if augmentation == "crop-flip":
-            middle.append(transforms.RandomHorizontalFlip())
-        steps = [*first, *whole.transforms[:2], *middle, *whole.transforms[2:], *jitter]
+        auto_augment=train.rand_augment if resize_crop else None,
+        re_prob=train.erasing if resize_crop else 0.0,
+    ).transforms
+    if train.pixel_jitter:  # behind the normalisation, before the erasing
+        normalized = next(k for k, s in enumerate(steps) if isinstance(s, transforms.Normalize))
+        steps.insert(normalized + 1, PixelJitter(train.pixel_jitter, view.std))
+    if augmentation == "crop-flip":
+        steps.insert(2, transforms.RandomHorizontalFlip())
+    if augmentation in ("crop", "crop-flip"):
+        steps.insert(2, transforms.RandomCrop(view.size[1:], padding=view.padding))
+    if train.rotation:
+        steps.insert(0, transforms.RandomRotation(train.rotation))
     chain: Callable[[Any], Tensor] = transforms.Compose(steps)
     return chain
 

@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric
 from senet.errors import ConfigError, TrainingError
 from senet.insertion import convert_sync_batchnorm
 from senet.training.config import TrainConfig
-from senet.training.data import NETWORK, ImageData, Share, mix_seeds
+from senet.training.data import NETWORK, ImageData, mix_seeds
 from senet.training.loop.checkpoints import last_good
 from senet.training.loop.counts import Counts
 from senet.training.loop.schedule import decay_groups, freeze_norms, frozen_parameters, lr_factor
@@ -98,22 +98,24 @@ class Classifier(LightningModule):
 
     # ---- data
 
-    def _share(self) -> Share:
-        skip = 0
-        if self._resumed is not None and self._resumed[0] == self.current_epoch:
-            skip = self._resumed[1]
-        trainer = self.trainer
-        return Share(trainer.global_rank, trainer.world_size, self.train_config.accumulate, skip)
+    def _place(self) -> dict[str, int]:
+        """Return which part of each batch is this process's."""
+        return {
+            "rank": self.trainer.global_rank,
+            "world_size": self.trainer.world_size,
+            "accumulate": self.train_config.accumulate,
+        }
 
     def train_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the batches of the epoch that begins, or the rest of the one that goes on."""
-        return self.data.train_batches(
-            self.train_config, epoch=self.current_epoch, share=self._share()
-        )
+        epoch, skip = self.current_epoch, 0
+        if self._resumed is not None and self._resumed[0] == epoch:
+            skip = self._resumed[1]
+        return self.data.train_batches(self.train_config, epoch=epoch, skip=skip, **self._place())
 
     def val_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the test batches."""
-        return self.data.test_batches(self.train_config, share=self._share())
+        return self.data.test_batches(self.train_config, **self._place())
 
     # ---- training
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ from PIL import Image
 
 from senet.errors import ConfigError, DataError
 from senet.training import DataConfig, TrainConfig
-from senet.training.data.dataset import InMemory, OnDisk, Streamed, statistics
-from senet.training.data.loading import ImageData, load_data, stratified
+from senet.training.data import ImageData, load_data
+from senet.training.data.class_names import stratified
+from senet.training.data.dataset import Split, Stream
+from senet.training.data.memory import MemoryImages
 from training.tiny import image_folder, parquet_folder, picture
 
 
@@ -26,7 +30,7 @@ def loaded(folder: Path, **options: object) -> ImageData:
 def test_small_images_are_held_as_they_are(tmp_path: Path) -> None:
     data = loaded(image_folder(tmp_path / "f", train=2, test=1))
 
-    assert isinstance(data.train, InMemory)
+    assert isinstance(data.train, MemoryImages)
     assert data.summary() == {
         "name": str(tmp_path / "f"),
         "train_images": 4,
@@ -57,13 +61,6 @@ def test_normalisation_is_that_of_the_training_images(tmp_path: Path) -> None:
     )
 
 
-def test_statistics_of_a_constant_channel_can_be_divided_by() -> None:
-    mean, std = statistics(torch.full((2, 1, 3, 3), 51, dtype=torch.uint8))
-
-    assert mean == pytest.approx((0.2,))
-    assert std == (1 / 255,)
-
-
 def test_subset_keeps_shares_and_contains_the_smaller_one() -> None:
     labels = torch.tensor([0] * 30 + [1] * 60 + [2] * 10)
     small, large = stratified(labels, 20), stratified(labels, 50)
@@ -77,7 +74,7 @@ def test_subset_is_trained_on_and_all_is_tested_on(tmp_path: Path) -> None:
     data = loaded(folder, train_images=6)
 
     assert (len(data.train), len(data.test)) == (6, 8)
-    assert isinstance(data.train, InMemory)
+    assert isinstance(data.train, MemoryImages)
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     with pytest.raises(ConfigError, match=r"train_images must be at most 24, .*, got 25"):
         loaded(folder, train_images=25)
@@ -88,7 +85,7 @@ def test_classes_are_matched_by_name_not_by_number(tmp_path: Path) -> None:
     shutil.rmtree(folder / "test" / "blue")
     data = loaded(folder)
 
-    assert isinstance(data.test, InMemory)
+    assert isinstance(data.test, MemoryImages)
     assert data.test.labels.unique().tolist() == [1, 2]  # in the test folder alone: 0, 1
 
 
@@ -149,7 +146,7 @@ def test_large_images_are_read_when_they_are_needed(tmp_path: Path) -> None:
     data = large(image_folder(tmp_path / "f", train=4, test=2, size=80))
     train = TrainConfig(batch_size=4, workers=0)
 
-    assert isinstance(data.train, OnDisk)
+    assert isinstance(data.train, Split)
     first, second = (list(data.train_batches(train, epoch=epoch)) for epoch in (0, 0))
     other = list(data.train_batches(train, epoch=1))
     tested = list(data.test_batches(train))
@@ -215,6 +212,48 @@ def test_options_that_do_not_go_with_the_size(tmp_path: Path) -> None:
         large(folder).augmentation(TrainConfig(augmentation="crop", erasing=0.1))
 
 
+def test_the_train_and_the_test_split_may_write_accents_in_two_ways(tmp_path: Path) -> None:
+    """As macOS (apart) and other systems (composed) name the same folder."""
+    folder = image_folder(tmp_path / "f", train=2, test=1)
+    (folder / "train" / "red").rename(folder / "train" / "\u00e9l\u00e9phant")
+    (folder / "test" / "red").rename(folder / "test" / "e\u0301le\u0301phant")
+
+    for size in (8, 72):
+        data = loaded(folder, image_size=size)
+        assert data.classes == ("blue", "\u00e9l\u00e9phant")
+        labels = [labels for _, labels in data.test_batches(TrainConfig(workers=0))]
+        assert torch.cat(labels).tolist() == [0, 1]
+
+
+class Stream3:
+    """A stream that says it has four images, and has three."""
+
+    reader = SimpleNamespace(class_to_idx={"blue": 0, "red": 1})
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        return iter([(picture(("blue", "red")[k % 2], k, size=80), k % 2) for k in range(3)])
+
+
+@pytest.mark.parametrize("size", [8, 72])
+def test_a_stream_that_ends_early_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("timm.data.dataset_factory.create_dataset", lambda *_, **__: Stream3())
+
+    def passed() -> list[list[Any]]:
+        data, train = loaded(Path("hfids/some"), image_size=size), TrainConfig(batch_size=2)
+        return [list(data.train_batches(train, epoch=epoch)) for epoch in (0, 1)]
+
+    with pytest.warns(UserWarning, match="stream ends before image 3 of 4"):
+        passes = passed()
+    assert [[len(labels) for _, labels in each] for each in passes] == [
+        [2, 1] if size == 72 else [2]
+    ] * 2
+
+
 @pytest.mark.parametrize("size", [8, 72])
 def test_stream_in_memory_and_as_it_comes(tmp_path: Path, size: int) -> None:
     load_dataset = pytest.importorskip("datasets", reason="streams a data set").load_dataset
@@ -225,7 +264,7 @@ def test_stream_in_memory_and_as_it_comes(tmp_path: Path, size: int) -> None:
     data = load_data(config, input_size=(3, 8, 8))
     train = TrainConfig(batch_size=4)
 
-    assert isinstance(data.train, InMemory if size == 8 else Streamed)
+    assert isinstance(data.train, MemoryImages if size == 8 else Stream)
     first, second = (list(data.train_batches(train, epoch=0)) for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert [images.shape[0] for images, _ in first] == [4, 4]

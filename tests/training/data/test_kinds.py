@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from senet.errors import DataError, UnknownNameError
+from senet.errors import DataError, MissingPackageError, UnknownNameError
 from senet.training import DataConfig
-from senet.training.data import open_splits
-from senet.training.data.split import IndexedSplit, StreamSplit
+from senet.training.data import Split, Stream, open_splits
 from training.tiny import image_folder, parquet_folder, picture
 
 
-def indexed(config: DataConfig) -> tuple[IndexedSplit, IndexedSplit]:
+def indexed(config: DataConfig) -> tuple[Split, Split]:
     train, test = open_splits(config)
-    assert isinstance(train, IndexedSplit)
-    assert isinstance(test, IndexedSplit)
+    assert isinstance(train, Split)
+    assert isinstance(test, Split)
     return train, test
 
 
@@ -87,11 +89,13 @@ def test_stream(tmp_path: Path) -> None:
     load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))  # now it does
     train, test = open_splits(config)
 
-    assert isinstance(train, StreamSplit)
+    assert isinstance(train, Stream)
     assert (len(train), len(test)) == (8, 2)
     assert train.classes == ("blue", "red")
     assert [label for _, label in train] == [0, 1] * 4
-    orders = [[image.tobytes() for image, _ in train.shuffled(seed)] for seed in (1, 1, 2)]
+    orders = [
+        [image.tobytes() for image, _ in replace(train, key=(0, epoch))] for epoch in (1, 1, 2)
+    ]
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -130,6 +134,45 @@ def test_torchvision_data(tmp_path: Path) -> None:
     assert train.labels == test.labels == [7, 2, 7]
     assert train.classes[7] == "7 - seven"
     assert (train.image(1).mode, train.image(1).tobytes()) == ("L", bytes([4, 5, 6, 7]))
+
+
+class Folders:
+    """torchvision's ImageNet, as far as it is used: files with a loader, names in tuples."""
+
+    classes = (("crane", "bird"), ("tench",), ("crane",))
+    targets = (0, 2)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.loader = Image.open
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.loader(self.path), self.targets[index]
+
+
+def test_torchvision_files_are_opened_as_all_others_and_classes_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ImageNet has two classes called crane; one took the images of both."""
+    deep = Image.fromarray(np.full((4, 4), 257 * 100, np.uint16))
+    deep.save(tmp_path / "a.png")
+    monkeypatch.setattr(
+        "timm.data.dataset_factory.create_dataset", lambda *_, **__: Folders(tmp_path / "a.png")
+    )
+    split, _ = indexed(DataConfig("torch/imagenet", root=str(tmp_path)))
+
+    assert split.classes == ("crane (0)", "tench", "crane (2)")
+    assert split.labels == [0, 2]
+    assert split.image(1).getpixel((0, 0)) == (100, 100, 100)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'datasets'", name="datasets")
+
+    monkeypatch.setattr("timm.data.dataset_factory.create_dataset", missing)
+    with pytest.raises(MissingPackageError, match=r"data named hfds/x/y needs the package datas"):
+        open_splits(DataConfig("hfds/x/y"))
 
 
 def test_unreadable_image_is_named(tmp_path: Path) -> None:
