@@ -188,7 +188,7 @@ def residual_tail(norm: nn.Module, u: Tensor, identity: Tensor, activation: nn.M
     """Return activation(norm(u) + identity), in one pass over memory where norm has SE inside.
 
     This is the end of a residual block. The modules are called as usual unless the norm is a batch
-    norm with an SE block in it, the activation is a ReLU, and no hook listens to either.
+    norm with an SE block in it, the activation is a ReLU, and neither has a hook.
 
     Args:
         norm: the last module of the branch.

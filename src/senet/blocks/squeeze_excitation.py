@@ -9,31 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
-from senet import ops
+from senet import functional, ops
 from senet.errors import ConfigError, InputError, unknown_name
-from senet.functional import (
-    EXCITATIONS,
-    SQUEEZES,
-    dense,
-    gate,
-    hidden_channels,
-    no_autocast,
-    scale,
-    squeeze,
-)
 
 __all__ = ["Dense", "Gate", "SqueezeExcitation", "hooked"]
 
-# Names under which other libraries keep the two layers, as (prefix in the file, name here). The
-# first two pairs are timm's SqueezeExcite and the Linear form that many ports use; timm's SEModule
-# and torchvision call them fc1 and fc2, as we do.
-_ALIASES = (
-    ("conv_reduce.", "fc1."),
-    ("conv_expand.", "fc2."),
-    ("fc.0.", "fc1."),
-    ("fc.2.", "fc2."),
-)
-# What parameters are where no library has replaced them by tensors of its own.
+# Names under which other libraries keep the two layers: timm's SqueezeExcite, and the Linear form
+# that many ports use. timm's SEModule and torchvision call them fc1 and fc2, as we do.
+_ALIASES = {"conv_reduce.": "fc1.", "conv_expand.": "fc2.", "fc.0.": "fc1.", "fc.2.": "fc2."}
+# The types of parameters, unless a library has replaced them by tensors of its own.
 _PLAIN = {nn.Parameter, Tensor, type(None)}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = [getattr(nn_module, f"_global{kind}") for kind in _HOOKS]
@@ -66,13 +50,13 @@ def _only_look(hooks: Mapping[int, Any]) -> bool:
 class Dense(nn.Linear):
     """A linear map over the channels, computed in the type of its input.
 
-    A model in half precision keeps its excitations in float32: the weights are widened, not the
-    input narrowed.
+    So a model in half precision computes its excitations in float32: the weights are converted to
+    the type of the squeeze, not the squeeze to theirs.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch.nn.Linear
         """Return W input + b; input [N, C] or [N, C, *spatial]."""
-        return dense(input, self.weight, self.bias)
+        return functional.dense(input, self.weight, self.bias)
 
 
 @final
@@ -85,14 +69,14 @@ class Gate(nn.Module):
 
     def __init__(self, excitation: str = "sigmoid", *, centered: bool = False) -> None:
         super().__init__()
-        if excitation not in EXCITATIONS:
-            raise unknown_name("excitation", excitation, EXCITATIONS)
+        if excitation not in functional.EXCITATIONS:
+            raise unknown_name("excitation", excitation, functional.EXCITATIONS)
         self.excitation = excitation
         self.centered = centered
 
     def forward(self, z: Tensor) -> Tensor:
         """Return s, of the shape of z."""
-        return gate(z, self.excitation, centered=self.centered)
+        return functional.gate(z, self.excitation, centered=self.centered)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
@@ -158,9 +142,9 @@ class SqueezeExcitation(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if squeeze not in SQUEEZES:
-            raise unknown_name("squeeze", squeeze, SQUEEZES)
-        width = hidden_channels(channels, reduction)  # checks both
+        if squeeze not in functional.SQUEEZES:
+            raise unknown_name("squeeze", squeeze, functional.SQUEEZES)
+        width = functional.hidden_channels(channels, reduction)  # checks both
         width = width if hidden is None else hidden
         if width < 1:
             raise ConfigError(
@@ -203,9 +187,10 @@ class SqueezeExcitation(nn.Module):
         return self.gate(self.fc2(torch.relu(self.fc1(z))))  # type: ignore[no-any-return]
 
     def excitation(self) -> Callable[[Tensor], Tensor]:
-        """Return what `senet.ops` takes as the excitation: `excite`, as data where that is all.
+        """Return the excitation as `senet.ops` takes it.
 
-        That is where both layers and the gate are the block's own and no hook is on them.
+        That is `TwoLayers` if both layers and the gate are the block's own and have no hook, else
+        the method `excite`.
         """
         children: Any = self._modules
         first, second, gate = children["fc1"], children["fc2"], children["gate"]
@@ -235,8 +220,9 @@ class SqueezeExcitation(nn.Module):
             )
         if mask is None and self.squeeze == "avg":
             return ops.recalibrate(x, self.excitation())
-        with no_autocast(x):
-            return scale(x, self.excite(squeeze(x, self.squeeze, mask=mask)))
+        with functional.no_autocast(x):
+            z = functional.squeeze(x, self.squeeze, mask=mask)
+            return functional.scale(x, self.excite(z))
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
@@ -247,7 +233,7 @@ class SqueezeExcitation(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        for theirs, ours in _ALIASES:
+        for theirs, ours in _ALIASES.items():
             for kind in ("weight", "bias"):
                 if prefix + theirs + kind in state_dict:
                     state_dict[prefix + ours + kind] = state_dict.pop(prefix + theirs + kind)
