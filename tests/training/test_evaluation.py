@@ -81,14 +81,16 @@ def test_a_file_of_weights_by_the_name_of_the_network(tmp_path: Path) -> None:
     net.linear.weight.data.mul_(0.02)  # type: ignore[union-attr]
     torch.save(net.state_dict(), tmp_path / "w.pth")
     save_file(net.state_dict(), tmp_path / "w.safetensors")
+    (folder / "test" / "red" / "._a.png").write_bytes(b"Mac OS X")
     data = ["--data", str(folder), "--device", "cpu", "--model", "resnet20"]
     given = ["--classes", "2", "--normalization", "imagenet", "--crop", "32", "--resize", "36"]
     files = [str(tmp_path / name) for name in ("w.pth", "w.safetensors")]
     for method in ("single", "ten"):
         weights = ["--weights", files[0], "--weights", files[1], "--method", method]
-        invoked("eval", *weights, *data, *given, "--out", str(tmp_path / method))
+        shown = invoked("eval", *weights, *data, *given, "--out", str(tmp_path / method))
+        assert "passed over in test: 1 hidden" in shown
     expected = {}
-    for path in sorted((folder / "test").rglob("*.png")):
+    for path in sorted((folder / "test").rglob("[0-9]*.png")):
         x = torch.from_numpy(np.array(Image.open(path).resize((36, 36), 2))).movedim(-1, 0)
         mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
         x = (x / 255 - mean) / std

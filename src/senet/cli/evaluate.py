@@ -124,7 +124,7 @@ def eval_(
             max_bad_images=config.data.max_bad_images,
             on_progress=on_progress,
         )
-    result = _result(predictions, networks, shown, list(unreadable.seen))
+    result = _result(predictions, networks, shown, (list(unreadable.seen), split.passed_over))
     if out is not None:
         write_text(out / "eval.json", json.dumps(result, indent=1))
         write_text(out / "predictions.csv", predictions_csv(predictions))
@@ -132,7 +132,7 @@ def eval_(
 
 
 def _result(
-    predictions: Any, networks: list[Any], shown: Any, left_out: list[str]
+    predictions: Any, networks: list[Any], shown: Any, unused: tuple[list[str], str]
 ) -> dict[str, Any]:
     from senet.training.evaluation import summary
 
@@ -147,7 +147,8 @@ def _result(
         "crop": size,
         "resize": side,
         "scales": list(shown.scales),
-        "left_out": left_out,
+        "left_out": unused[0],
+        "passed_over": unused[1],
     }
 
 
@@ -172,6 +173,8 @@ def _text(result: dict[str, Any]) -> str:
     lines.append(f"{result['images_per_second']:.0f} images/s")
     if result["left_out"]:
         lines.append(left_out(result["left_out"]))
+    if result["passed_over"]:
+        lines.append(result["passed_over"])
     return "\n".join(lines)
 
 

@@ -108,6 +108,8 @@ def show_result(console: Console, result: Mapping[str, Any], report: Path) -> No
     """Print the table, the verdict and where the report is."""
     console.print(result_table(result))
     console.print(f"[bold]{result['summary']['verdict']}[/bold]", highlight=False)
+    for line in result["data"].get("passed_over", ()):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
 
 

@@ -95,6 +95,7 @@ def _summary(result: dict[str, Any], out: Path) -> list[str]:
         lines.append(f"the gates of {path} are nearly constant, at {mean:.3g}")
     if result["data"]["left_out"]:
         lines.append(left_out(result["data"]["left_out"]))
+    lines += result["data"].get("passed_over", ())
     return [*lines, f"results: {out}"]
 
 

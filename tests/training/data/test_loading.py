@@ -37,6 +37,7 @@ def test_small_images_are_held_as_they_are(tmp_path: Path) -> None:
         "test_images": 2,
         "classes": ["blue", "red"],
         "image_size": [3, 8, 8],
+        "passed_over": [],
     }
     expected = torch.frombuffer(bytearray(picture("red", 1).tobytes()), dtype=torch.uint8)
     assert torch.equal(data.train.images[3], expected.reshape(8, 8, 3).permute(2, 0, 1))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from senet.cli.train import _summary
 from senet.errors import DataError
 from senet.schema import overridden
 from senet.training import DataConfig, TrainConfig
@@ -81,6 +82,9 @@ def test_run_over_a_folder_with_everything_in_it(tmp_path: Path) -> None:
     result = train_job(config, out=tmp_path / "run", placement=CPU)
 
     assert result["data"]["train_images"] == 16 + 6
+    passed_over = "passed over in train: 1 of no image format (.txt 1)"
+    assert result["data"]["passed_over"] == [passed_over]
+    assert passed_over in _summary(result, tmp_path)
     left_out = "\n".join(result["data"]["left_out"])
     assert len(result["data"]["left_out"]) == 4
     for name in ("blue/0003.png", "red/0005.png", "red/1001.png", "float.tiff: DataError: values"):
