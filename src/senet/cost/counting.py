@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from senet import ops
 from senet.cost.running import backward, differentiable, forward, tensors
-from senet.insertion.trace import call_model
+from senet.insertion.reading import call_model
 
 __all__ = ["Trace", "bytes_moved", "count_forward", "count_parameters", "count_step"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from senet.errors import InputError
-from senet.insertion.trace import call_model
+from senet.insertion.reading import call_model
 
 __all__ = [
     "backward",

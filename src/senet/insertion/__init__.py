@@ -1,8 +1,8 @@
 """Insertion into a model that exists: find the sites, change it, change it back, save and load."""
 
 from senet.insertion.config import SEConfig
-from senet.insertion.plan import Site, SitePlan
 from senet.insertion.saving import load, save
+from senet.insertion.site_plan import Site, SitePlan
 from senet.insertion.sites import find_sites
 from senet.insertion.surgery import (
     InsertionReport,

@@ -15,8 +15,7 @@ from typing import final
 import torch
 from torch import nn
 
-from senet.insertion.operators import ACTIVATIONS, DENSE, NORMS, SHUFFLES, TRANSPARENT
-from senet.insertion.trace import Value
+from senet.insertion.operators import DENSE, NORMS, SHUFFLES, TRANSPARENT
 from senet.insertion.units import Unit, Units
 
 __all__ = ["Anchor", "anchors_for", "choose"]
@@ -48,7 +47,7 @@ def _outputs(units: Units, value: int) -> list[Anchor]:
 
     Also a batch norm that has an activation in it, as timm's have, comes before that.
     """
-    paths = [call.path for call in units.flow.outputs_of(value) if _usable(units, call.path)]
+    paths = [call.path for call in units.flow.outputs_of[value] if _usable(units, call.path)]
     maker = units.values[value]
     kinds = nn.modules.batchnorm._BatchNorm
     norms = [path for path in paths if isinstance(units.modules[path], kinds)]
@@ -62,7 +61,7 @@ def _outputs(units: Units, value: int) -> list[Anchor]:
 
 def _inputs(units: Units, value: int) -> list[Anchor]:
     """The innermost module that reads a value, where it is the only reader."""
-    readers = [call for call in units.flow.readers_of(value) if _usable(units, call.path)]
+    readers = [call for call in units.flow.readers_of[value] if _usable(units, call.path)]
     if not readers:
         return []
     innermost = readers[0]
@@ -72,22 +71,25 @@ def _inputs(units: Units, value: int) -> list[Anchor]:
 
 
 def _behind(units: Units, value: int) -> list[int]:
-    """A value and those before it that differ by a factor, a slice or a copy; earliest first."""
-    chain = [value]
-    current = units.values[value]
-    while current.op in TRANSPARENT:
-        same = [p for p in current.parents if units.values[p].shape[2:] == current.shape[2:]]
-        if len(same) != 1 or any(
-            units.values[p].shape[2:] != (1,) * len(current.shape[2:])
-            for p in current.parents
-            if p not in same
+    """A value and those before it that differ by a factor, a slice or a copy; earliest first.
+
+    A gate per position or per element is such a factor; a gate per channel is not crossed, since a
+    second one belongs behind it.
+    """
+    chain, gating = [value], units.gating
+    while True:
+        current = units.values[chain[-1]]
+        gate = gating.gated.get(current.index)
+        before = (gate.map,) if gate else current.parents
+        if (
+            len(before) != 1
+            or current.op not in TRANSPARENT
+            or current.index in gating.activations
+            or gate in gating.existing
+            or units.values[before[0]].shape[2:] != current.shape[2:]
         ):
-            break
-        if any(p not in same for p in current.parents):
-            break  # a gate of the network's own: not to be crossed
-        current = units.values[same[0]]
-        chain.append(current.index)
-    return chain[::-1]
+            return chain[::-1]
+        chain.append(before[0])
 
 
 def _ahead(units: Units, value: int) -> list[int]:
@@ -100,14 +102,32 @@ def _ahead(units: Units, value: int) -> list[int]:
     return chain
 
 
+def _plain(units: Units, unit: Unit) -> list[Anchor]:
+    """Behind the activation, else before what reads it; else behind what comes before it."""
+    gating, steps = units.gating, [unit.join]
+    while len(after := units.values[steps[-1]].consumers) == 1:
+        gate = gating.gated.get(after[0])
+        # the division behind a hard swish's product, or the product with a gate of its own
+        if not gating.is_rest(unit.join, after[0]) and not (gate and gate.map == steps[-1]):
+            break
+        steps.append(after[0])
+    found = [a for step in steps for a in _outputs(units, step)]
+    found += [a for step in steps for a in _inputs(units, step)]
+    current = units.values[unit.join]
+    while current.op not in DENSE:
+        before = units.maps_before(current)
+        if len(before) > 1:  # of a sum, the operand that a convolution made
+            before = [v for v in before if v.weight_shape or units.convolutions_before(v)[0]]
+        if len(before) != 1:
+            break
+        current = before[0]
+        found += _outputs(units, current.index)
+    return found
+
+
 def _standard(units: Units, unit: Unit) -> list[Anchor]:
     if unit.kind == "plain":
-        found = _outputs(units, unit.join) + _inputs(units, unit.join)
-        before = units.values[unit.join]
-        while before.parents and before.op not in DENSE:
-            before = units.values[before.parents[0]]
-            found += _outputs(units, before.index)
-        return found
+        return _plain(units, unit)
     if unit.branch != unit.join or unit.kind == "residual":
         return [a for value in _behind(units, unit.branch) for a in _outputs(units, value)]
     ahead = _ahead(units, unit.join)
@@ -118,10 +138,10 @@ def _standard(units: Units, unit: Unit) -> list[Anchor]:
 
 def _pre(units: Units, unit: Unit) -> list[Anchor]:
     """The one module that reads the fork on behalf of the branch."""
-    readers = [c for c in units.values[unit.fork].consumers if units.comes_from(unit.join, c)]
-    branch = [c for c in readers if c != unit.join and units.comes_from(unit.branch, c)]
+    readers = [c for c in units.values[unit.fork].consumers if units.flow.comes_from(unit.join, c)]
+    branch = [c for c in readers if c != unit.join and units.flow.comes_from(unit.branch, c)]
     rest = [c for c in readers if c not in branch]
-    calls = [call for call in units.flow.readers_of(unit.fork) if _usable(units, call.path)]
+    calls = [call for call in units.flow.readers_of[unit.fork] if _usable(units, call.path)]
     return [
         Anchor(call.path, "input", unit.fork)
         for call in calls
@@ -133,12 +153,10 @@ def _pre(units: Units, unit: Unit) -> list[Anchor]:
 
 def _post(units: Units, unit: Unit) -> list[Anchor]:
     """Behind the addition and, where one follows at once, its activation."""
-    value = units.values[unit.join]
-    if len(value.consumers) == 1 and units.values[value.consumers[0]].op in ACTIVATIONS:
-        follower = units.values[value.consumers[0]]
-        block = unit.block
-        if follower.scope == block or follower.scope.startswith(block + ".") or not block:
-            value = follower
+    value, block = units.values[unit.join], unit.block
+    follower = units.gating.activation_of(value, alone=True)
+    if follower is not None and f"{follower.scope}.".startswith(f"{block}." if block else ""):
+        value = follower
     return _outputs(units, value.index) + _inputs(units, value.index)
 
 
@@ -146,12 +164,12 @@ def _identity(units: Units, unit: Unit) -> list[Anchor]:
     """On the shortcut: behind its projection; for a bare identity, beside the branch's end."""
     if unit.shortcut is None:
         return []
-    if unit.shortcut != unit.fork and units.depth(unit.fork, unit.shortcut) > 0:
+    if unit.shortcut != unit.fork and units.flow.depth(unit.fork, unit.shortcut) > 0:
         return [a for value in _behind(units, unit.shortcut) for a in _outputs(units, value)]
     block = unit.block
     reads = [
         call
-        for call in units.flow.calls_of(block)
+        for call in units.flow.calls_of[block]
         if call.input == unit.shortcut and call.start <= unit.join < call.end
     ]
     if not reads or block == "":
@@ -165,23 +183,17 @@ def _inner(units: Units, unit: Unit, *, act: bool = False) -> list[Anchor]:
     start = unit.fork if unit.kind == "residual" else 0
     spatial = [
         v
-        for v in units.between(start, unit.branch)
+        for v in units.flow.between(start, unit.branch)
         if v.weight_shape and max(v.weight_shape[2:], default=1) > 1
     ]
     if not spatial or unit.kind != "residual":
         return []
-    chain = [spatial[-1]]
-    while len(chain[-1].consumers) and chain[-1].op not in ACTIVATIONS:
-        follower = units.values[chain[-1].consumers[0]]
-        if follower.op not in NORMS | ACTIVATIONS or not units.flow.is_map(follower.index):
-            break
-        chain.append(follower)
-    norms = [v for v in chain if v.op in NORMS]
-    acts = [v for v in chain if v.op in ACTIVATIONS]
-    if act and acts:  # there or nowhere; a shared ReLU's output is the next convolution's input
-        return [*_outputs(units, acts[0].index), *_inputs(units, acts[0].index)]
-    order = norms + acts + [v for v in chain if v.weight_shape]
-    return [a for v in order for a in _outputs(units, v.index)]
+    conv = spatial[-1]
+    norm = next((v for c in conv.consumers if (v := units.values[c]).op in NORMS), None)
+    activation = units.gating.activation_of(norm or conv)
+    if act and activation:  # there or nowhere; a shared ReLU's output is the next one's input
+        return [*_outputs(units, activation.index), *_inputs(units, activation.index)]
+    return [a for v in (norm, activation, conv) if v for a in _outputs(units, v.index)]
 
 
 _RULES: dict[str, Callable[[Units, Unit], list[Anchor]]] = {
@@ -212,7 +224,7 @@ def choose(units: Units, offers: list[list[Anchor]]) -> list[Anchor | None]:
             widths.setdefault((a.path, a.where), set()).add(units.values[a.value].shape[1])
 
     def fits(a: Anchor, *, shared: bool) -> bool:
-        runs, key = len(units.flow.calls_of(a.path)), (a.path, a.where)
+        runs, key = len(units.flow.calls_of[a.path]), (a.path, a.where)
         return runs == counts[key] and len(widths[key]) == 1 if shared else runs == 1
 
     return [
@@ -224,24 +236,29 @@ def choose(units: Units, offers: list[list[Anchor]]) -> list[Anchor | None]:
     ]
 
 
-def kind_of(value: Value, unit: Unit, module: nn.Module) -> str:
+def kind_of(units: Units, unit: Unit, anchor: Anchor) -> str:
     """Name what an anchor's value is behind."""
+    if anchor.where == "shortcut":
+        return "shortcut"
+    value, module = units.values[anchor.value], units.modules[anchor.path]
+    gating = units.gating
+    active = value.index in gating.activations or gating.is_rest(unit.join, value.index)
     if unit.kind == "concat" and value.op in SHUFFLES:
         return "concatenation"
     # a frozen batch norm multiplies and adds
-    if value.op in NORMS or (value.op not in ACTIVATIONS and hasattr(module, "running_var")):
+    if value.op in NORMS or (not active and hasattr(module, "running_var")):
         return "batch_norm"
-    if value.op in ACTIVATIONS:
+    if active:
         return "activation"
     if value.weight_shape:
         return "convolution"
     return {"cat": "concatenation", "add": "addition", "add_": "addition"}.get(value.op, "map")
 
 
-def stage_of(picture: tuple[int, ...], size: tuple[int, ...]) -> int:
-    """Return s such that maps of this size are 2**s times smaller than the picture.
+def stage_of(image: tuple[int, ...], size: tuple[int, ...]) -> int:
+    """Return s such that maps of this size are 2**s times smaller than the image.
 
     It is rounded, and at least 0.
     """
-    ratios = [p / n for p, n in zip(picture, size, strict=False) if n > 0]
+    ratios = [p / n for p, n in zip(image, size, strict=False) if n > 0]
     return max(0, round(math.log2(max(ratios)))) if ratios and max(ratios) > 0 else 0

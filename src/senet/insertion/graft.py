@@ -27,7 +27,7 @@ from senet.blocks.fusion import activation_inside, batch_norm_se, fusible
 from senet.blocks.squeeze_excitation import hooked
 from senet.errors import InsertionError
 from senet.insertion.config import SEConfig
-from senet.insertion.plan import Site
+from senet.insertion.site_plan import Site
 from senet.insertion.tails import tail_of
 
 __all__ = ["Graft", "attach", "base_of", "detach", "grafts", "rebase"]

@@ -19,7 +19,7 @@ from senet.errors import DataError, InsertionError
 from senet.files import write_text, write_whole
 from senet.insertion.config import SEConfig
 from senet.insertion.graft import attach, detach, grafts
-from senet.insertion.plan import Site
+from senet.insertion.site_plan import Site
 
 __all__ = ["load", "save", "write_weights"]
 

@@ -11,8 +11,8 @@ from torch import nn
 from senet.insertion.anchors import Anchor, anchors_for, choose, kind_of, stage_of
 from senet.insertion.config import SEConfig, Selector
 from senet.insertion.operators import ADDITIONS
-from senet.insertion.plan import Site, SitePlan
 from senet.insertion.refusals import check_model
+from senet.insertion.site_plan import Site, SitePlan
 from senet.insertion.trace import Call, record_flow
 from senet.insertion.units import Unit, Units, find_units
 
@@ -21,18 +21,18 @@ __all__ = ["find_sites"]
 
 def _has_gate(units: Units, unit: Unit) -> bool:
     """Whether the unit's branch, or its joined map, has a gate of its own already."""
-    for gated in units.gated:
+    for gated in units.gating.existing:
         if gated.map == unit.join:
             return True
-        inside = units.comes_from(unit.branch, gated.product) and gated.product > unit.fork
+        inside = units.flow.comes_from(unit.branch, gated.product) and gated.product > unit.fork
         if unit.kind == "plain":
-            before = units.comes_from(unit.join, gated.product)
-            if before and units.depth(gated.product, unit.join) == 1:
+            before = units.flow.comes_from(unit.join, gated.product)
+            if before and units.flow.depth(gated.product, unit.join) == 1:
                 return True
-        elif inside and units.comes_from(gated.map, unit.fork):
+        elif inside and units.flow.comes_from(gated.map, unit.fork):
             return True
-        behind = unit.kind == "concat" and units.comes_from(gated.map, unit.join)
-        if behind and units.depth(unit.join, gated.map) <= 1:
+        behind = unit.kind == "concat" and units.flow.comes_from(gated.map, unit.join)
+        if behind and units.flow.depth(unit.join, gated.map) <= 1:
             return True
     return False
 
@@ -48,15 +48,15 @@ def _alike(units: Units, found: list[Unit]) -> tuple[list[Unit], list[Call]]:
     }
     extra, calls = [], []
     for path, module in units.modules.items():
-        runs = units.flow.calls_of(path)
+        runs = units.flow.calls_of[path]
         if type(module) not in kinds or len(runs) != 1:
             continue
         call = runs[0]
         if any(call.start <= u.join < call.end and u.branch != u.join for u in found):
             continue
-        if call.output is None or call.input is None or not units.flow.is_map(call.output):
+        if call.output is None or call.input is None or not units.values[call.output].is_map:
             continue
-        if units.depth(call.input, call.output) >= 2:
+        if units.flow.depth(call.input, call.output) >= 2:
             extra.append(Unit("residual", call.output, call.input, call.output, path))
             calls.append(call)
     return extra, calls
@@ -80,7 +80,7 @@ def _wanted(site: Site, config: SEConfig) -> bool:
 
 
 def _site(
-    units: Units, unit: Unit, anchor: Anchor, config: SEConfig, picture: tuple[int, ...]
+    units: Units, unit: Unit, anchor: Anchor, config: SEConfig, image: tuple[int, ...]
 ) -> Site:
     value = units.values[anchor.value]
     channels, size = value.shape[1], value.shape[2:]
@@ -89,15 +89,13 @@ def _site(
     return Site(
         path=anchor.path,
         where=anchor.where,
-        kind=kind_of(value, unit, units.modules[anchor.path])
-        if anchor.where != "shortcut"
-        else "shortcut",
+        kind=kind_of(units, unit, anchor),
         unit=unit.kind,
         block=unit.block,
         channels=channels,
         hidden=hidden,
         size=size,
-        stage=stage_of(picture, size),
+        stage=stage_of(image, size),
         parameters=2 * channels * hidden + (hidden + channels if config.bias else 0),
         macs=2 * channels * hidden * positions,
     )
@@ -105,14 +103,14 @@ def _site(
 
 def _looked_at(units: Units, found: list[Unit]) -> str:
     values = units.values
-    maps = sum(v.op in ADDITIONS and units.flow.is_map(v.index) for v in values)
+    maps = sum(v.op in ADDITIONS and v.is_map for v in values)
     sums = sum(v.op in ADDITIONS for v in values)
     cats = sum(v.op == "cat" for v in values)
     convs = sum(bool(v.weight_shape) for v in values)
     text = (
         f"looked at {len(units.flow.calls)} module calls: {convs} convolutions, "
         f"{sums} additions ({maps} of feature maps), {cats} concatenations, "
-        f"{len(units.gated)} gates; {len(found)} units"
+        f"{len(units.gating.existing)} gates; {len(found)} units"
     )
     if not found and sums > maps:
         text += (
@@ -122,7 +120,7 @@ def _looked_at(units: Units, found: list[Unit]) -> str:
     return text
 
 
-def _picture(units: Units) -> tuple[int, ...]:
+def _image(units: Units) -> tuple[int, ...]:
     """The spatial size that the first convolution reads."""
     for value in units.values:
         if value.weight_shape and value.parents:
@@ -176,17 +174,17 @@ def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = N
         else:
             wanted.append(unit)
     chosen = choose(units, [anchors_for(units, unit, config.integration) for unit in wanted])
-    picture, sites = _picture(units), dict[tuple[str, str], Site]()
+    image, sites = _image(units), dict[tuple[str, str], Site]()
     for unit, anchor in zip(wanted, chosen, strict=True):
         if anchor is None:
             skipped.append(
                 (unit.block, f"no module boundary for integration {config.integration!r}")
             )
             continue
-        site = _site(units, unit, anchor, config, picture)
+        site = _site(units, unit, anchor, config, image)
         if _wanted(site, config):
             sites.setdefault((site.path, site.where), site)
-    existing = tuple(dict.fromkeys(gated.path for gated in units.gated))
+    existing = tuple(dict.fromkeys(gated.path for gated in units.gating.existing))
     return SitePlan(
         tuple(sites.values()), existing, tuple(skipped), _looked_at(units, found), config
     )

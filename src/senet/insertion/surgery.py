@@ -12,8 +12,8 @@ from senet.blocks import SqueezeExcitation
 from senet.errors import InsertionError, NoSitesError
 from senet.insertion.config import SEConfig
 from senet.insertion.graft import attach, detach, grafts
-from senet.insertion.plan import Site, SitePlan
 from senet.insertion.refusals import check_model
+from senet.insertion.site_plan import Site, SitePlan
 from senet.insertion.sites import find_sites
 
 __all__ = ["InsertionReport", "SEParameters", "insert", "remove", "se_modules", "se_parameters"]

@@ -2,15 +2,13 @@
 
 The model runs once, in evaluation mode, without gradients, under a dispatch mode that sees every
 operator. Nothing is read from class names or source code, so functional code, in-place operators,
-scripted activations and unusual control flow are all seen as what they compute. The model is left
-as it was: training flags are restored, no hook stays.
+scripted activations and unusual control flow are all seen as what they compute.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -18,12 +16,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map
 
 from senet import ops
-from senet.errors import InputError
+from senet.errors import InputError, InsertionError, first_line
+from senet.insertion.operators import CONVOLUTIONS, DENSE, NORMS, RESHAPES
+from senet.insertion.reading import TensorGuard, call_model, set_evaluation, tensors, unchanged
 
 __all__ = ["Call", "Flow", "Value", "record_flow"]
+
+# Operators of which only the first output is part of the data flow: a norm's statistics, the
+# indices of a pooling and the mask of a dropout lead nowhere.
+_FIRST_ONLY = NORMS | {
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "native_dropout",
+    "native_group_norm",
+    "native_layer_norm",
+}
 
 
 @final
@@ -36,15 +46,23 @@ class Value:
     parents: tuple[int, ...]  # the values it was made from; parameters and constants are none
     shape: tuple[int, ...]
     scope: str  # path of the module whose forward called the operator
-    dtype: torch.dtype
-    device: torch.device
     ancestors: int  # bit i set: value i is this value or one that it was made from
     layout: int | None  # which dimension holds the channels, where known
     weight_shape: tuple[int, ...] = ()  # of a convolution
     stride: tuple[int, ...] = ()  # of a convolution
     groups: int = 1  # of a convolution
-    axis: int | None = None  # of a concatenation
+    axis: int | None = None  # of a concatenation or a stack
     consumers: list[int] = field(default_factory=list)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether this is a feature map [N, C, *spatial] with at least one spatial dimension."""
+        return self.layout == 1 and len(self.shape) >= 3
+
+    @property
+    def is_single(self) -> bool:
+        """Whether this is a map that was pooled to one position, or has only one."""
+        return self.is_map and all(n == 1 for n in self.shape[2:])
 
 
 @final
@@ -54,71 +72,75 @@ class Call:
 
     path: str
     input: int | None  # the value of its first positional argument
-    output: int | None = None  # the value it returned, if it returned one tensor
-    start: int = 0  # the first value made during the call
+    start: int  # the first value made during the call
     end: int = 0  # one past the last
+    output: int | None = None  # the value it returned, if it returned one tensor
+
+
+def _look_up() -> defaultdict[Any, list[Call]]:
+    return defaultdict(list)
 
 
 @final
 @dataclass
 class Flow:
-    """The values and module calls of one forward pass, in order (calls in order of their ends)."""
+    """The values and module calls of one forward pass, in order (calls in order of their ends).
+
+    `outputs_of`, `readers_of` and `calls_of` look calls up, innermost first: by the value that they
+    returned, by the value that was their first argument, and by their module.
+    """
 
     values: list[Value] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    outputs_of: defaultdict[int | None, list[Call]] = field(default_factory=_look_up)
+    readers_of: defaultdict[int | None, list[Call]] = field(default_factory=_look_up)
+    calls_of: defaultdict[str, list[Call]] = field(default_factory=_look_up)
 
-    def outputs_of(self, value: int) -> list[Call]:
-        """Return the calls that returned this value, innermost first."""
-        return self._returned.get(value, [])
+    def add_call(self, call: Call) -> None:
+        """Add a call that has ended."""
+        self.calls.append(call)
+        self.outputs_of[call.output].append(call)
+        self.readers_of[call.input].append(call)
+        self.calls_of[call.path].append(call)
 
-    def readers_of(self, value: int) -> list[Call]:
-        """Return the calls whose first argument was this value, innermost first."""
-        return self._read.get(value, [])
+    def comes_from(self, value: int, source: int) -> bool:
+        """Whether `value` is `source` or was made from it."""
+        return bool(self.values[value].ancestors >> source & 1)
 
-    def calls_of(self, path: str) -> list[Call]:
-        """Return the calls of a module."""
-        return self._by_path.get(path, [])
+    def fork_of(self, operands: tuple[int, ...]) -> int | None:
+        """The latest value that all operands come from."""
+        common = -1
+        for operand in operands:
+            common &= self.values[operand].ancestors
+        return common.bit_length() - 1 if common > 0 else None
 
-    def is_map(self, value: int) -> bool:
-        """Whether a value is a feature map [N, C, *spatial] with at least one spatial dimension."""
-        v = self.values[value]
-        return v.layout == 1 and len(v.shape) >= 3
+    def sources(self, value: int) -> list[Value]:
+        """All values that a value was made from, in order."""
+        return [v for v in self.values[:value] if self.comes_from(value, v.index)]
 
-    def index(self) -> None:
-        """Build the look-ups, once all is recorded."""
-        self._returned: dict[int, list[Call]] = {}
-        self._read: dict[int, list[Call]] = {}
-        self._by_path: dict[str, list[Call]] = {}
-        for call in self.calls:
-            self._by_path.setdefault(call.path, []).append(call)
-            if call.output is not None:
-                self._returned.setdefault(call.output, []).append(call)
-            if call.input is not None:
-                self._read.setdefault(call.input, []).append(call)
-        for value in self.values:
-            for parent in value.parents:
-                self.values[parent].consumers.append(value.index)
+    def between(self, fork: int, end: int) -> list[Value]:
+        """The values on the paths from the fork (excluded) to `end` (included)."""
+        return [
+            v
+            for v in self.values[fork + 1 : end + 1]
+            if self.comes_from(v.index, fork) and self.comes_from(end, v.index)
+        ]
 
-
-_CONVOLUTIONS = {"convolution", "_convolution", "mkldnn_convolution", "convolution_overrideable"}
-_RESHAPES = {
-    "view",
-    "_unsafe_view",
-    "reshape",
-    "_reshape_alias",
-    "unsqueeze",
-    "squeeze",
-    "flatten",
-    "unflatten",
-    "expand",
-}
+    def depth(self, fork: int, end: int) -> int:
+        """How many convolutions and linear layers the longest path from the fork to `end` has."""
+        depths = {fork: 0}
+        for value in self.between(fork, end):
+            inside = [depths[p] for p in value.parents if p in depths]
+            depths[value.index] = max(inside, default=0) + (value.op in DENSE)
+        return depths.get(end, 0)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
+    def __init__(self, guard: TensorGuard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.guard = guard
         self.flow = Flow()
-        self.stack: list[tuple[str, Call]] = []
+        self.stack: list[Call] = []
         self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
 
     def find(self, tensor: Any) -> int | None:
@@ -127,45 +149,45 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def add(self, tensor: Tensor, op: str, parents: tuple[int, ...], layout: int | None) -> Value:
         values = self.flow.values
-        ancestors = 1 << len(values)
+        index, scope = len(values), self.stack[-1].path if self.stack else ""
+        ancestors = 1 << index
         for parent in parents:
             ancestors |= values[parent].ancestors
-        scope = self.stack[-1][0] if self.stack else ""
+            values[parent].consumers.append(index)
         shape = tuple(int(n) for n in tensor.shape)
-        value = Value(
-            len(values), op, parents, shape, scope, tensor.dtype, tensor.device, ancestors, layout
-        )
-        values.append(value)
-        self._known[id(tensor)] = (weakref.ref(tensor), value.index)
-        return value
+        values.append(Value(index, op, parents, shape, scope, ancestors, layout))
+        self._known[id(tensor)] = (weakref.ref(tensor), index)
+        return values[index]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        found = (
-            self.find(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
-        )
+        found = (self.find(tensor) for tensor in tensors((args, kwargs)))
         parents = tuple(dict.fromkeys(index for index in found if index is not None))
-        out = func(*args, **kwargs)
+        out = self.guard.call(func, args, kwargs)
         if parents:
-            name = func.overloadpacket.__name__
-            for leaf in tree_leaves(out):
-                if isinstance(leaf, Tensor):
-                    layout = self._layout(name, parents, args, leaf)
-                    self._annotate(self.add(leaf, name, parents, layout), args)
+            op = func.overloadpacket.__name__
+            outputs = tensors(out)
+            for tensor in outputs[:1] if op in _FIRST_ONLY else outputs:
+                self._record(tensor, op, parents, args)
         return out
 
-    def _annotate(self, value: Value, args: Any) -> None:
-        if value.op in _CONVOLUTIONS and isinstance(args[1], Tensor):
-            value.weight_shape = tuple(args[1].shape)
-            value.stride = tuple(args[3])
-            if value.op == "convolution":
+    def _record(self, tensor: Tensor, op: str, parents: tuple[int, ...], args: Any) -> None:
+        first = self.flow.values[parents[0]]
+        if op in ("sum", "mean") and first.op == "stack" and len(args) > 1:
+            axes = [axis % len(first.shape) for axis in args[1] or ()]
+            if axes == [first.axis] and tensor.dim() == len(first.shape) - 1:
+                op, parents = "add", first.parents  # a sum of tensors, written with a stack
+        value = self.add(tensor, op, parents, self._layout(op, parents, args, tensor))
+        if op in CONVOLUTIONS and isinstance(args[1], Tensor):
+            value.weight_shape, value.stride = tuple(args[1].shape), tuple(args[3])
+            if op == "convolution":
                 value.groups = int(args[8])
-        elif value.op == "cat":
+        elif op in ("cat", "stack"):
             value.axis = (args[1] if len(args) > 1 else 0) % max(1, len(value.shape))
 
     def _layout(self, op: str, parents: tuple[int, ...], args: Any, out: Tensor) -> int | None:
         """The channel dimension of an operator's output, if it can be told."""
-        if op in _CONVOLUTIONS:
+        if op in CONVOLUTIONS:
             return 1 if out.dim() >= 3 else None
         known = [self.flow.values[p] for p in parents if self.flow.values[p].layout is not None]
         if not known:
@@ -173,13 +195,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         first = known[0]
         if op in ("permute", "transpose", "movedim"):
             return _moved(op, first, args)
-        if op in _RESHAPES:
+        if op in RESHAPES:
             # [N, C, H, W] -> [N, C, HW] keeps its channels; a channel shuffle loses and regains
-            # them, see `shuffled`
+            # them, see anchors
             keeps = first.layout == 1 and out.dim() >= 2 and tuple(out.shape[:2]) == first.shape[:2]
             return 1 if keeps else None
-        same_rank = [v for v in known if len(v.shape) == out.dim()]
-        return same_rank[0].layout if same_rank else None
+        return next((v.layout for v in known if len(v.shape) == out.dim()), None)
 
 
 def _moved(op: str, value: Value, args: Any) -> int | None:
@@ -195,82 +216,65 @@ def _moved(op: str, value: Value, args: Any) -> int | None:
     return order.index(value.layout) if value.layout is not None else None
 
 
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, with every module's own flag restored.
+def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> None:
+    """Run the model in evaluation mode, its operators and module calls recorded."""
 
-    A block that is there already is computed as it is written, whatever is faster.
-    """
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with ops.use_backend("reference"):
-            yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
+    def plain(leaf: Any) -> Any:
+        # in inference mode a dispatch mode sees other operators, and its tensors are of use there
+        return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
-
-def call_model(model: nn.Module, example_input: Any) -> Any:
-    """Call the model.
-
-    A tuple is its positional arguments, a mapping its keyword arguments, anything else its one
-    argument.
-    """
-    if isinstance(example_input, tuple):
-        return model(*example_input)
-    if isinstance(example_input, Mapping):
-        return model(**example_input)
-    return model(example_input)
-
-
-def record_flow(model: nn.Module, example_input: Any) -> Flow:
-    """Run the model once and return its data flow.
-
-    Raises:
-        InputError: the model does not run on the example input.
-    """
-    recorder = _Recorder()
     paths = {id(module): path for path, module in model.named_modules()}
 
     def enter(module: nn.Module, args: Any) -> None:
         path = paths.get(id(module))
-        if path is None:
-            return
-        first = recorder.find(args[0]) if args else None
-        call = Call(path, first, start=len(recorder.flow.values))
-        recorder.stack.append((path, call))
+        if path is not None:
+            read = recorder.find(args[0]) if args else None
+            recorder.stack.append(Call(path, read, start=len(recorder.flow.values)))
 
     def leave(module: nn.Module, _: Any, output: Any) -> None:
-        if id(module) not in paths:
-            return
-        call = recorder.stack.pop()[1]
-        call.output = recorder.find(output) if isinstance(output, Tensor) else None
-        call.end = len(recorder.flow.values)
-        recorder.flow.calls.append(call)
+        if id(module) in paths:
+            call = recorder.stack.pop()
+            call.output = recorder.find(output) if isinstance(output, Tensor) else None
+            call.end = len(recorder.flow.values)
+            recorder.flow.add_call(call)
 
     hooks = [
         nn_module.register_module_forward_pre_hook(enter),
-        nn_module.register_module_forward_hook(leave),
+        nn_module.register_module_forward_hook(leave, always_call=True),
     ]
-    inputs = [leaf for leaf in tree_leaves(example_input) if isinstance(leaf, Tensor)]
     try:
-        with _evaluation(model), torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
-            for leaf in inputs:
-                recorder.add(leaf, "input", (), 1 if leaf.dim() >= 3 else None)
-            call_model(model, example_input)
-    except Exception as error:
-        shapes = ", ".join(str(list(leaf.shape)) for leaf in inputs) or repr(
-            type(example_input).__name__
-        )
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"the model must run on the example input, but on {shapes} it failed: {reason}; "
-            "give an input as in training (a tensor, a tuple of arguments, or a dict of keyword "
-            "arguments) on the model's device"
-        ) from error
+        set_evaluation(model)
+        # a block that is there already is computed as it is written, whatever is faster
+        with ops.use_backend("reference"), torch.inference_mode(mode=False), torch.no_grad():
+            example = tree_map(plain, example_input)
+            with recorder:
+                for leaf in tensors(example):
+                    recorder.add(leaf, "input", (), 1 if leaf.dim() >= 3 else None)
+                call_model(model, example)
     finally:
         for hook in hooks:
             hook.remove()
-    recorder.flow.index()
+
+
+def record_flow(model: nn.Module, example_input: Any) -> Flow:
+    """Run the model once and return its data flow. Nothing is changed, see `unchanged`.
+
+    Raises:
+        InputError: the model does not run on the example input.
+        InsertionError: a module says that it has lost its block.
+    """
+    try:
+        with unchanged(model, example_input=example_input) as guard:
+            recorder = _Recorder(guard)
+            _run(model, example_input, recorder)
+    except InsertionError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(list(leaf.shape)) for leaf in tensors(example_input))
+        raise InputError(
+            "the model must run on the example input, but on "
+            f"{shapes or repr(type(example_input).__name__)} it failed: {first_line(error)}; "
+            "give an input as in training (a tensor, a tuple of arguments, or a dict of keyword "
+            "arguments) on the model's device"
+        ) from error
     return recorder.flow
