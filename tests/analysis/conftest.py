@@ -48,12 +48,12 @@ def _run(arch: str, seed: int, epochs: int, state: str) -> dict[str, Any]:
 
 def _excitations(classes: list[str], blocks: list[tuple[str, int, int]]) -> dict[str, Any]:
     dice = random.Random(0)
-    found = []
+    entries = []
     for i, (path, stage, channels) in enumerate(blocks):
         apart = 0.02 + 0.16 * (i / len(blocks)) ** 2
         base = [1 + dice.gauss(0, 0.15) - 0.03 * i for _ in range(channels)]
         rows = [[round(max(0.0, b + dice.gauss(0, apart)), 5) for b in base] for _ in classes]
-        found.append(
+        entries.append(
             {
                 "path": path,
                 "stage": stage,
@@ -71,7 +71,7 @@ def _excitations(classes: list[str], blocks: list[tuple[str, int, int]]) -> dict
         "classes_total": len(classes),
         "images": [100] * len(classes),
         "never_ran": [],
-        "blocks": found,
+        "blocks": entries,
     }
 
 

@@ -24,19 +24,19 @@ def _gather(s: torch.Tensor, labels: torch.Tensor, sizes: list[int], classes: in
 def test_streaming_equals_all_at_once(sizes: list[int], offset: float) -> None:
     s = torch.rand(23, 5, dtype=torch.float64) + offset
     labels = torch.tensor([0, 1, 3] * 7 + [1, 1])  # class 2 has no image, class 1 more than others
-    found = _gather(s, labels, sizes, 4).block("se", 2)
+    result = _gather(s, labels, sizes, 4).block("se", 2)
 
     means = torch.stack([s[labels == k].mean(0) for k in (0, 1, 3)])
     within = torch.cat([s[labels == k] - m for k, m in zip((0, 1, 3), means, strict=True)])
-    assert_close(found.mean[[0, 1, 3]], means, name="mean")
-    assert found.mean[2].isnan().all()
-    assert_close(found.channel_mean, s.mean(0), name="channel_mean")
-    assert found.overall_mean == pytest.approx(s.mean().item())
-    assert found.overall_std == pytest.approx(s.std(correction=0).item(), rel=1e-6)
+    assert_close(result.mean[[0, 1, 3]], means, name="mean")
+    assert result.mean[2].isnan().all()
+    assert_close(result.channel_mean, s.mean(0), name="channel_mean")
+    assert result.overall_mean == pytest.approx(s.mean().item())
+    assert result.overall_std == pytest.approx(s.std(correction=0).item(), rel=1e-6)
     between = means.std(0, correction=0).mean().item()
-    assert found.between_class_std == pytest.approx(between, rel=1e-6)
+    assert result.between_class_std == pytest.approx(between, rel=1e-6)
     pooled = within.square().mean(0).sqrt().mean().item()
-    assert found.within_class_std == pytest.approx(pooled, rel=1e-6)
+    assert result.within_class_std == pytest.approx(pooled, rel=1e-6)
 
 
 def _excitations(classes: int) -> Excitations:
@@ -48,12 +48,12 @@ def _excitations(classes: int) -> Excitations:
 
 
 def test_dict_is_json_with_none_for_what_is_not_known() -> None:
-    found = _excitations(3).to_dict()
+    result = _excitations(3).to_dict()
 
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["classes"] == ["class 0", "class 1", "class 2"]
-    assert found["never_ran"] == ["layer9.se"]
-    (block,) = found["blocks"]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["classes"] == ["class 0", "class 1", "class 2"]
+    assert result["never_ran"] == ["layer9.se"]
+    (block,) = result["blocks"]
     assert block["mean"] == [[0.33333, 0.33333], [0.66667, 0.66667], [None, None]]
     assert (block["path"], block["stage"], block["channels"]) == ("layer1.se", None, 2)
     assert block["between_class_std"] == pytest.approx(1 / 6)
@@ -61,15 +61,15 @@ def test_dict_is_json_with_none_for_what_is_not_known() -> None:
 
 def test_diverged_gates_are_none_too() -> None:
     block = _gather(torch.full((2, 1), math.nan, dtype=torch.float64), torch.tensor([0, 1]), [2], 2)
-    found = Excitations(("a", "b"), (1, 1), (block.block("se", 0),)).to_dict()["blocks"][0]
+    result = Excitations(("a", "b"), (1, 1), (block.block("se", 0),)).to_dict()["blocks"][0]
 
-    assert (found["mean"], found["overall_mean"]) == ([[None], [None]], None)
+    assert (result["mean"], result["overall_mean"]) == ([[None], [None]], None)
 
 
 def test_dict_keeps_some_of_many_classes_and_says_so() -> None:
-    found = _excitations(101).to_dict(max_classes=5)
+    result = _excitations(101).to_dict(max_classes=5)
 
-    assert found["classes"] == ["class 0", "class 25", "class 50", "class 75", "class 100"]
-    assert (found["classes_total"], found["images"]) == (101, [1, 1, 1, 1, 0])
-    assert len(found["blocks"][0]["mean"]) == 5
-    assert found["blocks"][0]["overall_mean"] == pytest.approx(50.5 / 3)  # of all 100 images
+    assert result["classes"] == ["class 0", "class 25", "class 50", "class 75", "class 100"]
+    assert (result["classes_total"], result["images"]) == (101, [1, 1, 1, 1, 0])
+    assert len(result["blocks"][0]["mean"]) == 5
+    assert result["blocks"][0]["overall_mean"] == pytest.approx(50.5 / 3)  # of all 100 images

@@ -27,8 +27,8 @@ FEW = [("layer1.0.se", 1, 3), ("layer1.1.se", 1, 60), ("layer2.0.se", 2, 4)]
 
 @pytest.fixture(scope="module")
 def result(make_result: Any) -> dict[str, Any]:
-    found: dict[str, Any] = make_result(epochs=4, classes=["cat", "dog"], blocks=FEW)
-    return found
+    made: dict[str, Any] = make_result(epochs=4, classes=["cat", "dog"], blocks=FEW)
+    return made
 
 
 def _all(result: dict[str, Any]) -> list[Drawing]:

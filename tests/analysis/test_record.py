@@ -49,7 +49,7 @@ def _hooks(model: nn.Module) -> list[OrderedDict[int, Any]]:
 @pytest.mark.parametrize("squeeze", ["avg", "max", "none"])
 def test_means_are_those_of_the_gates(squeeze: str) -> None:
     model, batches = Net(squeeze=squeeze), _batches()
-    found = record_excitations(model, batches, classes=CLASSES)
+    gates = record_excitations(model, batches, classes=CLASSES)
 
     x, labels = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
     with torch.no_grad():
@@ -58,18 +58,18 @@ def test_means_are_those_of_the_gates(squeeze: str) -> None:
         s = model.early.excite(z)
     s = s.flatten(2).mean(2) if squeeze == "none" else s
     expected = torch.stack([s[labels == k].mean(0) for k in range(3)])
-    assert_close(found.blocks[0].mean, expected, dtype=torch.float32)
-    assert found.images == tuple(torch.bincount(labels, minlength=3).tolist())
+    assert_close(gates.blocks[0].mean, expected, dtype=torch.float32)
+    assert gates.images == tuple(torch.bincount(labels, minlength=3).tolist())
 
 
 def test_blocks_come_in_the_order_in_which_they_run() -> None:
-    found = record_excitations(Net(), _batches(1), classes=CLASSES)
+    gates = record_excitations(Net(), _batches(1), classes=CLASSES)
 
-    assert [(b.path, b.stage, b.channels) for b in found.blocks] == [
+    assert [(b.path, b.stage, b.channels) for b in gates.blocks] == [
         ("early", 1, 4),
         ("late.se", 2, 8),
     ]
-    assert found.never_ran == ("spare",)
+    assert gates.never_ran == ("spare",)
 
 
 def test_stage_is_known_where_the_norm_asks_for_the_gate_itself() -> None:
@@ -88,10 +88,10 @@ def test_stage_is_known_where_the_norm_asks_for_the_gate_itself() -> None:
 
 def test_a_block_that_runs_twice_counts_twice() -> None:
     se = SqueezeExcitation(3, hidden=2)
-    found = record_excitations(nn.Sequential(se, nn.ReLU(), se), _batches(1), classes=CLASSES)
+    gates = record_excitations(nn.Sequential(se, nn.ReLU(), se), _batches(1), classes=CLASSES)
 
-    assert [block.path for block in found.blocks] == ["0"]
-    assert sum(found.images) == 5
+    assert [block.path for block in gates.blocks] == ["0"]
+    assert sum(gates.images) == 5
 
 
 def test_modes_parameters_and_outputs_stay() -> None:
@@ -147,11 +147,11 @@ def test_a_model_that_was_compiled_before(how: str) -> None:
     with torch.no_grad():
         compiled(batches[0][0])  # the graph fits what is recorded, so it would be used
 
-    found = record_excitations(compiled, batches, classes=CLASSES)
+    gates = record_excitations(compiled, batches, classes=CLASSES)
 
-    assert [(b.path, b.stage) for b in found.blocks] == [("0.1", 0)]
-    assert_close(found.blocks[0].mean, expected.blocks[0].mean, dtype=torch.float32)
-    assert found.images == expected.images
+    assert [(b.path, b.stage) for b in gates.blocks] == [("0.1", 0)]
+    assert_close(gates.blocks[0].mean, expected.blocks[0].mean, dtype=torch.float32)
+    assert gates.images == expected.images
     assert not any(_hooks(plain))
     before = torch._dynamo.utils.counters["frames"]["total"]
     compiled(torch.randn(2, 3, 20, 20))  # of a new size: is compiled again, no longer eager
@@ -209,15 +209,15 @@ def test_recorder_goes_on_where_it_stopped_and_needs_no_labels_for_one_class() -
             model(torch.randn(4, 3, 16, 16))
     model(torch.randn(4, 3, 16, 16))
 
-    found = recorder.excitations()
-    assert (found.classes, found.images) == (("all",), (8,))
+    gates = recorder.excitations()
+    assert (gates.classes, gates.images) == (("all",), (8,))
 
 
 def test_max_batches_takes_no_more_from_the_loader() -> None:
     loader = iter(_batches(3))
-    found = record_excitations(Net(), loader, classes=CLASSES, max_batches=2)
+    gates = record_excitations(Net(), loader, classes=CLASSES, max_batches=2)
 
-    assert sum(found.images) == 10
+    assert sum(gates.images) == 10
     assert len(list(loader)) == 1
 
 
@@ -225,10 +225,10 @@ def test_max_batches_takes_no_more_from_the_loader() -> None:
 def test_half_and_double_models(dtype: torch.dtype) -> None:
     model = nn.Sequential(SqueezeExcitation(3, hidden=2)).to(dtype)
     batches = [(x.to(dtype), labels) for x, labels in _batches(1)]
-    found = record_excitations(model, batches, classes=CLASSES)
+    gates = record_excitations(model, batches, classes=CLASSES)
 
-    assert found.blocks[0].mean.dtype == torch.float64
-    assert 0 < found.blocks[0].overall_mean < 1
+    assert gates.blocks[0].mean.dtype == torch.float64
+    assert 0 < gates.blocks[0].overall_mean < 1
 
 
 def test_batches_of_a_data_loader() -> None:

@@ -33,9 +33,9 @@ class _Checker(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.tags.append((tag, found))
-        self.ids += [found["id"] or ""] if "id" in found else []
+        named = dict(attrs)
+        self.tags.append((tag, named))
+        self.ids += [named["id"] or ""] if "id" in named else []
         self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "action")]
         if tag not in VOID:
             self.open.append(tag)
@@ -53,15 +53,15 @@ class _Checker(HTMLParser):
 
 
 def _read(page: str) -> _Checker:
-    found = _Checker(page)
-    assert found.open == []
-    return found
+    parsed = _Checker(page)
+    assert parsed.open == []
+    return parsed
 
 
 @pytest.fixture(scope="module")
 def result(make_result: Any) -> dict[str, Any]:
-    found: dict[str, Any] = make_result(epochs=3, classes=["cat", "dog"], blocks=FEW)
-    return found
+    made: dict[str, Any] = make_result(epochs=3, classes=["cat", "dog"], blocks=FEW)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def page(result: dict[str, Any]) -> str:
 
 
 def test_the_whole_page(page: str) -> None:
-    found = _read(page)
+    parsed = _read(page)
 
     for text in (
         "No significant difference on 3 seeds",
@@ -92,11 +92,11 @@ def test_the_whole_page(page: str) -> None:
         "cpu, 2 cores",
         "2030-01-02T03:04:05+00:00",
     ):
-        assert text in found.text
+        assert text in parsed.text
     assert page.index("<h1>") < page.index("<table")
     assert len(re.findall("<svg ", page)) == 2 + 2 + 2 + 2 + len(FEW)
-    assert "Unfinished" not in found.text
-    assert len(found.ids) == len(set(found.ids))
+    assert "Unfinished" not in parsed.text
+    assert len(parsed.ids) == len(set(parsed.ids))
 
 
 def test_accuracies_by_hand(make_result: Any) -> None:
@@ -123,12 +123,12 @@ def test_the_summary_of_the_result_counts() -> None:
 
 
 def test_page_loads_nothing(page: str) -> None:
-    found = _read(page)
+    parsed = _read(page)
 
-    tags = {tag for tag, _ in found.tags}
+    tags = {tag for tag, _ in parsed.tags}
     assert not tags & {"script", "img", "image", "link", "iframe", "object", "form"}
-    assert not [name for _, attrs in found.tags for name in attrs if name.startswith("on")]
-    assert all(link.startswith("#") for link in found.links)
+    assert not [name for _, attrs in parsed.tags for name in attrs if name.startswith("on")]
+    assert all(link.startswith("#") for link in parsed.links)
     assert not re.search(r"""(?:src|href|action)\s*=\s*["']?\s*(?:[a-z]+:)?//""", page)
     assert not re.search(r"@import|url\((?!#)", page)
     assert "default-src 'none'" in page
@@ -166,24 +166,24 @@ def test_everything_of_the_user_is_escaped() -> None:
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     # the text of the page holds it as it is: nothing is lost, and nothing is escaped twice
-    found = _read(page)
-    assert found.text.count(bad) > 20
-    assert "&lt;" not in found.text
-    assert "&amp;" not in found.text
+    parsed = _read(page)
+    assert parsed.text.count(bad) > 20
+    assert "&lt;" not in parsed.text
+    assert "&amp;" not in parsed.text
 
 
 def test_a_reader_who_does_not_see_the_page_can_find_the_way(page: str) -> None:
-    found = _read(page)
-    attributes = {tag: [a for t, a in found.tags if t == tag] for tag, _ in found.tags}
+    parsed = _read(page)
+    attributes = {tag: [a for t, a in parsed.tags if t == tag] for tag, _ in parsed.tags}
 
     assert attributes["html"] == [{"lang": "en"}]
-    levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch("h[1-6]", tag)]
+    levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(deeper <= level + 1 for level, deeper in itertools.pairwise(levels))
     assert len(attributes["main"]) == 1
     assert len(attributes["table"]) == 3
-    assert all(a["aria-labelledby"] in found.ids for a in attributes["table"])
+    assert all(a["aria-labelledby"] in parsed.ids for a in attributes["table"])
     assert all(a["scope"] in ("row", "col") for a in attributes["th"])
     assert all(a["role"] == "img" and a["aria-label"] for a in attributes["svg"])
     scrolling = [a for a in attributes["div"] if a.get("class") == "scroll"]

@@ -36,21 +36,21 @@ def test_half_width_is_that_of_the_table_of_t(
     confidence: float, n: int, expected: float, tolerance: float
 ) -> None:
     gains = [float(k) for k in range(n)]
-    found = paired_difference([0.0] * n, gains, confidence=confidence)
+    result = paired_difference([0.0] * n, gains, confidence=confidence)
 
-    assert found.low is not None
-    assert found.high is not None
+    assert result.low is not None
+    assert result.high is not None
     standard_error = statistics.stdev(gains) / math.sqrt(n)
-    assert found.mean == pytest.approx((n - 1) / 2)
-    assert (found.high - found.mean) / standard_error == pytest.approx(expected, abs=tolerance)
-    assert (found.mean - found.low) / standard_error == pytest.approx(expected, abs=tolerance)
+    assert result.mean == pytest.approx((n - 1) / 2)
+    assert (result.high - result.mean) / standard_error == pytest.approx(expected, abs=tolerance)
+    assert (result.mean - result.low) / standard_error == pytest.approx(expected, abs=tolerance)
 
 
 def test_mean_std_divides_by_n_minus_one() -> None:
-    found = mean_std([2, 4, 4, 4, 5, 5, 7, 9])  # squared deviations from 5 sum to 32
+    result = mean_std([2, 4, 4, 4, 5, 5, 7, 9])  # squared deviations from 5 sum to 32
 
-    assert (found.mean, found.n) == (5.0, 8)
-    assert found.std == pytest.approx(math.sqrt(32 / 7))
+    assert (result.mean, result.n) == (5.0, 8)
+    assert result.std == pytest.approx(math.sqrt(32 / 7))
 
 
 @pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf]])
@@ -61,26 +61,26 @@ def test_mean_std_refuses_what_has_no_mean(values: list[float]) -> None:
 
 def test_paired_difference_by_hand() -> None:
     # differences 1, 2, 3: mean 2, standard deviation 1, half width 4.302653 / sqrt(3)
-    found = paired_difference([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])
+    result = paired_difference([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])
 
-    assert found.mean == pytest.approx(2.0)
-    assert found.low == pytest.approx(2 - 2.484138, abs=1e-6)
-    assert found.high == pytest.approx(2 + 2.484138, abs=1e-6)
-    assert (found.n, found.confidence, found.significant) == (3, 0.95, False)
+    assert result.mean == pytest.approx(2.0)
+    assert result.low == pytest.approx(2 - 2.484138, abs=1e-6)
+    assert result.high == pytest.approx(2 + 2.484138, abs=1e-6)
+    assert (result.n, result.confidence, result.significant) == (3, 0.95, False)
 
 
 def test_pairing_takes_out_the_seed() -> None:
     # the seeds are far apart, the differences are not
-    found = paired_difference([0.5, 0.7, 0.9], [0.511, 0.710, 0.909])
+    result = paired_difference([0.5, 0.7, 0.9], [0.511, 0.710, 0.909])
 
-    assert found.significant is True
+    assert result.significant is True
 
 
 def test_one_pair_has_no_interval() -> None:
-    found = paired_difference([0.9], [0.92])
+    result = paired_difference([0.9], [0.92])
 
-    assert (found.low, found.high, found.significant) == (None, None, None)
-    assert found.mean == pytest.approx(0.02)
+    assert (result.low, result.high, result.significant) == (None, None, None)
+    assert result.mean == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,10 @@ def test_interval_covers_as_often_as_it_says() -> None:
     hits = 0
     for _ in range(2000):
         plain = [dice.gauss(0, 1) for _ in range(3)]
-        found = paired_difference(plain, [p + dice.gauss(0.5, 1) for p in plain], confidence=0.8)
-        hits += found.low is not None and found.high is not None and found.low < 0.5 < found.high
+        result = paired_difference(plain, [p + dice.gauss(0.5, 1) for p in plain], confidence=0.8)
+        hits += (
+            result.low is not None and result.high is not None and result.low < 0.5 < result.high
+        )
 
     assert hits / 2000 == pytest.approx(0.8, abs=0.03)  # more than three standard errors
 
@@ -131,18 +133,18 @@ def test_interval_covers_as_often_as_it_says() -> None:
 def test_wilson_interval_is_that_of_the_table(
     successes: int, total: int, low: float, high: float
 ) -> None:
-    found = proportion_interval(successes, total)
+    result = proportion_interval(successes, total)
 
-    assert found.low == pytest.approx(low, abs=5e-5)
-    assert found.high == pytest.approx(high, abs=5e-5)
+    assert result.low == pytest.approx(low, abs=5e-5)
+    assert result.high == pytest.approx(high, abs=5e-5)
 
 
 @given(st.integers(1, 5000), st.floats(0, 1))
 def test_wilson_interval_holds_the_proportion_and_stays_inside(total: int, share: float) -> None:
-    found = proportion_interval(round(share * total), total)
+    result = proportion_interval(round(share * total), total)
 
-    assert 0 <= found.low <= found.proportion + 1e-12
-    assert found.proportion - 1e-12 <= found.high <= 1
+    assert 0 <= result.low <= result.proportion + 1e-12
+    assert result.proportion - 1e-12 <= result.high <= 1
 
 
 @pytest.mark.parametrize(("successes", "total"), [(-1, 5), (6, 5), (0, 0)])
@@ -178,9 +180,9 @@ def test_verdict(difference: PairedDifference | None, sentence: str) -> None:
 
 def test_equal_differences_are_no_certainty() -> None:
     # On 360 images accuracies are multiples of 1/360. Two equal gains have no spread by accident.
-    found = paired_difference([340 / 360, 350 / 360], [341 / 360, 351 / 360])
+    result = paired_difference([340 / 360, 350 / 360], [341 / 360, 351 / 360])
 
-    assert found.significant is None
-    assert verdict(found) == (
+    assert result.significant is None
+    assert verdict(result) == (
         "SE is better by 0.3 points on each of 2 seeds: no spread between them, no verdict"
     )
