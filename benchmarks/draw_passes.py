@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PICTURE = Path(__file__).resolve().parent.parent / "docs" / "img" / "passes.svg"
+FIGURE = Path(__file__).resolve().parent.parent / "docs" / "img" / "passes.svg"
 READ, WRITE = "#2a6f97", "#e09f3e"
 BOX, GAP, ROW = 24, 6, 62
 
@@ -97,8 +97,8 @@ def main() -> None:
                 )
                 x += GAP + 2
             for label, maps in half:
-                found, x = one_pass(x, y, label, maps)
-                shapes += found
+                boxes, x = one_pass(x, y, label, maps)
+                shapes += boxes
         shapes.append(
             text(948, y + 21, str(counts[index]), text_anchor="end", font_size=15, font_weight=600)
         )
@@ -111,8 +111,8 @@ def main() -> None:
         shapes.append(text(x + 20, y + 1, words, fill="#555"))
     words = "forward | backward; g is the gradient of the output, z, s and dz are vectors [N, C]"
     shapes.append(text(430, y + 1, words, fill="#555"))
-    PICTURE.write_text("\n".join([*shapes, "</svg>"]) + "\n", encoding="utf-8")
-    print(PICTURE.name, counts)
+    FIGURE.write_text("\n".join([*shapes, "</svg>"]) + "\n", encoding="utf-8")
+    print(FIGURE.name, counts)
 
 
 if __name__ == "__main__":

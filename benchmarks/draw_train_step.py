@@ -11,13 +11,13 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("svg")
-mpl.rcParams["svg.hashsalt"] = "senet"  # the same picture gives the same file
+mpl.rcParams["svg.hashsalt"] = "senet"  # the same figure gives the same file
 
 import matplotlib.pyplot as plt  # noqa: E402  after the backend is chosen
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "train_step.csv"
-PICTURE = ROOT / "docs" / "img" / "train_step.svg"
+FIGURE = ROOT / "docs" / "img" / "train_step.svg"
 # variant: what it is, its colour
 SHOWN = {
     "timm": ("module after module (timm's, where it has the network)", "#b0b0b0"),
@@ -31,7 +31,7 @@ def cases() -> dict[str, dict[str, dict[str, str]]]:
 
     Batch 8, 224 x 224 pixels, channels_last.
     """
-    found: dict[str, dict[str, dict[str, str]]] = {}
+    by_case: dict[str, dict[str, dict[str, str]]] = {}
     with RESULTS.open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -39,8 +39,8 @@ def cases() -> dict[str, dict[str, dict[str, str]]]:
         if setting == ("8", "224", "channels_last", rows[-1]["device"]):
             case = f"{row['network']}\n{row['dtype']}, {row['mode']}"
             variant = "timm" if row["variant"] == "reference" else row["variant"]
-            found.setdefault(case, {})[variant] = row
-    return found
+            by_case.setdefault(case, {})[variant] = row
+    return by_case
 
 
 def draw() -> None:
@@ -80,9 +80,9 @@ def draw() -> None:
     figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
     figure.text(0.99, 0.005, device, ha="right", fontsize=6, color="#777777")
     figure.tight_layout(rect=(0, 0.09, 1, 1))
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, metadata={"Date": None})
-    print(PICTURE.relative_to(ROOT))
+    FIGURE.parent.mkdir(exist_ok=True)
+    figure.savefig(FIGURE, metadata={"Date": None})
+    print(FIGURE.relative_to(ROOT))
 
 
 if __name__ == "__main__":

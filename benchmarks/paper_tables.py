@@ -5,7 +5,7 @@
     python benchmarks/paper_tables.py --check    # exit 1 if the page says otherwise
 
 Parameters are those of the built network; multiply-adds are half of what torch's own flop counter
-finds in one forward pass of one picture. Nothing is computed: all tensors are on the meta device.
+finds in one forward pass of one image. Nothing is computed: all tensors are on the meta device.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MARK = re.compile(r"(<!-- (\w+) -->\n)(?:(?!<!-- ).)*(<!-- end -->)", re.DOTALL)
 
 
 class _Count(NamedTuple):
-    """What a network has and does for one picture."""
+    """Parameters and statistics of a network, and its multiply-adds for one image."""
 
     params: int
     statistics: int  # running means and variances
@@ -43,7 +43,7 @@ def _built(name: str, **options: Any) -> nn.Module:
         return senet.create_model(name, **options).eval()
 
 
-def _picture(name: str) -> torch.Tensor:
+def _image(name: str) -> torch.Tensor:
     return torch.empty(1, *NETWORKS[name].family.input_size, device="meta")
 
 
@@ -53,7 +53,7 @@ def _counted(name: str, options: tuple[tuple[str, Any], ...] = ()) -> _Count:
     model = _built(name, **({"se": dict(options)} if options else {}))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model(_picture(name))
+        model(_image(name))
     params = sum(parameter.numel() for parameter in model.parameters())
     running = [v for key, v in model.named_buffers() if key.endswith(("_mean", "_var"))]
     statistics = sum(value.numel() for value in running)
@@ -62,8 +62,8 @@ def _counted(name: str, options: tuple[tuple[str, Any], ...] = ()) -> _Count:
 
 @cache
 def _positions(plain: str) -> int:
-    """Sum C H W over the places of SE blocks: the additions, and the squeezes, and the gates."""
-    plan = senet.find_sites(_built(plain), _picture(plain))
+    """Sum C H W over the sites of SE blocks: that many additions, as many in squeezes, in gates."""
+    plan = senet.find_sites(_built(plain), _image(plain))
     return sum(site.channels * math.prod(site.size) for site in plan)
 
 
@@ -77,12 +77,12 @@ def _table_2() -> Iterator[str]:
     for name, network in NETWORKS.items():
         if network.paper is None or network.paper.table != 2:
             continue
-        found, elements = _counted(name), _positions(network.plain)
+        count, elements = _counted(name), _positions(network.plain)
         residual = "inception" not in name.replace("inception_resnet", "") and "vgg" not in name
-        added = found.macs + (elements if residual else 0)
+        added = count.macs + (elements if residual else 0)
         gates = _giga(added + 2 * elements) if network.se is not None else ""
         yield (
-            f"| `{name}` | {found.params:,} | {found.macs:,} | {_giga(found.macs)} "
+            f"| `{name}` | {count.params:,} | {count.macs:,} | {_giga(count.macs)} "
             f"| {_giga(added)} | {gates} | {network.paper.gflops:.2f} |"
         )
 
@@ -94,11 +94,11 @@ def _table_3() -> Iterator[str]:
         paper = network.paper
         if paper is None or paper.table != 3 or paper.gflops is None:
             continue
-        found = _counted(name)
+        count = _counted(name)
         without = "" if network.se is None else f"{_counted(name, (('bias', False),)).params:,}"
         yield (
-            f"| `{name}` | {found.params:,} | {without} | {paper.params} M "
-            f"| {found.macs:,} | {paper.gflops * 1000:.0f} M |"
+            f"| `{name}` | {count.params:,} | {without} | {paper.params} M "
+            f"| {count.macs:,} | {paper.gflops * 1000:.0f} M |"
         )
 
 
@@ -119,11 +119,11 @@ def _share(plain: _Count, with_se: _Count, field: int) -> str:
     return f"+{100 * (with_se[field] / plain[field] - 1):.3f} %"
 
 
-def _row(label: str, found: _Count, printed: str, *, biased: _Count | None = None) -> str:
+def _row(label: str, count: _Count, printed: str, *, biased: _Count | None = None) -> str:
     """Return a line of the ablations: without FC biases, and with them where it matters."""
-    millions = f"{(found.params + found.statistics) / 1e6:.3f}"
+    millions = f"{(count.params + count.statistics) / 1e6:.3f}"
     other = "" if biased is None else f"{(biased.params + biased.statistics) / 1e6:.3f}"
-    return f"| {label} | {found.params:,} | {millions} | {other} | {found.macs:,} | {printed} |"
+    return f"| {label} | {count.params:,} | {millions} | {other} | {count.macs:,} | {printed} |"
 
 
 HEAD = (
@@ -177,8 +177,8 @@ def _senet154() -> Iterator[str]:
     yield "| network | parameters | multiply-adds |"
     yield "|---|---|---|"
     for name in ("senet154_plain", "senet154"):
-        found = _counted(name)
-        yield f"| `{name}` | {found.params:,} | {found.macs:,} |"
+        count = _counted(name)
+        yield f"| `{name}` | {count.params:,} | {count.macs:,} |"
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {

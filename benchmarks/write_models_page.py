@@ -23,7 +23,7 @@ from senet.cost.counting import count_forward, count_parameters, count_step  # n
 from senet.models import NETWORKS, create_model  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
-BATCH = 64  # of a training step; small maps alone are kept in another way than in training
+BATCH = 64  # of a training step; small maps alone are kept differently from those of a training
 
 # Errors in percent, top-1 and top-5, as other papers published them: the column "original".
 ORIGINAL = {
@@ -33,7 +33,7 @@ ORIGINAL = {
     "resnext50_32x4d": "22.2 / -",
     "resnext101_32x4d": "21.2 / 5.6",
     "bn_inception": "25.2 / 7.82",
-    "inception_resnet_v2": "19.9 / 4.9 (a part of the pictures)",
+    "inception_resnet_v2": "19.9 / 4.9 (a subset of the images)",
     "mobilenet_v1": "29.4 / -",
     "shufflenet_v1_g3": "32.6 / -",
 }
@@ -53,8 +53,8 @@ class Counted(NamedTuple):
     """What a network has, does and keeps."""
 
     parameters: int
-    macs: int  # of one picture
-    kept: int  # bytes for one picture of a batch
+    macs: int  # of one image
+    kept: int  # bytes for one image of a batch
 
 
 def counted(name: str) -> Counted:
@@ -75,8 +75,8 @@ def line(*cells: str) -> str:
 
 def numbers(name: str) -> tuple[str, ...]:
     """Return the cells that are counted."""
-    found = counted(name)
-    return f"`{name}`", f"{found.parameters:,}", f"{found.macs:,}", f"{found.kept / 1e6:.2f}"
+    count = counted(name)
+    return f"`{name}`", f"{count.parameters:,}", f"{count.macs:,}", f"{count.kept / 1e6:.2f}"
 
 
 def error(*values: float | None) -> str:
@@ -87,15 +87,15 @@ def error(*values: float | None) -> str:
 
 
 def imagenet_row(name: str) -> str:
-    """Return the row of a network for pictures of 224 or 299 pixels."""
+    """Return the row of a network for images of 224 or 299 pixels."""
     paper = NETWORKS[name].paper
-    found = "" if paper is None else error(paper.top1, paper.top5)
-    table = "" if not found or paper is None else str(paper.table)
-    return line(*numbers(name), ORIGINAL.get(name, ""), found, table)
+    errors = "" if paper is None else error(paper.top1, paper.top5)
+    table = "" if not errors or paper is None else str(paper.table)
+    return line(*numbers(name), ORIGINAL.get(name, ""), errors, table)
 
 
 def cifar_row(name: str) -> str:
-    """Return the row of a network for pictures of 32 pixels."""
+    """Return the row of a network for images of 32 pixels."""
     paper = NETWORKS[name].paper
     if paper is None:
         return line(*numbers(name), "", "", "")
@@ -121,11 +121,11 @@ def names(table: str) -> list[str]:
     if table == "ablations":
         return list(ABLATIONS)
     small = table == "cifar"
-    found = []
+    pairs = []
     for plain, network in NETWORKS.items():
         if network.se is None and (network.family.input_size[1] == 32) == small:
-            found += [plain, network.family.se_name or f"se_{plain}"]
-    return found
+            pairs += [plain, network.family.se_name or f"se_{plain}"]
+    return pairs
 
 
 def table(which: str, wanted: Iterable[str] | None = None) -> list[str]:
