@@ -66,14 +66,14 @@ def row_cells(row: dict[str, Any]) -> list[str]:
     """The cells of a row."""
     error, gap = row["error"], row["difference"]
     spread = "" if error["std"] is None else f" ± {error['std']:.2f}"
-    found = ""
+    change = ""
     if gap is not None:
-        found = f"{gap['mean']:+.2f}"
+        change = f"{gap['mean']:+.2f}"
         if gap["low"] is not None:
-            found += f" [{gap['low']:+.2f}, {gap['high']:+.2f}]"
+            change += f" [{gap['low']:+.2f}, {gap['high']:+.2f}]"
     paper = f"{row['paper_difference']:+.2f}" if row["variant"] and gap else ""
     mine = f"{error['mean']:.2f}{spread}"
-    return [row["name"], mine, found, f"{row['paper_error']:.2f}", paper, row["direction"] or ""]
+    return [row["name"], mine, change, f"{row['paper_error']:.2f}", paper, row["direction"] or ""]
 
 
 def table_text(table: dict[str, Any]) -> str:

@@ -337,8 +337,8 @@ def main() -> None:
         if mode == "compiled":
             torch.compiler.reset()  # or the networks of all cases would share a recompile limit
         torch.manual_seed(0)
-        found = measure(name, dtype, mode, options)
-        rows = [finished(row, name, dtype, mode, options) for row in found]
+        measured = measure(name, dtype, mode, options)
+        rows = [finished(row, name, dtype, mode, options) for row in measured]
         for row in rows:
             show(row)
         write(rows, options.out)

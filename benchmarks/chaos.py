@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
 from senet.training.loop.checkpoints import newest_checkpoint  # noqa: E402
-from training import killing  # noqa: E402 - found through the line above
+from training import killing  # noqa: E402 - imported through the line above
 
 RESULT = ROOT / "benchmarks" / "results" / "chaos.json"
 
@@ -50,13 +50,13 @@ def disturbed(out: Path, options: list[str], *, kills: int, draw: random.Random)
     """Run, killing so many times; return what was done each time."""
     done = []
     while len(done) < kills:
-        found = killing.killed(out, *options, after=killing.step(out), draw=draw)
-        if found["had_ended"]:
+        kill = killing.killed(out, *options, after=killing.step(out), draw=draw)
+        if kill["had_ended"]:
             raise SystemExit("the run ended before all kills: more --epochs")
         hurt = len(done) % 5 == 4
-        found["damage"] = damage(out, draw) if hurt else "none"
-        done.append(found)
-        print(f"kill {len(done)}: {found}", flush=True)
+        kill["damage"] = damage(out, draw) if hurt else "none"
+        done.append(kill)
+        print(f"kill {len(done)}: {kill}", flush=True)
     return done
 
 

@@ -180,10 +180,10 @@ def percent(value: float) -> str:
 
 def accuracy_table(result: dict[str, Any]) -> str:
     """Accuracy by seed, then mean and spread, and the paired difference with its interval."""
-    found = {(run["arch"], run["seed"]): run["test_accuracy"] for run in result["runs"]}
+    accuracy = {(run["arch"], run["seed"]): run["test_accuracy"] for run in result["runs"]}
     lines = ["| seed | plain | with SE | SE - plain, points |", "|---|---|---|---|"]
     for seed in result["config"]["seeds"]:
-        plain, se = found["plain", seed], found["se", seed]
+        plain, se = accuracy["plain", seed], accuracy["se", seed]
         lines.append(f"| {seed} | {percent(plain)} | {percent(se)} | {100 * (se - plain):+.2f} |")
     summary = result["summary"]
     cells = [

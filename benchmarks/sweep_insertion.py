@@ -75,12 +75,12 @@ def names() -> list[str]:
         raise SystemExit(
             f"the table must have a network of every module of timm; none of {sorted(missing)}"
         )
-    found = torchvision.models.list_models(module=torchvision.models)
-    return [f"timm/{name}" for name in TIMM] + [f"torchvision/{name}" for name in found]
+    theirs = torchvision.models.list_models(module=torchvision.models)
+    return [f"timm/{name}" for name in TIMM] + [f"torchvision/{name}" for name in theirs]
 
 
 def example_for(name: str, model: Any) -> Any:
-    """A batch of two pictures of the smallest size at which the network trains."""
+    """A batch of two images of the smallest size at which the network trains."""
     import torch
 
     cfg = getattr(model, "pretrained_cfg", None) or {}

@@ -35,6 +35,7 @@ def lines(script: ModuleType, table: str) -> list[str]:
     [
         ("imagenet", "se_resnet18"),
         ("imagenet", "mobilenet_v1"),
+        ("imagenet", "se_mobilenet_v1"),  # SE behind an activation
         ("imagenet", "se_shufflenet_v1_g3"),
         ("cifar", "resnet20"),
         ("ablations", "se_resnet50_nosqueeze"),

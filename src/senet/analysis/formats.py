@@ -83,7 +83,7 @@ def duration(seconds: Any) -> str:
 
 
 def quantity(value: Any, name: str, *, sign: bool = False) -> str:
-    """Return a cost in the unit that its name ends or begins with: `..._ms` or `bytes...`, else a count.
+    """Return a cost: in ms if its name ends in `_ms`, in bytes if it begins so, else a count.
 
     Example:
         >>> quantity(4_089_184_256, "macs"), quantity(12.345, "step_ms"), quantity(3 << 20, "bytes")
