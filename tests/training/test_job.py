@@ -28,6 +28,7 @@ from senet.training.job import train
 from senet.training.loop.callbacks import History
 from senet.training.loop.checkpoints import load_weights, newest_checkpoint, read_checkpoint
 from senet.training.loop.gate_log import Gates
+from senet.training.loop.placement import Placement
 from senet.training.loop.tensorboard import TensorBoard
 from senet.training.trained import load_run
 from training.tiny import CONFIG, CPU, image_folder
@@ -97,6 +98,25 @@ def test_going_on_needs_the_same_options(run: Path, tmp_path: Path) -> None:
     assert train(free, out=copy, placement=CPU, resume=True)["state"] == "done"
     with pytest.raises(ConfigError, match="precision 'fp16' needs a GPU"):
         train(overridden(CONFIG, {"precision": "fp16"}), out=tmp_path / "new", placement=CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, {"save_every": 0}, "save_every must be a whole number of at least 1, got 0"),
+        ({}, {"placement": Placement("tpu")}, "device must be one that is here"),
+        ({"precision": "fp16"}, {}, "precision 'fp16' needs a GPU"),
+        ({"augmentation": "resize-crop", "cutout": 0}, {}, "needs images above 64 px"),
+        ({"erasing": 0.5, "cutout": 0}, {}, "erasing needs images above 64 px"),
+    ],
+)
+def test_nothing_is_written_where_an_option_cannot_be(
+    changes: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    given = {"placement": CPU, **options}
+    with pytest.raises(ConfigError, match=message):
+        train(overridden(CONFIG, changes), out=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
 
 
 def test_tensorboard_that_is_missing_is_one_line(

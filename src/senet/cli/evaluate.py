@@ -12,14 +12,24 @@ from rich.console import Console
 
 from senet.cli import options as o
 from senet.cli.commands import app
-from senet.cli.terminal import command_line, showing_progress
-from senet.errors import ConfigError, DataError, first_line
+from senet.cli.terminal import command_line, data_notes, showing_progress
+from senet.errors import ConfigError, DataError
 from senet.files import write_text
 from senet.schema import overridden
 from senet.training.config import DataConfig, RunConfig
 
 __all__ = ["eval_", "predict"]
 
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[RUN]...", help="Folders of `senet train`; several are averaged."),
+]
+Models = Annotated[
+    list[str] | None, typer.Option(help="A network, with --weights; one for all, or one for each.")
+]
+Weights = Annotated[
+    list[str] | None, typer.Option(help="Published weights of --model; eval averages several.")
+]
 Normalization = Annotated[
     str | None, typer.Option(help="imagenet or imagenet-mean, if the weights do not say.")
 ]
@@ -79,19 +89,11 @@ def _configured(networks: list[Any], changes: Mapping[str, Any]) -> RunConfig:
     defaults={"data.name": "the run's"},
 )
 def eval_(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[RUN]...", help="Folders of `senet train`; several are averaged."),
-    ] = None,
+    runs: Runs = None,
     *,
     changes: dict[str, Any],
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="A network, with --weights; one for all, or one for each."),
-    ] = None,
-    weights: Annotated[
-        list[str] | None, typer.Option(help="Published weights of --model; several are averaged.")
-    ] = None,
+    model: Models = None,
+    weights: Weights = None,
     classes: o.Classes = None,
     normalization: Normalization = None,
     method: Method = "single",
@@ -105,8 +107,8 @@ def eval_(
     as_json: o.AsJson = False,
 ) -> None:
     """Test networks: accuracy with its interval, per class, speed; several runs are averaged."""
+    from senet.training import evaluation
     from senet.training.data import open_split
-    from senet.training.evaluation import evaluate, predictions_csv
     from senet.training.loop.placement import find_device
 
     shown = _crops(method, crop, resize, scales)
@@ -114,7 +116,7 @@ def eval_(
     config = _configured(networks, changes)
     split = open_split(config.data, training=False)
     with showing_progress(Console(stderr=as_json)) as on_progress:
-        predictions, unreadable = evaluate(
+        predictions, unreadable = evaluation.evaluate(
             networks,
             split,
             crops=shown,
@@ -124,16 +126,19 @@ def eval_(
             max_bad_images=config.data.max_bad_images,
             on_progress=on_progress,
         )
-    result = _result(predictions, networks, shown, (list(unreadable.seen), split.passed_over))
+    result = {
+        **_result(predictions, networks, shown),
+        "left_out": list(unreadable.seen),
+        "passed_over": [line for line in [split.passed_over] if line],
+    }
+    text = json.dumps(result, indent=1)
     if out is not None:
-        write_text(out / "eval.json", json.dumps(result, indent=1))
-        write_text(out / "predictions.csv", predictions_csv(predictions))
-    typer.echo(json.dumps(result, indent=1) if as_json else _text(result))
+        write_text(out / "eval.json", text)
+        write_text(out / "predictions.csv", evaluation.predictions_csv(predictions))
+    typer.echo(text if as_json else _text(result))
 
 
-def _result(
-    predictions: Any, networks: list[Any], shown: Any, unused: tuple[list[str], str]
-) -> dict[str, Any]:
+def _result(predictions: Any, networks: list[Any], shown: Any) -> dict[str, Any]:
     from senet.training.evaluation import summary
 
     size, side = shown.sizes(networks[0].view)
@@ -147,8 +152,6 @@ def _result(
         "crop": size,
         "resize": side,
         "scales": list(shown.scales),
-        "left_out": unused[0],
-        "passed_over": unused[1],
     }
 
 
@@ -159,8 +162,6 @@ def _share(interval: Mapping[str, Any]) -> str:
 
 def _text(result: dict[str, Any]) -> str:
     """Return the result in a few lines."""
-    from senet.training.data import left_out
-
     how = f"{result['method']} crop {result['crop']} of {result['resize']}"
     if result["scales"]:
         how = f"whole, shorter side {', '.join(map(str, result['scales']))}"
@@ -171,11 +172,7 @@ def _text(result: dict[str, Any]) -> str:
     worst = sorted(result["per_class"].items(), key=lambda item: item[1]["proportion"])[:5]
     lines.append("weakest classes: " + "; ".join(f"{name} {_share(each)}" for name, each in worst))
     lines.append(f"{result['images_per_second']:.0f} images/s")
-    if result["left_out"]:
-        lines.append(left_out(result["left_out"]))
-    if result["passed_over"]:
-        lines.append(result["passed_over"])
-    return "\n".join(lines)
+    return "\n".join([*lines, *data_notes(result)])
 
 
 @app.command()
@@ -184,7 +181,7 @@ def predict(
     *,
     run: Annotated[Path | None, typer.Option(help="Folder of `senet train`.")] = None,
     model: Annotated[str | None, typer.Option(help="A network, with --weights.")] = None,
-    weights: Annotated[list[str] | None, typer.Option(help="Published weights of --model.")] = None,
+    weights: Weights = None,
     classes: o.Classes = None,
     normalization: Normalization = None,
     method: Method = "single",
@@ -215,8 +212,9 @@ def predict(
 
 def _opened(path: Path) -> Any:
     from senet.training.data import opened_image
+    from senet.training.data.dataset import reason
 
     try:
         return opened_image(path)
     except Exception as error:  # decoders raise anything
-        raise DataError(f"{path} cannot be read: {first_line(error)}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error

@@ -20,6 +20,7 @@ __all__ = [
     "INTERRUPTED",
     "ablation_table",
     "command_line",
+    "data_notes",
     "finished",
     "result_table",
     "run_job",
@@ -104,11 +105,19 @@ def _line_by_line(console: Console) -> senet.progress.Progress:
     return on_progress
 
 
+def data_notes(data: Mapping[str, Any]) -> list[str]:
+    """Return a line for each kind of files and images that were left out of the data."""
+    from senet.training.data import left_out
+
+    lines = [*data.get("passed_over", ()), left_out(data.get("left_out", ()))]
+    return [line for line in lines if line]
+
+
 def show_result(console: Console, result: Mapping[str, Any], report: Path) -> None:
-    """Print the table, the verdict and where the report is."""
+    """Print the table, the verdict, what was left out of the data, and where the report is."""
     console.print(result_table(result))
     console.print(f"[bold]{result['summary']['verdict']}[/bold]", highlight=False)
-    for line in result["data"].get("passed_over", ()):
+    for line in data_notes(result["data"]):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
 
@@ -118,7 +127,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
     config = result["config"]
     table = Table(title=f"{config['model']} on {result['data']['name']}", title_justify="left")
     if result.get("cost"):
-        table.caption = f"multiply-adds, memory and times of a batch of {_batch(result['cost'])}"
+        batch = result["cost"]["input"][0][0]
+        table.caption = f"multiply-adds, memory and times of a batch of {batch}"
         table.caption_justify = "left"
     table.add_column("")
     for head in ("plain", "SE", "SE - plain", "SE / plain"):
@@ -128,8 +138,16 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def _spread(estimate: Mapping[str, Any] | None, *, scale: float = 1.0) -> str:
+    """Return mean ± standard deviation."""
+    if estimate is None:
+        return _MISSING
+    text = f"{scale * estimate['mean']:.2f}"
+    return text if estimate["std"] is None else f"{text} ± {scale * estimate['std']:.2f}"
+
+
 def _accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    cells = [_accuracy(summary[arch]) for arch in ("plain", "se")]
+    cells = [_spread(summary[arch], scale=100) for arch in ("plain", "se")]
     difference = summary["difference"]
     if difference is None:
         return [("test accuracy, %", *cells, _MISSING, "")]
@@ -137,46 +155,29 @@ def _accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     if difference["low"] is not None:
         low, high = 100 * difference["low"], 100 * difference["high"]
         name = f"  {100 * difference['confidence']:g} % interval"
-        rows.append((name, "", "", f"[{low:+.2f}, {high:+.2f}]".replace("[", r"\["), ""))
+        rows.append((name, "", "", rf"\[{low:+.2f}, {high:+.2f}]", ""))
     return rows
 
 
-def _accuracy(summary: Mapping[str, Any] | None) -> str:
-    if summary is None:
-        return _MISSING
-    text = f"{100 * summary['mean']:.2f}"
-    return text if summary["std"] is None else f"{text} ± {100 * summary['std']:.2f}"
-
-
-# name in the cost report: (what the table calls it, how a number is shown, how a difference is)
-_COSTS: dict[str, tuple[str, Callable[[float], str], Callable[[float], str]]] = {
-    "parameters": ("parameters", "{:,}".format, "{:+,}".format),
-    "macs": ("multiply-adds, M", lambda v: f"{v / 1e6:,.3f}", lambda v: f"{v / 1e6:+,.3f}"),
-    "bytes_kept": (
-        "kept for backward, MB",
-        lambda v: f"{v / 1e6:,.2f}",
-        lambda v: f"{v / 1e6:+,.2f}",
-    ),
-    "step_ms": ("training step, ms", "{:.2f}".format, "{:+.2f}".format),
-    "latency_ms": ("forward, ms", "{:.2f}".format, "{:+.2f}".format),
+# name in the cost report: what the table calls it, its unit, digits
+_COSTS = {
+    "parameters": ("parameters", 1, 0),
+    "macs": ("multiply-adds, M", 1e6, 3),
+    "bytes_kept": ("kept for backward, MB", 1e6, 2),
+    "step_ms": ("training step, ms", 1, 2),
+    "latency_ms": ("forward, ms", 1, 2),
 }
 
 
-def _batch(cost: Mapping[str, Any]) -> int:
-    return int(cost["input"][0][0])
-
-
 def _cost_rows(cost: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
-    if cost is None:
-        return []
-    total = cost["total"]
-    rows = []
-    for name, (label, show, show_difference) in _COSTS.items():
-        values = [total[arch].get(name) for arch in ("plain", "se")]
-        if None in values:
-            continue
-        shown = show_difference(total["difference"][name]), f"{total['ratio'][name]:.4f}"
-        rows.append((label, *map(show, values), *shown))
+    total = {} if cost is None else cost["total"]
+    rows: list[tuple[str, ...]] = []
+    for name, (label, unit, digits) in _COSTS.items() if total else ():
+        values = [total[column].get(name) for column in ("plain", "se", "difference")]
+        if None not in values:
+            plain, se, more = (value / unit for value in values)
+            cells = f"{plain:,.{digits}f}", f"{se:,.{digits}f}", f"{more:+,.{digits}f}"
+            rows.append((label, *cells, f"{total['ratio'][name]:.4f}"))
     return rows
 
 
@@ -187,18 +188,14 @@ def ablation_table(table: Mapping[str, Any]) -> Table:
     for head in ("", "top-1 error, %", "difference", "paper, ImageNet", "difference", "direction"):
         shown.add_column(head, justify="left" if head in ("", "direction") else "right")
     for row in table["rows"]:
-        error, gap = row["error"], row["difference"]
-        cells = [_MISSING, ""]
-        if error is not None:
-            cells[0] = f"{error['mean']:.2f}"
-            cells[0] += "" if error["std"] is None else f" ± {error['std']:.2f}"
+        gap, difference = row["difference"], ""
         if gap is not None:
-            cells[1] = f"{gap['mean']:+.2f}"
+            difference = f"{gap['mean']:+.2f}"
             if gap["low"] is not None:
-                cells[1] += f" ({gap['low']:+.2f}, {gap['high']:+.2f})"
+                difference += f" ({gap['low']:+.2f}, {gap['high']:+.2f})"
         published = f"{row['paper_difference']:+.2f}" if row["paper_difference"] else ""
-        paper = f"{row['paper_error']:.2f}"
-        shown.add_row(row["name"], *cells, paper, published, row["direction"] or "")
+        paper = (f"{row['paper_error']:.2f}", published, row["direction"] or "")
+        shown.add_row(row["name"], _spread(row["error"]), difference, *paper)
     return shown
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from senet.cli import options as o
 from senet.cli.commands import app
-from senet.cli.terminal import finished, run_job
+from senet.cli.terminal import data_notes, finished, run_job
 from senet.schema import differences, flat, overridden
 from senet.training.config import RECIPES, RunConfig, read_yaml, recipe, to_yaml
 from senet.training.config.recipe_values import CERTAINTIES
@@ -81,8 +81,6 @@ def train(
 
 def _summary(result: dict[str, Any], out: Path) -> list[str]:
     """Return what is said at the end, line by line."""
-    from senet.training.data import left_out
-
     lines = []
     tested = [epoch for epoch in result["epochs"] if epoch["test_accuracy"] is not None]
     if tested:
@@ -93,10 +91,7 @@ def _summary(result: dict[str, Any], out: Path) -> list[str]:
         lines.append(f"{text}, test loss {last['test_loss']:.4f}")
     for path, mean in result["stuck_gates"].items():
         lines.append(f"the gates of {path} are nearly constant, at {mean:.3g}")
-    if result["data"]["left_out"]:
-        lines.append(left_out(result["data"]["left_out"]))
-    lines += result["data"].get("passed_over", ())
-    return [*lines, f"results: {out}"]
+    return [*lines, *data_notes(result["data"]), f"results: {out}"]
 
 
 @app.command()

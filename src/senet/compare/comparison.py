@@ -116,6 +116,7 @@ def compare(
             result["state"] = "done"
         except Stopped:
             result["state"] = "partial"
+    result["data"] = images.summary()  # with what was left out meanwhile
     on_progress("writing the report", 1, 1)
     write_result(results, result)
     write_text(experiment.folder / "report.html", render_report(result))

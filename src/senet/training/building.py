@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.blocks import SqueezeExcitation
-from senet.errors import DataError, first_line
+from senet.errors import DataError
 from senet.insertion import insert
 from senet.models import NETWORKS
 from senet.models.weights import load_weights
 from senet.training.config import RunConfig
 from senet.training.data import NETWORK, mix_seeds
+from senet.training.data.dataset import reason
 from senet.training.loop.module import logits_of
 
 __all__ = ["build_network", "check_network"]
@@ -118,7 +119,7 @@ def check_network(net: nn.Module, images: Tensor, *, classes: int, name: str) ->
             logits = logits_of(trial.eval()(few))[0]
     except Exception as error:  # a network raises anything
         raise DataError(
-            f"{name} cannot take images of {shape}: {first_line(error)}; try another image_size"
+            f"{name} cannot take images of {shape}: {reason(error)}; try another image_size"
         ) from error
     if logits.shape != (len(few), classes):
         raise DataError(

@@ -19,7 +19,7 @@ from senet.training.config import RunConfig, read_yaml, to_yaml
 from senet.training.data import ImageData, load_data
 from senet.training.loop.checkpoints import newest_checkpoint
 from senet.training.loop.gate_log import Gates
-from senet.training.loop.placement import Placement, is_first_process
+from senet.training.loop.placement import Placement, find_device, is_first_process
 from senet.training.loop.runner import train_run
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.loop.tensorboard import TensorBoard
@@ -138,13 +138,14 @@ def _asking(stop: Stop, on_progress: Progress) -> Progress:
 
 def _described(data: ImageData) -> dict[str, Any]:
     view = {"mean": list(data.view.mean), "std": list(data.view.std)}
-    return {**data.summary(), "view": view, "left_out": list(data.unreadable.seen)}
+    return {**data.summary(), "view": view}
 
 
 def _check_options(config: RunConfig, where: Placement, save_every: int | None) -> None:
     if save_every is not None and save_every < 1:
         raise ConfigError(f"save_every must be a whole number of at least 1, got {save_every}")
-    if config.train.precision == "fp16" and where.kind == "cpu":
+    device = find_device(where.device)
+    if config.train.precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
     if where.strategy == "fsdp" and config.train.ema is not None:
         raise ConfigError("ema needs whole weights on each device; try strategy 'ddp'")

@@ -27,7 +27,9 @@ from senet.training import DataConfig, TrainConfig
         ("workers", -1, "workers must be a whole number of at least 0, or None"),
         ("seed", -1, "seed must be a whole number of at least 0"),
         ("seed", 2**63, r"seed must be a whole number of at least 0 and below 2\*\*63, got 9223"),
-        ("rand_augment", 1, "rand_augment must be a text, or None, got 1"),
+        ("rand_augment", 1, "rand_augment must be a policy .* or None, got 1"),
+        ("rand_augment", "auto", "policy of timm's RandAugment such as .*, got 'auto'"),
+        ("rand_augment", "rand-m9-x1", "rand_augment must be a policy"),
         ("mixup", "1", "mixup must be at least 0, got '1'"),
     ],
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from senet.errors import ConfigError
 from senet.schema import Config, option
@@ -48,6 +49,18 @@ STARTS = {
     "network": "as the network's library draws them, or the weights it was given",
     "he": "He's normal initialisation: by fan-out for convolutions, by fan-in for linear layers",
 }
+
+
+_SECTION = r"-((m|n|mmax|inc)\d+|(mstd|p)\d+(\.\d+)?|t[a-z]+)"  # of timm's RandAugment
+
+
+def _policy(name: str, value: Any) -> Any:
+    if value is None or (isinstance(value, str) and re.fullmatch(f"rand({_SECTION})*", value)):
+        return value
+    raise ConfigError(
+        f"{name} must be a policy of timm's RandAugment such as 'rand-m9-mstd0.5-inc1', or None, "
+        f"got {value!r}"
+    )
 
 
 @final
@@ -120,7 +133,7 @@ class TrainConfig(Config):
     gamma: float = option(0.1, above=0)
     warmup_epochs: float = option(1.0, least=0)
     augmentation: str = option("auto", choices=AUGMENTATIONS)
-    rand_augment: str | None = None
+    rand_augment: str | None = option(None, check=_policy)
     erasing: float = option(0.0, least=0, below=1)
     rotation: float = option(0.0, least=0)
     pixel_jitter: float = option(0.0, least=0)

@@ -147,6 +147,7 @@ class ImageData:
             "test_images": len(self.test),
             "classes": list(self.classes),
             "image_size": list(self.view.size),
+            "left_out": list(self.unreadable.seen),
             "passed_over": list(self.passed_over),
         }
 
