@@ -37,6 +37,7 @@ def test_small_images_are_held_as_they_are(tmp_path: Path) -> None:
         "test_images": 2,
         "classes": ["blue", "red"],
         "image_size": [3, 8, 8],
+        "left_out": [],
         "passed_over": [],
     }
     expected = torch.frombuffer(bytearray(picture("red", 1).tobytes()), dtype=torch.uint8)
