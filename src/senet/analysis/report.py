@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from senet.analysis import formats
+from senet.analysis import number_texts as texts
 from senet.analysis.excitations import spaced
 from senet.analysis.series import curves, is_done, number, pairs, part, runs_of, shorten, summary_of
 from senet.analysis.stats import proportion_interval
@@ -103,9 +103,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     names = ("decimal", "duration", "interval", "percent", "points", "quantity")
-    environment.filters |= {name: getattr(formats, name) for name in names}
+    environment.filters |= {name: getattr(texts, name) for name in names}
     environment.filters |= {"inline": _inline, "value": _value, "wilson": _wilson}
-    environment.globals["none_"] = formats.NONE
+    environment.globals["none_"] = texts.NONE
     environment.tests["known"] = lambda value: not math.isnan(number(value))
     return environment
 
@@ -128,9 +128,9 @@ def _wilson(accuracy: Any, images: Any) -> str:
     """The 95 % interval of an accuracy on so many test images, in percent."""
     accuracy, images = number(accuracy), number(images)
     if not (0 <= accuracy <= 1 and images >= 1):
-        return formats.NONE
+        return texts.NONE
     interval = proportion_interval(round(accuracy * images), int(images))
-    return f"{formats.decimal(100 * interval.low, 1)} to {formats.decimal(100 * interval.high, 1)}"
+    return f"{texts.decimal(100 * interval.low, 1)} to {texts.decimal(100 * interval.high, 1)}"
 
 
 class _Quantity(NamedTuple):
@@ -180,7 +180,7 @@ def _stages(cost: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         rows = _quantities({"total": stage} if isinstance(stage, Mapping) else {}, {})
         added = {row.name: row.difference for row in rows}
         if any(added.values()):
-            cells = [formats.quantity(added.get(name), name, sign=True) for name in _BY_STAGE]
+            cells = [texts.quantity(added.get(name), name, sign=True) for name in _BY_STAGE]
             yield str(stage.get("name", "")), cells
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from senet.analysis.figures.drawing import COLOUR, NAMES, Drawing, canvas, panel, style
-from senet.analysis.formats import decimal
+from senet.analysis.number_texts import decimal
 from senet.analysis.series import Curve, Run, curves, mean_curve, pairs, shorten
 from senet.analysis.stats import paired_difference
 from senet.errors import InputError, unknown_name
