@@ -9,7 +9,7 @@ from torch import nn
 
 from senet.errors import ConfigError, optional
 from senet.insertion import SEConfig
-from senet.models.nets.staged import Staged
+from senet.models.nets.classifier import Classifier
 from senet.models.registry import create_model
 
 __all__ = ["backbone", "features_of"]
@@ -88,4 +88,4 @@ def features_of(network: nn.Module, out_indices: Sequence[int] | None = None) ->
 
 def nested(network: nn.Module) -> bool:
     """Return whether the modules of `feature_info` are one level below the network's children."""
-    return not isinstance(network, Staged) and any(hasattr(network, name) for name in _NESTED)
+    return not isinstance(network, Classifier) and any(hasattr(network, name) for name in _NESTED)

@@ -1,11 +1,12 @@
-"""What the project's networks share: the interface of a classifier, the first weights, the norm
-that carries an SE block.
+"""What the project's networks share: the interface of a classifier, its stages, its first weights,
+and the layers that carry an SE block.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch.nn.functional as F
@@ -13,41 +14,58 @@ from torch import Tensor, nn
 
 from senet.blocks import SEBatchNorm2d, SqueezeExcitation
 from senet.errors import ConfigError
-from senet.models.nets.staged import Staged
+from senet.models.nets.stage import Stage
 
-__all__ = ["Classifier", "Options", "SEConv2d", "last_conv", "last_norm"]
+__all__ = ["Block", "Classifier", "Options", "SEConv2d", "last_conv", "last_norm"]
 
 # The options of senet.SqueezeExcitation but for its channels; None: no SE block.
 Options = Mapping[str, Any] | None
+# Builds a block from the channels of its input, those of its output, and its stride.
+Block = Callable[[int, int, int], nn.Module]
 
 _POOLS = ("avg", "")
 
 
-class Classifier(Staged, ABC):
-    """A network that maps pictures to logits: features, their mean over the positions, a layer.
+class Classifier(nn.Module, ABC):
+    """A network that maps images to logits: features, their mean over the positions, a layer.
 
-    The calls have timm's names and meaning. A subclass writes `forward_features` and calls
-    `_finish` at the end of its constructor.
+    The calls have timm's names and meaning. A subclass writes `forward_features`, adds its stages
+    with `_add_stage`, and calls `_finish` at the end of its constructor.
+
+    Args:
+        num_classes: number of logits; 0 if the network ends with the pooled features.
+        in_chans: channels of the image.
+        size: height and width of the image that the network is made for.
 
     Attributes:
         num_classes: number of logits; 0 if the network ends with the pooled features.
-        input_size: the picture (channels, height, width) that the network is made for.
+        num_features: channels of the last map.
+        input_size: the image (channels, height, width) that the network is made for.
         feature_info: one dict for each resolution: `module` whose output is the last map of this
-            resolution, its channels `num_chs`, and how many times smaller than the picture
+            resolution, its channels `num_chs`, and how many times smaller than the image
             (`reduction`) it is.
         drop_rate: probability of dropout before the last layer.
         global_pool: "avg", or "" for no pooling.
+        _stem: names of the children before the first block.
+        _last: name of the last layer.
     """
 
-    num_classes: int
-    input_size: tuple[int, int, int]
-    feature_info: list[dict[str, Any]]
     drop_rate: float = 0.0
     global_pool: str = "avg"
+    _stem: tuple[str, ...] = ("conv1", "bn1")
+    _last: str = "fc"
+
+    def __init__(self, *, num_classes: int, in_chans: int, size: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.input_size = (in_chans, size, size)
+        self.feature_info: list[dict[str, Any]] = []
+        self.num_features = 0
+        self._stages: list[str] = []
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures [N, C, H, W] to the last map [N, num_features, h, w]."""
+        """Map images [N, C, H, W] to the last map [N, num_features, h, w]."""
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Map the last map [N, num_features, h, w] to logits [N, num_classes].
@@ -62,8 +80,13 @@ class Classifier(Staged, ABC):
         return x if pre_logits else self.get_classifier()(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures [N, C, H, W] to logits [N, num_classes]."""
+        """Map images [N, C, H, W] to logits [N, num_classes]."""
         return self.forward_head(self.forward_features(x))
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Channels that the classifier sees."""
+        return self.num_features
 
     def get_classifier(self) -> nn.Module:
         """Return the last layer; `nn.Identity` if there is none."""
@@ -95,6 +118,82 @@ class Classifier(Staged, ABC):
 
     def _new_classifier(self) -> nn.Module:
         return nn.Linear(self.num_features, self.num_classes) if self.num_classes else nn.Identity()
+
+    def group_matcher(self, *, coarse: bool = False) -> dict[str, Any]:
+        r"""Return which parameters belong together, for a learning rate of each depth.
+
+        Args:
+            coarse: one group for each stage, not for each block.
+
+        Returns:
+            Patterns of parameter names as `timm.models.group_parameters` takes them: "stem", and
+            "blocks" in order. Parameters that match none are the head's.
+
+        Example:
+            >>> from senet.models import CifarResNet
+            >>> CifarResNet(depth=20).group_matcher(coarse=True)["blocks"][0]
+            ('^layer1\\.', (0,))
+        """
+        patterns: list[tuple[str, tuple[int, ...]]] = []
+        for name, child in self.named_children():
+            if name in (*self._stem, self._last) or next(child.parameters(), None) is None:
+                continue
+            inside = [""] if coarse or not isinstance(child, Stage) else list(child._modules)
+            for block in inside:
+                path = f"{name}.{block}." if block else f"{name}."
+                patterns.append((f"^{re.escape(path)}", (len(patterns),)))
+        stem = "|".join(map(re.escape, self._stem))
+        return {"stem": rf"^(?:{stem})\.", "blocks": patterns}
+
+    def set_grad_checkpointing(
+        self,
+        enable: bool = True,  # noqa: FBT001, FBT002 - timm's callers give it by position
+    ) -> None:
+        """Compute the blocks of the stages again in the backward, instead of keeping their maps.
+
+        Args:
+            enable: False keeps them again.
+
+        Raises:
+            ConfigError: the network has no stages of blocks.
+        """
+        stages = [child for child in self.children() if isinstance(child, Stage)]
+        if not stages:
+            raise ConfigError(
+                f"checkpointing needs stages of blocks, and {type(self).__name__} has none; "
+                "wrap its modules with torch.utils.checkpoint instead"
+            )
+        for stage in stages:
+            stage.checkpointed = enable
+
+    def _add_map(self, module: str, channels: int, reduction: int) -> None:
+        """Say that the output of a module is the last map of a resolution."""
+        self.feature_info.append({"module": module, "num_chs": channels, "reduction": reduction})
+        self.num_features = channels
+
+    def _add_stage(
+        self,
+        name: str,
+        block: Block,
+        *,
+        blocks: int,
+        channels: int,
+        stride: int = 2,
+        reduction: int,
+    ) -> None:
+        """Add blocks in order, of which the first changes the size and the channels."""
+        stage = Stage()
+        for _ in range(blocks):
+            stage.append(block(self.num_features, channels, 1 if len(stage) else stride))
+            self.num_features = channels
+        self.add_module(name, stage)
+        self._stages.append(name)
+        self._add_map(name, channels, reduction)
+
+    def _forward_stages(self, x: Tensor) -> Tensor:
+        for name in self._stages:
+            x = self.get_submodule(name)(x)
+        return x
 
     def _finish(self) -> None:
         """Make the last layer; draw it and the convolutions from He's normal distribution."""

@@ -133,7 +133,7 @@ class BNInception(Classifier):
     Args:
         se: options of `senet.SqueezeExcitation`; None for the plain network.
         num_classes: number of logits; 0 for the pooled features.
-        in_chans: channels of the picture.
+        in_chans: channels of the image.
 
     Example:
         >>> net = BNInception(se={"reduction": 16}, num_classes=10)
@@ -145,8 +145,7 @@ class BNInception(Classifier):
     _last = "classifier"
 
     def __init__(self, *, se: Options = None, num_classes: int = 1000, in_chans: int = 3) -> None:
-        super().__init__()
-        self.num_classes, self.input_size = num_classes, (in_chans, 224, 224)
+        super().__init__(num_classes=num_classes, in_chans=in_chans, size=224)
         self.conv1 = _conv(in_chans, 64, 7, 2)
         self.pool1 = _CeilPool()
         self.conv2_reduce = _conv(64, 64, 1)
@@ -160,21 +159,16 @@ class BNInception(Classifier):
                 else SEInceptionModule(channels, widths, se=se)
             )
             self.add_module(f"inception_{name}", module)
+            self._stages.append(f"inception_{name}")
             channels = module.out_channels
-        self.num_features = channels
-        self.feature_info = [
-            {"module": "conv1", "num_chs": 64, "reduction": 2},
-            {"module": "conv2", "num_chs": 192, "reduction": 4},
-            {"module": "inception_3b", "num_chs": 320, "reduction": 8},
-            {"module": "inception_4d", "num_chs": 608, "reduction": 16},
-            {"module": "inception_5b", "num_chs": 1024, "reduction": 32},
-        ]
+        self._add_map("conv1", 64, 2)
+        self._add_map("conv2", 192, 4)
+        self._add_map("inception_3b", 320, 8)
+        self._add_map("inception_4d", 608, 16)
+        self._add_map("inception_5b", channels, 32)
         self._finish()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures [N, in_chans, H, W] to [N, 1024, H / 32, W / 32], rounded up."""
+        """Map images [N, in_chans, H, W] to [N, 1024, H / 32, W / 32], rounded up."""
         x = self.pool1(self.conv1(x))
-        x = self.pool2(self.conv2(self.conv2_reduce(x)))
-        for name in _MODULES:
-            x = self.get_submodule(f"inception_{name}")(x)
-        return x
+        return self._forward_stages(self.pool2(self.conv2(self.conv2_reduce(x))))

@@ -1,4 +1,4 @@
-"""Pre-activation residual networks for small pictures: ResNet-164 and wide ResNets.
+"""Pre-activation residual networks for small images: ResNet-164 and wide ResNets.
 
 Sources: K. He et al., "Identity Mappings in Deep Residual Networks" (ResNet-164 with bottlenecks);
 S. Zagoruyko, N. Komodakis, "Wide Residual Networks" (WRN-16-8).
@@ -6,13 +6,13 @@ S. Zagoruyko, N. Komodakis, "Wide Residual Networks" (WRN-16-8).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import final
 
 from torch import Tensor, nn
 
 from senet.errors import ConfigError
 from senet.models.nets.classifier import Classifier, Options, last_conv
-from senet.models.nets.staged import Stage
 
 __all__ = ["PreActResNet"]
 
@@ -33,7 +33,7 @@ class _Unit(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, channels: int, *, stride: int, bottleneck: bool, se: Options
+        self, in_channels: int, channels: int, stride: int, *, bottleneck: bool, se: Options
     ) -> None:
         super().__init__()
         width, kernel = (channels // 4, 1) if bottleneck else (channels, 3)
@@ -75,7 +75,7 @@ class PreActResNet(Classifier):
         bottleneck: units of three convolutions instead of two.
         se: options of `senet.SqueezeExcitation`; None for the plain network.
         num_classes: number of logits; 0 for the pooled features.
-        in_chans: channels of the picture.
+        in_chans: channels of the image.
 
     Raises:
         ConfigError: there is no such depth.
@@ -97,34 +97,29 @@ class PreActResNet(Classifier):
         num_classes: int = 10,
         in_chans: int = 3,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes=num_classes, in_chans=in_chans, size=32)
         per_unit, rest = (9, 2) if bottleneck else (6, 4)
         if depth < per_unit + rest or depth % per_unit != rest:
             raise ConfigError(
                 f"depth must be {per_unit}n + {rest} with n >= 1, got {depth}; "
                 f"try {'164' if bottleneck else '16'}"
             )
-        self.num_classes, self.input_size = num_classes, (in_chans, 32, 32)
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
-        self.feature_info, stages, channels = [], [], 16
+        self.num_features = 16
+        unit = partial(_Unit, bottleneck=bottleneck, se=se)
         for number, base in enumerate((16, 32, 64)):
-            out = base * width * (4 if bottleneck else 1)
-            units = Stage()
-            for index in range(depth // per_unit):
-                stride = 2 if number and not index else 1
-                units.append(_Unit(channels, out, stride=stride, bottleneck=bottleneck, se=se))
-                channels = out
-            stages.append(units)
-            self.feature_info.append(
-                {"module": f"layer{number + 1}", "num_chs": out, "reduction": 2**number}
+            self._add_stage(
+                f"layer{number + 1}",
+                unit,
+                blocks=depth // per_unit,
+                channels=base * width * (4 if bottleneck else 1),
+                stride=2 if number else 1,
+                reduction=2**number,
             )
-        self.layer1, self.layer2, self.layer3 = stages
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn = nn.BatchNorm2d(self.num_features)
         self.relu = nn.ReLU()
-        self.num_features = channels
         self._finish()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures [N, in_chans, H, W] to [N, num_features, ceil(H / 4), ceil(W / 4)]."""
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return self.relu(self.bn(x))  # type: ignore[no-any-return]
+        """Map images [N, in_chans, H, W] to [N, num_features, ceil(H / 4), ceil(W / 4)]."""
+        return self.relu(self.bn(self._forward_stages(self.conv1(x))))  # type: ignore[no-any-return]

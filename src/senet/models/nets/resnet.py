@@ -7,8 +7,9 @@ table 1 and appendix; the authors' prototxt files (github.com/hujie-frank/SENet)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from senet.blocks import residual_tail
 from senet.errors import unknown_name
 from senet.models.nets.classifier import Classifier, Options, last_norm
-from senet.models.nets.staged import Stage
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet"]
 
@@ -34,33 +34,48 @@ class _Shape:
     thin: int  # the first 1x1 has so many times fewer channels than the 3x3
     projection: int  # kernel of the projections that change the size
     stride_first: bool  # the stride is on the first 1x1, not on the 3x3
-    se: Options
+
+
+def _projection(in_channels: int, channels: int, *, stride: int, kernel: int = 1) -> nn.Sequential:
+    """Return a convolution and its batch norm, for a shortcut that changes size or channels."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(channels),
+    )
 
 
 @final
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions: relu(SE(branch(x)) + shortcut(x)); in ResNet-18 and 34.
+    """Two 3x3 convolutions: relu(SE(branch(x)) + shortcut(x)); in ResNet-18 and 34, and CIFAR's.
 
     Args:
         in_channels: channels of the input.
-        base: channels of the output.
-        stride: of the first convolution and of the projection.
-        shape: of the network's blocks; only `se` matters.
+        channels: channels of the output.
+        stride: of the first convolution and of the shortcut.
+        se: options of `senet.SqueezeExcitation`; None for the plain block.
+        shortcut: builds the shortcut where size or channels change.
     """
 
-    expansion = 1
-
-    def __init__(self, in_channels: int, base: int, *, stride: int, shape: _Shape) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        *,
+        se: Options,
+        shortcut: Callable[..., nn.Module] = _projection,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, base, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(base)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(base, base, 3, padding=1, bias=False)
-        self.bn2 = last_norm(base, shape.se)
-        self.downsample = _projection(in_channels, base, stride=stride, kernel=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = last_norm(channels, se)
+        same = stride == 1 and in_channels == channels
+        self.downsample = None if same else shortcut(in_channels, channels, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N, in_channels, H, W] to [N, base, ceil(H / stride), ceil(W / stride)]."""
+        """Map [N, in_channels, H, W] to [N, channels, ceil(H / stride), ceil(W / stride)]."""
         identity = x if self.downsample is None else self.downsample(x)
         u = self.conv2(self.relu(self.bn1(self.conv1(x))))
         return residual_tail(self.bn2, u, identity, self.relu)
@@ -72,17 +87,18 @@ class Bottleneck(nn.Module):
 
     Args:
         in_channels: channels of the input.
-        base: a quarter of the channels of the output.
+        channels: channels of the output.
         stride: of the block.
+        se: options of `senet.SqueezeExcitation`; None for the plain block.
         shape: of the network's blocks.
     """
 
-    expansion = 4
-
-    def __init__(self, in_channels: int, base: int, *, stride: int, shape: _Shape) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, *, se: Options, shape: _Shape
+    ) -> None:
         super().__init__()
-        width = base * shape.width_per_group // 64 * shape.groups
-        reduced, channels = width // shape.thin, base * self.expansion
+        width = channels // 4 * shape.width_per_group // 64 * shape.groups
+        reduced = width // shape.thin
         first, second = (stride, 1) if shape.stride_first else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, reduced, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(reduced)
@@ -91,26 +107,25 @@ class Bottleneck(nn.Module):
         )
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, channels, 1, bias=False)
-        self.bn3 = last_norm(channels, shape.se)
+        self.bn3 = last_norm(channels, se)
         self.relu = nn.ReLU(inplace=True)
         kernel = shape.projection if stride > 1 else 1
-        self.downsample = _projection(in_channels, channels, stride=stride, kernel=kernel)
+        same = stride == 1 and in_channels == channels
+        self.downsample = (
+            None if same else _projection(in_channels, channels, stride=stride, kernel=kernel)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N, in_channels, H, W] to [N, 4 base, ceil(H / stride), ceil(W / stride)]."""
+        """Map [N, in_channels, H, W] to [N, channels, ceil(H / stride), ceil(W / stride)]."""
         identity = x if self.downsample is None else self.downsample(x)
         u = self.relu(self.bn1(self.conv1(x)))
         u = self.conv3(self.relu(self.bn2(self.conv2(u))))
         return residual_tail(self.bn3, u, identity, self.relu)
 
 
-_BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
-    "basic": BasicBlock,
-    "bottleneck": Bottleneck,
-}
 _CHOICES: dict[str, Sequence[str]] = {
     "layout": LAYOUTS,
-    "block": tuple(_BLOCKS),
+    "block": ("basic", "bottleneck"),
     "stem": ("7x7", "3x3"),
 }
 
@@ -140,7 +155,7 @@ class ResNet(Classifier):
         se: options of `senet.SqueezeExcitation`; None for the plain network.
         zero_init_last: start the last gamma of each branch at 0, as timm does; the paper does not.
         num_classes: number of logits; 0 for the pooled features.
-        in_chans: channels of the picture.
+        in_chans: channels of the image.
 
     Raises:
         UnknownNameError: no such block, stem or layout.
@@ -170,38 +185,38 @@ class ResNet(Classifier):
         num_classes: int = 1000,
         in_chans: int = 3,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes=num_classes, in_chans=in_chans, size=224)
         _check(layout=layout, block=block, stem=stem)
         authors = layout == "authors"
-        shape = _Shape(
-            groups, width_per_group, thin, projection, stride_first=stride_first and authors, se=se
-        )
-        self.drop_rate, self.num_classes = drop_rate, num_classes
-        self.input_size = (in_chans, 224, 224)
+        self.drop_rate = drop_rate
         channels = 64 if stem == "7x7" else 128
         self.conv1 = _stem(stem, in_chans)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=0 if authors else 1, ceil_mode=authors)
-        self.feature_info = [{"module": "relu", "num_chs": channels, "reduction": 2}]
-        stages = []
+        self._add_map("relu", channels, 2)
+        shape = _Shape(
+            groups, width_per_group, thin, projection, stride_first=stride_first and authors
+        )
+        build = partial(BasicBlock, se=se)
+        if block == "bottleneck":
+            build = partial(Bottleneck, se=se, shape=shape)  # type: ignore[arg-type, assignment]
         for number, (base, blocks) in enumerate(zip(_WIDTHS, depths, strict=True), start=1):
-            stride = 1 if number == 1 else 2
-            stages.append(_stage(_BLOCKS[block], channels, base, blocks, stride, shape))
-            channels = base * _BLOCKS[block].expansion
-            self.feature_info.append(
-                {"module": f"layer{number}", "num_chs": channels, "reduction": 2 ** (number + 1)}
+            self._add_stage(
+                f"layer{number}",
+                build,
+                blocks=blocks,
+                channels=base if block == "basic" else 4 * base,
+                stride=1 if number == 1 else 2,
+                reduction=2 ** (number + 1),
             )
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.num_features = channels
         self._finish()
         if zero_init_last:
             self._zero_last_gammas()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures [N, in_chans, H, W] to [N, num_features, H / 32, W / 32], rounded up."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
+        """Map images [N, in_chans, H, W] to [N, num_features, H / 32, W / 32], rounded up."""
+        return self._forward_stages(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
 
     def _zero_last_gammas(self) -> None:
         for module in self.modules():
@@ -227,31 +242,4 @@ def _stem(kind: str, in_chans: int) -> nn.Module:
         nn.BatchNorm2d(64),
         nn.ReLU(inplace=True),
         nn.Conv2d(64, 128, 3, padding=1, bias=False),
-    )
-
-
-def _stage(
-    block: type[BasicBlock] | type[Bottleneck],
-    in_channels: int,
-    base: int,
-    blocks: int,
-    stride: int,
-    shape: _Shape,
-) -> Stage:
-    """Return one stage: the first block changes size and channels, the others keep them."""
-    first = block(in_channels, base, stride=stride, shape=shape)
-    channels = base * block.expansion
-    rest = (block(channels, base, stride=1, shape=shape) for _ in range(blocks - 1))
-    return Stage(first, *rest)
-
-
-def _projection(
-    in_channels: int, channels: int, *, stride: int, kernel: int
-) -> nn.Sequential | None:
-    """Return the shortcut of a block that changes size or channels, None for the others."""
-    if stride == 1 and in_channels == channels:
-        return None
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(channels),
     )

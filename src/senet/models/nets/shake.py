@@ -6,6 +6,7 @@ Source: X. Gastaldi, "Shake-Shake regularization", and the author's code
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from senet.blocks import SqueezeExcitation
 from senet.errors import ConfigError, unknown_name
 from senet.models.nets.classifier import Classifier, Options
-from senet.models.nets.staged import Stage
 
 __all__ = ["Shake", "ShakeNet"]
 
@@ -39,7 +39,7 @@ class _Mix(torch.autograd.Function):
 class Shake(nn.Module):
     """The mixture of two maps.
 
-    In training y = alpha a + (1 - alpha) b with alpha uniform in [0, 1], drawn for each picture;
+    In training y = alpha a + (1 - alpha) b with alpha uniform in [0, 1], drawn for each image;
     the gradients have beta in alpha's place, drawn as well ("shake") or 1/2 ("even"). In evaluation
     both are 1/2.
 
@@ -89,12 +89,12 @@ class SEShake(Shake):
 class _Shortcut(nn.Module):
     """Half of the channels from every second pixel, half from their diagonal neighbours.
 
-    With stride 1 the halves see the same picture, one of them shifted.
+    With stride 1 the halves see the same image, one of them shifted.
 
     Args:
         in_channels: channels of the input.
         channels: channels of the output.
-        stride: step over rows and columns.
+        stride: every how many rows and columns one is kept.
     """
 
     def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
@@ -106,9 +106,12 @@ class _Shortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, in_channels, H, W] to [N, channels, ceil(H / stride), ceil(W / stride)]."""
-        x, step = F.relu(x), self.stride
+        x, stride = F.relu(x), self.stride
         shifted = F.pad(x, (1, -1, 1, -1))  # one pixel to the right and one down
-        halves = (self.conv1(x[..., ::step, ::step]), self.conv2(shifted[..., ::step, ::step]))
+        halves = (
+            self.conv1(x[..., ::stride, ::stride]),
+            self.conv2(shifted[..., ::stride, ::stride]),
+        )
         return self.bn(torch.cat(halves, dim=1))  # type: ignore[no-any-return]
 
 
@@ -118,7 +121,7 @@ class _Unit(nn.Module):
 
     Args:
         in_channels: channels of the input.
-        base: channels of the first convolutions of a branch, per group.
+        channels: channels of the output.
         stride: of the unit.
         groups: 0 for relu, 3x3, relu, 3x3; else for 1x1, 3x3 with so many groups, 1x1.
         backward: "shake" or "even".
@@ -126,12 +129,18 @@ class _Unit(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, base: int, *, stride: int, groups: int, backward: str, se: Options
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        *,
+        groups: int,
+        backward: str,
+        se: Options,
     ) -> None:
         super().__init__()
-        channels = base * 4 if groups else base
-        self.branch1 = _branch(in_channels, base, stride=stride, groups=groups)
-        self.branch2 = _branch(in_channels, base, stride=stride, groups=groups)
+        self.branch1 = _branch(in_channels, channels, stride=stride, groups=groups)
+        self.branch2 = _branch(in_channels, channels, stride=stride, groups=groups)
         self.mix = Shake(backward) if se is None else SEShake(channels, backward, se=se)
         self.shortcut: nn.Module | None = None
         if groups and (stride > 1 or in_channels != channels):
@@ -149,18 +158,18 @@ class _Unit(nn.Module):
         return out
 
 
-def _branch(in_channels: int, base: int, *, stride: int, groups: int) -> nn.Sequential:
+def _branch(in_channels: int, channels: int, *, stride: int, groups: int) -> nn.Sequential:
     """Return relu, 3x3, relu, 3x3; with groups 1x1, 3x3, 1x1 (Xie et al., figure 3c)."""
     if not groups:
         return nn.Sequential(
             nn.ReLU(),
-            nn.Conv2d(in_channels, base, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(base),
+            nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
             nn.ReLU(),
-            nn.Conv2d(base, base, 3, padding=1, bias=False),
-            nn.BatchNorm2d(base),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
         )
-    width = base * groups
+    width = channels // 4 * groups
     return nn.Sequential(
         nn.Conv2d(in_channels, width, 1, bias=False),
         nn.BatchNorm2d(width),
@@ -168,8 +177,8 @@ def _branch(in_channels: int, base: int, *, stride: int, groups: int) -> nn.Sequ
         nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
-        nn.Conv2d(width, base * 4, 1, bias=False),
-        nn.BatchNorm2d(base * 4),
+        nn.Conv2d(width, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
     )
 
 
@@ -187,7 +196,7 @@ class ShakeNet(Classifier):
         backward: "shake" or "even"; see `Shake`.
         se: options of `senet.SqueezeExcitation`; None for the plain network.
         num_classes: number of logits; 0 for the pooled features.
-        in_chans: channels of the picture.
+        in_chans: channels of the image.
 
     Raises:
         ConfigError: there is no such depth.
@@ -210,41 +219,35 @@ class ShakeNet(Classifier):
         num_classes: int = 10,
         in_chans: int = 3,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes=num_classes, in_chans=in_chans, size=32)
         per_stage = 9 if groups else 6
         if depth < per_stage + 2 or depth % per_stage != 2:
             raise ConfigError(
                 f"depth must be {per_stage}n + 2 with n >= 1, got {depth}; "
                 f"try {29 if groups else 26}"
             )
-        self.num_classes, self.input_size = num_classes, (in_chans, 32, 32)
-        channels = 64 if groups else 16
-        self.conv1 = nn.Conv2d(in_chans, channels, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.groups, self.num_features = groups, 64 if groups else 16
+        self.conv1 = nn.Conv2d(in_chans, self.num_features, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(self.num_features)
         if groups:  # the children stand in the order in which they run
             self.relu = nn.ReLU()
-        self.feature_info, stages = [], []
+        unit = partial(_Unit, groups=groups, backward=backward, se=se)
         for number in range(3):
-            units = Stage()
-            for index in range(depth // per_stage):
-                stride, width = 2 if number and not index else 1, base * 2**number
-                units.append(
-                    _Unit(channels, width, stride=stride, groups=groups, backward=backward, se=se)
-                )
-                channels = width * 4 if groups else width
-            stages.append(units)
-            self.feature_info.append(
-                {"module": f"layer{number + 1}", "num_chs": channels, "reduction": 2**number}
+            self._add_stage(
+                f"layer{number + 1}",
+                unit,
+                blocks=depth // per_stage,
+                channels=base * 2**number * (4 if groups else 1),
+                stride=2 if number else 1,
+                reduction=2**number,
             )
-        self.layer1, self.layer2, self.layer3 = stages
         if not groups:
             self.relu = nn.ReLU()
-        self.groups, self.num_features = groups, channels
         self._finish()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures [N, in_chans, H, W] to [N, num_features, ceil(H / 4), ceil(W / 4)]."""
+        """Map images [N, in_chans, H, W] to [N, num_features, ceil(H / 4), ceil(W / 4)]."""
         x = self.bn1(self.conv1(x))
         if self.groups:
-            return self.layer3(self.layer2(self.layer1(self.relu(x))))  # type: ignore[no-any-return]
-        return self.relu(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
+            return self._forward_stages(self.relu(x))
+        return self.relu(self._forward_stages(x))  # type: ignore[no-any-return]

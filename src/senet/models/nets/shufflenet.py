@@ -6,20 +6,21 @@ Network for Mobile Devices", table 1 and figure 2.
 
 from __future__ import annotations
 
-from typing import Any, final
+from functools import partial
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from senet.errors import unknown_name
 from senet.models.nets.classifier import Classifier, Options, last_norm
-from senet.models.nets.staged import Stage
 
 __all__ = ["Shuffle", "ShuffleNet", "ShuffleUnit"]
 
 # groups of the pointwise convolutions: channels of stage 2; each later stage has twice as many
 _WIDTHS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 _UNITS = (4, 8, 4)
+_STEM = 24  # channels in front of stage 2
 
 
 @final
@@ -60,8 +61,7 @@ class ShuffleUnit(nn.Module):
         in_channels: channels of the input.
         channels: channels of the output.
         stride: 1, or 2 for the first unit of a stage.
-        groups: of both 1x1 convolutions.
-        first_groups: of the first one, where that differs.
+        groups: of both 1x1 convolutions; where the input has 24 channels, of the second alone.
         se: options of `senet.SqueezeExcitation`; None for the plain unit.
     """
 
@@ -69,16 +69,16 @@ class ShuffleUnit(nn.Module):
         self,
         in_channels: int,
         channels: int,
-        *,
         stride: int,
+        *,
         groups: int,
-        first_groups: int | None = None,
         se: Options = None,
     ) -> None:
         super().__init__()
         narrow = channels // 4
+        first = 1 if in_channels == _STEM else groups
         made = channels if stride == 1 else channels - in_channels
-        self.conv1 = nn.Conv2d(in_channels, narrow, 1, groups=first_groups or groups, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, narrow, 1, groups=first, bias=False)
         self.bn1 = nn.BatchNorm2d(narrow)
         self.shuffle = Shuffle(groups)
         self.conv2 = nn.Conv2d(narrow, narrow, 3, stride, padding=1, groups=narrow, bias=False)
@@ -113,7 +113,7 @@ class ShuffleNet(Classifier):
         groups: of the 1x1 convolutions: 1, 2, 3, 4 or 8. With more of them the network is wider.
         se: options of `senet.SqueezeExcitation`; None for the plain network.
         num_classes: number of logits; 0 for the pooled features.
-        in_chans: channels of the picture.
+        in_chans: channels of the image.
 
     Raises:
         UnknownNameError: the paper has no network with so many groups.
@@ -134,38 +134,23 @@ class ShuffleNet(Classifier):
         num_classes: int = 1000,
         in_chans: int = 3,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes=num_classes, in_chans=in_chans, size=224)
         if groups not in _WIDTHS:
             raise unknown_name("groups", str(groups), [str(known) for known in _WIDTHS])
-        self.num_classes = num_classes
-        self.input_size = (in_chans, 224, 224)
-        channels, width = 24, _WIDTHS[groups]
-        self.conv1 = nn.Conv2d(in_chans, channels, 3, 2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        unit = partial(ShuffleUnit, groups=groups, se=se)
+        self.conv1 = nn.Conv2d(in_chans, _STEM, 3, 2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(_STEM)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        self.feature_info: list[dict[str, Any]] = [
-            {"module": "relu", "num_chs": channels, "reduction": 2},
-            {"module": "maxpool", "num_chs": channels, "reduction": 4},
-        ]
+        self._add_map("relu", _STEM, 2)
+        self._add_map("maxpool", _STEM, 4)
         for number, units in enumerate(_UNITS, start=2):
-            first = 1 if number == 2 else groups
-            stage = Stage(
-                ShuffleUnit(channels, width, stride=2, groups=groups, first_groups=first, se=se)
+            width = _WIDTHS[groups] * 2 ** (number - 2)
+            self._add_stage(
+                f"stage{number}", unit, blocks=units, channels=width, reduction=2 ** (number + 1)
             )
-            for _ in range(units - 1):
-                stage.append(ShuffleUnit(width, width, stride=1, groups=groups, se=se))
-            self.add_module(f"stage{number}", stage)
-            self.feature_info.append(
-                {"module": f"stage{number}", "num_chs": width, "reduction": 2 ** (number + 1)}
-            )
-            channels, width = width, 2 * width
-        self.num_features = channels
         self._finish()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures [N, in_chans, H, W] to [N, num_features, H / 32, W / 32], rounded up."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for number in (2, 3, 4):
-            x = self.get_submodule(f"stage{number}")(x)
-        return x
+        """Map images [N, in_chans, H, W] to [N, num_features, H / 32, W / 32], rounded up."""
+        return self._forward_stages(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
