@@ -1,4 +1,4 @@
-"""Published weights: reading them, matching them with a network, and what pictures they expect."""
+"""Published weights: reading them, matching them with a network, and what images they expect."""
 
 from senet.models.weights.convert import convert_weights
 from senet.models.weights.load import WeightsReport, load_weights

@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from operator import index
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,48 +88,45 @@ def read_layers(path: Path) -> Iterator[CaffeLayer]:
 
 
 def _layer(data: memoryview, start: int, layout: _Layout) -> CaffeLayer:
-    name, kind, eps = "", "", None
-    messages: list[memoryview] = []
+    eps = None
     try:
-        for number, _, content in _fields(data):
-            if number == layout.name:
-                name = bytes(_message(content)).decode()
-            elif number == layout.kind:
-                kind = bytes(_message(content)).decode()
-            elif number == layout.blobs:
-                messages.append(_message(content))
-            elif number == layout.batch_norm:
-                for inner, _, value in _fields(_message(content)):
-                    if inner == _EPS:
-                        (eps,) = struct.unpack("<f", _message(value))
-        parts = [_blob(message) for message in messages]
-    except (_BrokenError, UnicodeDecodeError, struct.error) as error:
+        fields = _message(data)
+        name, kind = (
+            b"".join(fields[number]).decode() if number else ""
+            for number in (layout.name, layout.kind)
+        )
+        parts = [_blob(_message(blob)) for blob in fields[layout.blobs]]
+        for norm in fields[layout.batch_norm] if layout.batch_norm else ():
+            for value in _message(norm)[_EPS]:
+                (eps,) = struct.unpack("<f", value)
+    except (_BrokenError, UnicodeDecodeError, TypeError, struct.error) as error:
+        # a TypeError: a number stands where bytes must be, or the other way round
         raise _BrokenError(f"the layer at byte {start} cannot be decoded") from error
     blobs = [_tensor(*part, f"blob {i} of layer {name!r}") for i, part in enumerate(parts)]
     return CaffeLayer(name, kind, tuple(blobs), eps)
 
 
-def _blob(data: memoryview) -> tuple[list[int], bytearray, torch.dtype]:
+def _blob(fields: Mapping[int, list[Any]]) -> tuple[list[int], bytearray, torch.dtype]:
     """Return shape, raw numbers and their type of a BlobProto."""
-    legacy: dict[int, int] = {}
-    shape: list[int] | None = None
-    numbers = {_FLOATS: bytearray(), _DOUBLES: bytearray()}
-    for number, _, content in _fields(data):
-        if number in _LEGACY_SHAPE and isinstance(content, int):
-            legacy[number] = content
-        elif number in numbers:  # packed, or one of them
-            numbers[number] += _message(content)
-        elif number == _SHAPE:
-            shape = []
-            for inner, _, dim in _fields(_message(content)):
-                if inner == _DIM:
-                    shape += [dim] if isinstance(dim, int) else _packed(dim)
-    double = not numbers[_FLOATS]
-    raw, dtype = (numbers[_DOUBLES], torch.float64) if double else (numbers[_FLOATS], torch.float32)
-    if shape is None:
-        shape = [legacy.get(number, 0) for number in _LEGACY_SHAPE] if legacy else []
-        shape = shape or [len(raw) // dtype.itemsize]
+    number, dtype = (_FLOATS, torch.float32) if fields[_FLOATS] else (_DOUBLES, torch.float64)
+    raw = bytearray(b"".join(fields[number]))
+    shape = [dim for each in fields[_SHAPE] for dims in _message(each)[_DIM] for dim in _dims(dims)]
+    if not fields[_SHAPE]:
+        shape = [len(raw) // dtype.itemsize]
+        if any(fields[size] for size in _LEGACY_SHAPE):
+            shape = [index(fields[size][-1]) if fields[size] else 0 for size in _LEGACY_SHAPE]
     return shape, raw, dtype
+
+
+def _dims(value: int | memoryview) -> list[int]:
+    """Return one number, or several that are packed into one field."""
+    if isinstance(value, int):
+        return [value]
+    values, at = [], 0
+    while at < len(value):
+        number, at = _varint(value, at)
+        values.append(number)
+    return values
 
 
 def _tensor(shape: list[int], raw: bytearray, dtype: torch.dtype, where: str) -> Tensor:
@@ -136,6 +135,14 @@ def _tensor(shape: list[int], raw: bytearray, dtype: torch.dtype, where: str) ->
         numbers = len(raw) / dtype.itemsize
         raise _BrokenError(f"{where} has the shape {shape} and {numbers:g} numbers")
     return torch.frombuffer(raw, dtype=dtype).reshape(shape).float()
+
+
+def _message(data: memoryview) -> Mapping[int, list[Any]]:
+    """Return field number -> contents, in the order of the message."""
+    fields: dict[int, list[Any]] = defaultdict(list)
+    for number, _, content in _fields(data):
+        fields[number].append(content)
+    return fields
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
@@ -162,20 +169,6 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
                 )
             yield number, at, data[at:end]
         at = end
-
-
-def _message(content: int | memoryview) -> memoryview:
-    if isinstance(content, int):
-        raise _BrokenError("a number stands where a message must be")
-    return content
-
-
-def _packed(data: memoryview) -> list[int]:
-    values, at = [], 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        values.append(value)
-    return values
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
