@@ -338,3 +338,12 @@ def test_files_can_be_read_by_whom_the_umask_allows_and_say_nothing_private(
     for path in (tmp_path / "net").iterdir():
         assert path.stat().st_mode & 0o777 == 0o644, path.name
         assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_a_file_that_timm_read_is_not_recorded(tmp_path: Path) -> None:
+    model = create_model("timm/resnet10t", num_classes=4)
+    model.pretrained_cfg = {**model.pretrained_cfg, "file": str(tmp_path / "secret.pth")}
+
+    save_pretrained(model, tmp_path / "net")
+
+    assert "secret" not in (tmp_path / "net" / "config.json").read_text()

@@ -194,6 +194,7 @@ def _config(model: nn.Module) -> dict[str, Any]:
     if isinstance(getattr(model, "global_pool", None), str):
         facts["head"] = {name: getattr(model, name) for name in ("global_pool", "drop_rate")}
     described = dict(getattr(model, "pretrained_cfg", None) or {})
+    described.pop("file", None)  # where timm read weights on this machine
     with suppress(InputError):  # of random weights, nothing is known
         images = preprocessing(model)
         facts["preprocessing"] = images.to_dict()

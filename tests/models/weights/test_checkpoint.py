@@ -330,3 +330,17 @@ def test_prefixes_in_safetensors(tmp_path: Path) -> None:
     save_file(prefixed(source.state_dict(), "model."), tmp_path / "net.safetensors")
     load_weights(model, tmp_path / "net.safetensors")
     assert torch.equal(model.get_parameter("fc.bias"), source.get_parameter("fc.bias"))
+
+
+def test_what_was_chosen_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = net()
+    state = source.state_dict()
+    loaded({"state_dict": state, "state_dict_ema": state}, source, tmp_path / "a.pth")
+    loaded({**prefixed(state, "model."), "loss.weight": torch.ones(2)}, source, tmp_path / "b.pth")
+    loaded(state, source, tmp_path / "c.pth")
+
+    assert [record.getMessage() for record in caplog.records if record.name == "senet"] == [
+        f"{tmp_path / 'a.pth'}: taken was state_dict_ema, an average of the weights; "
+        "ema=False takes state_dict instead",
+        f"{tmp_path / 'b.pth'}: passed over, not of this network: loss.weight",
+    ]

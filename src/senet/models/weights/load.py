@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import final
@@ -19,6 +20,7 @@ from senet.models.weights.strides import check_layout
 __all__ = ["WeightsReport", "load_weights"]
 
 _STARTS = ("identity", "keep")
+_log = logging.getLogger("senet")
 
 
 @final
@@ -115,11 +117,11 @@ def load_weights(
         sha256: the sum of the file, or its first 8 digits or more; by default what its name says
             (`resnet50-0676ba61.pth`).
         ema: of a checkpoint with an average of the weights beside them, take the average, as timm
-            does; False takes the weights. The report says which was taken.
+            does; False takes the weights.
 
     Returns:
         What was done, with the images that the weights expect; `senet.preprocessing(model)` gives
-        these later.
+        these later. Which average was taken, and what was passed over, is logged as a warning too.
 
     Raises:
         DataError: the file is missing, cut off, broken, of another program, holds code, has another
@@ -150,6 +152,12 @@ def load_weights(
     make_identity(plan)
     if read.preprocessing is not None:
         remember(model, read.preprocessing)
+    if matched.taken:
+        _log.warning("%s: taken was %s", read.name, matched.taken)
+    if matched.foreign:
+        _log.warning(
+            "%s: passed over, not of this network: %s", read.name, counted(matched.foreign)
+        )
     return WeightsReport(
         source=read.name,
         tensors=len(matched.tensors),
