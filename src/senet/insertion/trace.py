@@ -95,6 +95,7 @@ class Flow:
     outputs_of: defaultdict[int | None, list[Call]] = field(default_factory=_look_up)
     readers_of: defaultdict[int | None, list[Call]] = field(default_factory=_look_up)
     calls_of: defaultdict[str, list[Call]] = field(default_factory=_look_up)
+    outputs: set[int] = field(default_factory=set)  # the values that the model returned
 
     def add_call(self, call: Call) -> None:
         """Add a call that has ended."""
@@ -250,7 +251,9 @@ def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> None:
             with recorder:
                 for leaf in tensors(example):
                     recorder.add(leaf, "input", (), 1 if leaf.dim() >= 3 else None)
-                call_model(model, example)
+                returned = call_model(model, example)
+        known = (recorder.find(leaf) for leaf in tensors(returned))
+        recorder.flow.outputs = {index for index in known if index is not None}
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,0 +1,424 @@
+"""A network for inference: batch norms folded, every SE block in the form that engines know."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
+
+from senet import ops
+from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SESyncBatchNorm
+from senet.deploy.canonical import CanonicalSE, Excitation, GatedConv, is_block, read_excitation
+from senet.deploy.folding import (
+    Affine,
+    affine_of,
+    is_linear_map,
+    merge_affine,
+    pointwise_matrix,
+)
+from senet.deploy.joins import join_additions, one_argument, scale_identity
+from senet.errors import InputError, InsertionError, unknown_name
+from senet.insertion.graft import detach, grafts
+from senet.insertion.plan import Site
+from senet.insertion.trace import Call, Flow, call_model, record_flow
+
+__all__ = ["Deployment", "deploy"]
+
+_FORMS = ("fast", "portable")
+_BASES: dict[type[nn.Module], type[nn.Module]] = {
+    SEBatchNorm1d: nn.BatchNorm1d,
+    SEBatchNorm2d: nn.BatchNorm2d,
+    SEBatchNorm3d: nn.BatchNorm3d,
+    SESyncBatchNorm: nn.SyncBatchNorm,
+}
+# The largest relative difference to the given network that is taken for rounding. A deep network
+# multiplies rounding errors; the rewriting itself is exact, as float64 shows.
+_ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-2}
+
+
+@final
+@dataclass
+class Deployment:
+    """What `deploy` did; `print` shows it.
+
+    Attributes:
+        folded: batch norms that went into the layer in front of them.
+        moved: blocks whose squeeze reads the input of a 1x1 convolution.
+        canonical: the other blocks.
+        constant: blocks whose gate did not depend on the image, and are gone.
+        joined: modules in which a block's product and the addition behind it are one pass.
+        kept: what could not be rewritten, as (module path, reason).
+    """
+
+    folded: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    canonical: list[str] = field(default_factory=list)
+    constant: list[str] = field(default_factory=list)
+    joined: list[str] = field(default_factory=list)
+    kept: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def blocks(self) -> int:
+        """How many SE blocks were rewritten."""
+        return len(self.moved) + len(self.canonical) + len(self.constant)
+
+    def __str__(self) -> str:
+        """Return the numbers, and what was kept."""
+        head = (
+            f"{len(self.folded)} batch norms folded. {self.blocks} SE blocks: {len(self.moved)} "
+            f"read the input of their 1x1 convolution, {len(self.canonical)} read their own, "
+            f"{len(self.constant)} were constant and are gone. In {len(self.joined)} modules "
+            "product and addition are one pass."
+        )
+        return "\n".join([head, *(f"kept {path}: {reason}" for path, reason in self.kept)])
+
+
+@torch.no_grad()
+def deploy(model: nn.Module, example_input: Any = None, *, form: str = "fast") -> nn.Module:
+    """Return a network for inference that computes the same; the given one is not touched.
+
+    Batch norms are folded into the convolution in front of them. Every SE block, inserted by this
+    project, of its own networks, or of timm and torchvision, becomes mean, two 1x1 convolutions, a
+    gate and a product; nothing of the form for training is left. A gate that does not depend on the
+    image goes into the weights in front of it.
+
+    Args:
+        model: any network that runs on the example input.
+        example_input: as in `senet.find_sites`: a tensor, a tuple of arguments, or a mapping. None
+            makes an image of 224 x 224 with the channels of the first convolution.
+        form: "fast" also moves the squeeze in front of a 1x1 convolution that makes more channels
+            than it reads, and lets product and residual addition be one pass. "portable" leaves
+            each block as the one pattern by which engines and quantisers know it.
+
+    Returns:
+        A network of `torch.nn` modules and the few of `senet.deploy`, in evaluation mode, without
+        gradients; its attribute `deployment` says what was done and what could not be.
+
+    Raises:
+        InputError: the model does not run on the example input.
+        InsertionError: the model cannot be copied, or the new network computes something else.
+        UnknownNameError: no such form.
+
+    Source: docs/deploy.md.
+
+    Example:
+        >>> from senet import SEBatchNorm2d
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 1), SEBatchNorm2d(32)).eval()
+        >>> x = torch.randn(2, 3, 8, 8)
+        >>> fast = deploy(net, x)
+        >>> torch.allclose(fast(x), net(x), atol=1e-5)
+        True
+        >>> fast.deployment.folded, fast.deployment.moved
+        (['1.0'], ['1.1'])
+    """
+    if form not in _FORMS:
+        raise unknown_name("form", form, _FORMS)
+    net = _copied(model)
+    pairs = _separate(net)
+    example = _example(net) if example_input is None else example_input
+    rewriting = _Rewriting(net, record_flow(net, example), fast=form == "fast")
+    rewriting.run()
+    _without_identities(net, pairs)
+    if form == "fast":
+        _join(net, rewriting.done)
+    net.requires_grad_(requires_grad=False)
+    hosts = [path for path, module in rewriting.modules.items() if module in pairs]
+    paths = _comparable(rewriting.touched, hosts, rewriting.done.joined)
+    _check(model, net, example, {"", *paths})
+    net.deployment = rewriting.done  # type: ignore[assignment]
+    return net
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a copy for inference, its parametrisations computed."""
+    try:
+        net = copy.deepcopy(model)
+    except Exception as error:
+        raise InsertionError(
+            f"the model must be one that copy.deepcopy can copy, but this "
+            f"{type(model).__name__} is not: {error}"
+        ) from error
+    for module in list(net.modules()):
+        if parametrize.is_parametrized(module):
+            # the copy shares its class with the original, from which torch would take the property
+            kind = type(module)
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name)
+    return net.eval()
+
+
+def _separate(net: nn.Module) -> list[nn.Sequential]:
+    """Make every block inside another module a module of its own, behind or in front of it."""
+    pairs: list[nn.Sequential] = []
+    inserted = grafts(net)
+    blocks = [getattr(net.get_submodule(graft.site.path), graft.child) for graft in inserted]
+    detach(net)
+    for graft, block in zip(inserted, blocks, strict=True):
+        host = net.get_submodule(graft.site.path)
+        if graft.site.where == "shortcut":
+            _scale_identity(net, graft.site, block)
+            continue
+        pairs.append(_in_row(host, block, first=graft.site.where == "input"))
+        _replace(net, host, pairs[-1])
+    for module in list(net.modules()):
+        base = _BASES.get(type(module))
+        if base is not None:
+            block = module._modules.pop("se")
+            module.__class__ = base
+            pairs.append(nn.Sequential(module, block))  # type: ignore[arg-type]
+            _replace(net, module, pairs[-1])
+    return pairs
+
+
+def _scale_identity(net: nn.Module, site: Site, block: nn.Module) -> None:
+    module = net.get_submodule(site.block)
+    scaled = scale_identity(module, site.path.removeprefix(site.block + "."), block)
+    if scaled is None:
+        raise InsertionError(
+            f"a block on the identity can be deployed where torch.fx traces the residual block, "
+            f"but not in {site.block!r}; remove the blocks, or insert them with another integration"
+        )
+    _replace(net, module, scaled)
+
+
+def _in_row(host: nn.Module, block: nn.Module, *, first: bool) -> nn.Sequential:
+    """Return host and block in a row, the block first or last."""
+    if one_argument(host):
+        return nn.Sequential(*((block, host) if first else (host, block)))
+    return (_BlockFirst if first else _BlockLast)(host, block)
+
+
+class _BlockLast(nn.Sequential):
+    """A module of several arguments, and a block on its output."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self[1](self[0](*args, **kwargs))
+
+
+class _BlockFirst(nn.Sequential):
+    """A module of several arguments, and a block on the first of them."""
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return self[0](self[1](x), *args, **kwargs)
+
+
+def _without_identities(net: nn.Module, pairs: list[nn.Sequential]) -> None:
+    """Put what is left of a batch norm and its block in the place of the two."""
+    for pair in pairs:
+        left = [part for part in pair if type(part) is not nn.Identity]
+        if len(left) < 2:
+            _replace(net, pair, left[0] if left else nn.Identity())
+
+
+def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in the place of another, wherever that is a child."""
+    for parent in list(net.modules()):
+        if parent is not new:
+            for name, child in parent._modules.items():
+                if child is old:
+                    parent._modules[name] = new
+
+
+def _example(net: nn.Module) -> Tensor:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            return torch.randn(1, module.in_channels, 224, 224).to(module.weight)
+    raise InputError(
+        "the network has no two-dimensional convolution to make an image for; "
+        "give example_input, an input that it runs on"
+    )
+
+
+@final
+class _Rewriting:
+    """One network while it is rewritten; paths are those at the time of the flow."""
+
+    def __init__(self, net: nn.Module, flow: Flow, *, fast: bool) -> None:
+        self.net, self.flow, self.fast = net, flow, fast
+        self.modules = dict(net.named_modules())
+        self.went_into: dict[str, str] = {}  # a batch norm that is gone: its layer
+        self.touched: list[tuple[str, ...]] = []  # paths of modules that changed together
+        self.done = Deployment()
+
+    def run(self) -> None:
+        """Fold the batch norms, then rewrite the blocks."""
+        called = {path: module for path, module in self.modules.items() if self.flow.calls_of(path)}
+        for path, norm in called.items():
+            affine = affine_of(norm)
+            if affine is not None and not self._in_block(path):
+                self._fold(path, norm, affine)
+        for path, block in called.items():
+            if is_block(block):
+                excitation = read_excitation(block)
+                if excitation is None:
+                    self.done.kept.append((path, "a squeeze or a gate of a form of its own"))
+                else:
+                    self._rewrite(path, block, excitation)
+
+    def _in_block(self, path: str) -> bool:
+        parents = path.split(".")[:-1]
+        return any(is_block(self.modules[".".join(parents[: i + 1])]) for i in range(len(parents)))
+
+    def _fold(self, path: str, norm: nn.Module, affine: Affine) -> None:
+        maker = self._maker(path)
+        if maker is None or not is_linear_map(self.modules[maker]):
+            self.done.kept.append((path, "no convolution feeds this batch norm alone"))
+            return
+        merge_affine(self.modules[maker], affine.a, affine.c)
+        self.touched.append((path, maker))
+        _replace(self.net, norm, affine.rest)
+        if type(affine.rest) is nn.Identity:
+            self.went_into[path] = maker
+        self.done.folded.append(path)
+
+    def _maker(self, path: str) -> str | None:
+        """The module whose every output is the input of this one, and of nothing else."""
+        calls = self.flow.calls_of(path)
+        makers = {self._maker_of(call) for call in calls}
+        maker = makers.pop() if len(makers) == 1 else None
+        return maker if maker is not None and len(self.flow.calls_of(maker)) == len(calls) else None
+
+    def _maker_of(self, call: Call) -> str | None:
+        if call.input is None or call.input in self.flow.outputs:
+            return None
+        consumers = self.flow.values[call.input].consumers
+        if not consumers or not all(call.start <= c < call.end for c in consumers):
+            return None
+        made = self.flow.outputs_of(call.input)
+        return self.went_into.get(made[0].path, made[0].path) if made else None
+
+    def _rewrite(self, path: str, block: nn.Module, excitation: Excitation) -> None:
+        maker = self._maker(path)
+        layer = None if maker is None else self.modules[maker]
+        if layer is None or not is_linear_map(layer):
+            layer = None
+        self.touched.append((path,) if maker is None else (path, maker))
+        constant = excitation.constant()
+        if constant is not None and (layer is not None or bool((constant == 1).all())):
+            if layer is not None:
+                merge_affine(layer, constant)
+            _replace(self.net, block, nn.Identity())
+            self.done.constant.append(path)
+            return
+        if layer is not None and excitation.factor != 1:
+            merge_affine(layer, torch.full_like(excitation.weight2[:, 0], excitation.factor))
+            excitation = excitation.scaled()
+        read = self.flow.values[self.flow.calls_of(path)[0].input or 0]
+        spatial, like = len(read.shape) - 2, next(block.parameters())
+        matrix = None
+        if self.fast and layer is not None and excitation.squeeze == "avg":
+            matrix = pointwise_matrix(layer)
+        if layer is not None and matrix is not None and matrix[0].shape[1] <= matrix[0].shape[0]:
+            gate = excitation.through(*matrix).build(spatial, like)
+            _replace(self.net, layer, GatedConv(layer, gate))
+            _replace(self.net, block, nn.Identity())
+            self.done.moved.append(path)
+        else:
+            _replace(self.net, block, CanonicalSE(excitation.build(spatial, like)))
+            self.done.canonical.append(path)
+
+
+def _join(net: nn.Module, done: Deployment) -> None:
+    """Join products and additions in the smallest modules that hold both."""
+    for path, module in list(net.named_modules())[::-1]:
+        if not path or not _holds_blocks(module):
+            continue
+        joined = join_additions(module)
+        if joined is not None:
+            _replace(net, module, joined)
+            done.joined.append(path)
+
+
+def _holds_blocks(module: nn.Module) -> bool:
+    return any(isinstance(m, CanonicalSE | GatedConv) for m in module.modules() if m is not module)
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+
+
+def _comparable(touched: list[tuple[str, ...]], hosts: list[str], joined: list[str]) -> set[str]:
+    """The paths of the smallest modules whose outputs must be those of the given network.
+
+    Args:
+        touched: paths of modules that changed together, one in front of the other.
+        hosts: what a host and its block stand in; the given network has the host in its place.
+        joined: modules whose graph calls none of those that it goes through.
+    """
+
+    def fits(path: str) -> bool:
+        outside = not any(f"{path}.".startswith(f"{host}.") for host in hosts)
+        called = not any(path.startswith(f"{each}.") for each in joined)
+        whole = all(len({each.startswith(f"{path}.") for each in span}) == 1 for span in touched)
+        return outside and called and whole
+
+    found = set()
+    for span in touched:
+        path = span[0].rpartition(".")[0]
+        while path and not fits(path):
+            path = path.rpartition(".")[0]
+        found.add(path)
+    return found
+
+
+def _check(model: nn.Module, net: nn.Module, example: Any, paths: set[str]) -> None:
+    """Raise unless both networks compute the same on the example.
+
+    What is compared is the output of the modules of these paths, in which something was rewritten,
+    and of the network. Where that holds numbers of boxes and classes, rounding alone can change
+    their order, and the modules are what counts.
+    """
+    with _evaluated(model), ops.use_backend("reference"):
+        pairs = [_outputs(each, paths, example) for each in (model, net)]
+    for path in sorted(paths, key=len, reverse=True):
+        expected, got = (outputs[path] for outputs in pairs)
+        if path == "" and not all(a.is_floating_point() for a in expected):
+            continue
+        for a, b in zip(expected, got, strict=True):
+            _check_close(a, b, path)
+
+
+def _outputs(net: nn.Module, paths: set[str], example: Any) -> dict[str, list[Tensor]]:
+    """Run a network and return the tensors that some of its modules returned last."""
+    seen: dict[str, list[Tensor]] = {path: [] for path in paths}
+
+    def watch(path: str) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            seen[path] = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+        return net.get_submodule(path).register_forward_hook(hook)
+
+    handles = [watch(path) for path in paths]
+    try:
+        call_model(net, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _check_close(a: Tensor, b: Tensor, path: str) -> None:
+    if not a.is_floating_point() or a.numel() == 0 or torch.equal(a, b):
+        return
+    error = float((a - b).abs().max() / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny))
+    if not error <= _ROUNDING.get(a.dtype, 0.1):
+        raise InsertionError(
+            f"the deployed network must compute what the given one does, but on the example the "
+            f"outputs of {path or 'the network'} differ by {error:.1e} of the largest; does it "
+            "read its batch norms or convolutions other than by calling them?"
+        )

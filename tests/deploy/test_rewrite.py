@@ -1,0 +1,451 @@
+"""A deployed network computes what the given one does, and nothing of the training form is left."""
+
+from __future__ import annotations
+
+import copy
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+import senet
+from senet.deploy import Deployment, deploy
+from senet.deploy.canonical import CanonicalSE, GatedConv
+from senet.errors import InputError, InsertionError, UnknownNameError
+
+sys.path.append(str(Path(__file__).parent.parent / "insertion"))
+from families import FAMILIES, Family
+
+
+@pytest.fixture(autouse=True)
+def _float64() -> Any:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def as_trained(net: nn.Module) -> nn.Module:
+    """Give batch norms and blocks values as training leaves them, and return the network."""
+    for module in net.modules():
+        if hasattr(module, "running_var") and module.running_var is not None:
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            if module.weight is not None:
+                nn.init.uniform_(module.weight, 0.8, 1.2)
+                nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, senet.SqueezeExcitation):
+            nn.init.normal_(module.fc2.weight, std=0.1)
+            if module.fc2.bias is not None:
+                nn.init.normal_(module.fc2.bias, std=0.3)
+    return net.eval()
+
+
+def outputs(net: nn.Module, x: Any) -> list[Tensor]:
+    with torch.no_grad(), senet.use_backend("reference"):
+        out = net(*x) if isinstance(x, tuple) else net(x)
+    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+
+
+def assert_equal(net: nn.Module, deployed: nn.Module, x: Any, *, allowed: float = 1e-10) -> None:
+    expected, got = outputs(net, x), outputs(deployed, x)
+    assert len(expected) == len(got) > 0
+    for a, b in zip(expected, got, strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= allowed * a.abs().max()
+
+
+def report(deployed: nn.Module) -> Deployment:
+    assert isinstance(deployed.deployment, Deployment)
+    return deployed.deployment
+
+
+# Networks with batch norms that stand first in a unit, behind an activation, or alone on a branch.
+KEEPS_NORMS = {
+    *(
+        "torchvision/densenet121",
+        "timm/convmixer_768_32",
+        "timm/dpn48b",
+        "timm/inception_next_atto",
+    ),
+    *("timm/mobileone_s0", "timm/nasnetalarge", "timm/repghostnet_050", "timm/repvgg_a0"),
+    *("timm/resnetv2_18", "timm/starnet_s050"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_inserted_networks_of_every_family(family: Family) -> None:
+    net, x = family.build(), torch.randn(2, 3, family.size, family.size)
+    existing = len(senet.find_sites(net, x).existing)
+    blocks = len(senet.insert(net, x).sites)
+    as_trained(net)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    types = [type(module) for module in net.modules()]
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    done = report(deployed)
+    assert blocks <= done.blocks <= blocks + existing
+    assert bool(done.kept) == (family.name in KEEPS_NORMS)
+    assert not any(type(m).__module__.startswith("senet.blocks") for m in deployed.modules())
+    assert [type(module) for module in net.modules()] == types  # the given network is untouched
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+FOREIGN = {
+    "timm/seresnet50": 16,
+    "timm/legacy_seresnet18": 8,
+    "timm/efficientnet_b0": 16,
+    "timm/ese_vovnet19b_dw": 4,
+    "timm/rexnetr_200": 13,
+    "timm/mobilenetv3_small_050": 9,
+    "torchvision/mobilenet_v3_large": 8,
+    "torchvision/regnet_y_400mf": 16,
+    "torchvision/efficientnet_b0": 16,
+}
+
+
+@pytest.mark.parametrize("form", ["fast", "portable"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_blocks_of_timm_and_torchvision(name: str, form: str) -> None:
+    net, x = as_trained(Family(name, 0).build()), torch.randn(2, 3, 64, 64)
+
+    deployed = deploy(net, x, form=form)
+
+    assert_equal(net, deployed, x)
+    assert report(deployed).blocks == FOREIGN[name]
+    assert report(deployed).kept == []
+    assert not any("Squeeze" in type(m).__name__ for m in deployed.modules())
+
+
+@pytest.mark.parametrize(
+    "name", ["se_resnet20", "se_resnet50", "se_bn_inception", "se_mobilenet_v1"]
+)
+def test_own_networks(name: str) -> None:
+    net = as_trained(senet.create_model(name, num_classes=5))
+    x = torch.randn(2, 3, 64, 64)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert report(deployed).blocks > 0
+    assert report(deployed).kept == []
+
+
+def bottleneck(dims: int) -> nn.Module:
+    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+    norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims]
+
+    class Bottleneck(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.na = conv(8, 4, 3, padding=1), norm(4)
+            self.b, self.nb = conv(4, 8, 1, bias=False), norm(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.na(self.a(x)))
+            return torch.relu(x + self.nb(self.b(y)))
+
+    return nn.Sequential(conv(3, 8, 3), norm(8), nn.ReLU(), Bottleneck(), Bottleneck())
+
+
+def example(dims: int) -> Tensor:
+    return torch.randn(2, 3, *(9, 8, 7)[:dims])
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("init", ["identity", "paper"])
+@pytest.mark.parametrize("excitation", ["sigmoid", "tanh", "relu", "hard_sigmoid"])
+@pytest.mark.parametrize("form", ["fast", "portable"])
+def test_every_gate_in_every_dimension(dims: int, init: str, excitation: str, form: str) -> None:
+    net, x = bottleneck(dims), example(dims)
+    senet.insert(net, x, senet.SEConfig(reduction=2, excitation=excitation, init=init))
+    as_trained(net)
+
+    deployed = deploy(net, x, form=form)
+
+    assert_equal(net, deployed, x)
+    assert len(report(deployed).moved) == (2 if form == "fast" else 0)
+    assert len(report(deployed).joined) == (2 if form == "fast" else 0)
+    assert report(deployed).blocks == 2
+    kinds = {type(m) for m in deployed.modules()}
+    assert (CanonicalSE in kinds) == (form == "portable")
+
+
+@pytest.mark.parametrize("squeeze", ["avg", "max"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "integration", ["standard", "pre", "post", "identity", "inner", "inner_act"]
+)
+def test_every_integration(integration: str, squeeze: str, bias: bool) -> None:
+    net, x = bottleneck(2), example(2)
+    config = senet.SEConfig(reduction=2, integration=integration, squeeze=squeeze, bias=bias)
+    senet.insert(net, x, config)
+    as_trained(net)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert report(deployed).blocks == 2
+
+
+def test_a_gate_with_spatial_dimensions_is_kept_and_named() -> None:
+    net, x = bottleneck(2), example(2)
+    senet.insert(net, x, senet.SEConfig(reduction=2, squeeze="none"))
+    as_trained(net)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert [reason for _, reason in report(deployed).kept] == [
+        "a squeeze or a gate of a form of its own"
+    ] * 2
+    assert "kept 3.nb.1" in str(report(deployed))
+
+
+def test_blocks_that_never_learned_are_gone() -> None:
+    net, x = bottleneck(2), example(2)
+    plain = copy.deepcopy(net).eval()
+    senet.insert(net, x)
+
+    deployed = deploy(net, x)
+
+    assert_equal(plain, deployed, x)
+    assert len(report(deployed).constant) == 2
+    assert sum(p.numel() for p in deployed.parameters()) < sum(
+        p.numel() for p in plain.parameters()
+    )
+
+
+def test_a_constant_gate_goes_into_the_weights() -> None:
+    net, x = bottleneck(2), example(2)
+    senet.insert(net, x)
+    for block in senet.se_modules(net).values():
+        nn.init.normal_(block.fc2.bias)
+    net.eval()
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert len(report(deployed).constant) == 2
+    assert not any(isinstance(m, CanonicalSE | GatedConv) for m in deployed.modules())
+
+
+class Surroundings(nn.Module):
+    """A convolution and a batch norm that must not be folded, since something else sees it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.other = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        if self.kind == "read twice":
+            return self.norm(y) + y
+        if self.kind == "returned":
+            return self.norm(y), y
+        if self.kind == "shared convolution":
+            return self.norm(y) + self.other(self.conv(x + 1))
+        return self.norm(F.relu(y))
+
+
+@pytest.mark.parametrize(
+    "kind", ["read twice", "returned", "shared convolution", "activation between"]
+)
+def test_what_cannot_be_folded_is_kept_and_named(kind: str) -> None:
+    net, x = as_trained(Surroundings(kind)), torch.randn(2, 3, 8, 8)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert report(deployed).folded == []
+    assert ("norm", "no convolution feeds this batch norm alone") in report(deployed).kept
+
+
+def test_a_module_used_twice_is_folded_once() -> None:
+    part = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    net, x = as_trained(nn.Sequential(nn.Conv2d(3, 8, 3), part, nn.ReLU(), part)), example(2)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert report(deployed).folded == ["1.1"]
+
+
+def test_transposed_grouped_and_linear_layers_fold() -> None:
+    net = nn.Sequential(
+        *(nn.ConvTranspose2d(4, 8, 3, groups=2), nn.BatchNorm2d(8)),
+        *(nn.Conv2d(8, 8, 3, groups=4), nn.BatchNorm2d(8, affine=False), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6), nn.BatchNorm1d(6)),
+    )
+    x = torch.randn(2, 4, 9, 9)
+    as_trained(net)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert len(report(deployed).folded) == 3
+
+
+def test_parametrised_layers_and_layers_with_hooks() -> None:
+    net, x = bottleneck(2), example(2)
+    torch.nn.utils.parametrizations.spectral_norm(net[0])
+    net[3].a.register_forward_hook(lambda module, args, output: 2 * output)
+    as_trained(net)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert "1" in report(deployed).folded  # the spectral norm is computed once and for all
+    assert "3.na" not in report(deployed).folded
+
+
+def test_frozen_batch_norms_fold() -> None:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), FrozenBatchNorm2d(8), nn.ReLU()).double(), example(2)
+    as_trained(net)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert report(deployed).folded == ["1"]
+
+
+def detector() -> tuple[nn.Module, Any]:
+    import torchvision
+
+    net = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, min_size=64, max_size=64, box_score_thresh=0.0
+    )
+    return net, ([torch.rand(3, 64, 64), torch.rand(3, 48, 64)],)
+
+
+def segmentation() -> tuple[nn.Module, Any]:
+    import torchvision
+
+    net = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None
+    )
+    return net, torch.randn(2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("build", [detector, segmentation])
+def test_detectors_and_segmentation_networks(build: Callable[[], tuple[nn.Module, Any]]) -> None:
+    net, x = build()
+    as_trained(net)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net.backbone, deployed.backbone, torch.randn(2, 3, 64, 64))  # type: ignore[arg-type]
+    shapes = ([a.shape for a in outputs(each, x)] for each in (net, deployed))
+    assert next(shapes) == next(shapes)  # equal scores may come in another order
+    assert report(deployed).blocks == 8
+
+
+def test_an_image_is_made_where_none_is_given() -> None:
+    net = as_trained(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)))
+
+    assert report(deploy(net)).folded == ["1"]
+    with pytest.raises(InputError, match="give example_input"):
+        deploy(nn.Linear(3, 3))
+
+
+def test_what_is_wrong_is_said() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1))
+    with pytest.raises(UnknownNameError, match="form"):
+        deploy(net, example(2), form="quick")
+    net.lock = io.StringIO()  # type: ignore[assignment]
+    net.register_buffer("computed", (torch.ones(1, requires_grad=True) * 2), persistent=False)
+    with pytest.raises(InsertionError, match="copy"):
+        deploy(net, example(2))
+
+
+class Peeking(nn.Module):
+    """Reads the parameters of its batch norm as well as calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.peek = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) * self.conv.weight.sum()  # type: ignore[no-any-return]
+
+
+def test_a_network_that_would_compute_something_else_is_refused() -> None:
+    with pytest.raises(InsertionError, match="outputs of the network differ"):
+        deploy(as_trained(Peeking()), example(2))
+
+
+def survivor() -> tuple[nn.Module, nn.Module, Tensor]:
+    net, x = bottleneck(2), example(2)
+    senet.insert(net, x, senet.SEConfig(reduction=2))
+    as_trained(net)
+    return net, deploy(net, x), x
+
+
+def pickled(net: nn.Module, x: Tensor) -> Any:
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+_DIM = torch.export.Dim
+
+
+def exported(net: nn.Module, x: Tensor) -> Any:
+    sizes = ({0: _DIM("n"), 2: _DIM("h", min=8), 3: _DIM("w", min=8)},)
+    return torch.export.export(net, (x,), dynamic_shapes=sizes).module()
+
+
+SURVIVES: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "deepcopy": lambda net, x: copy.deepcopy(net),
+    "pickle": pickled,
+    "jit.trace": torch.jit.trace,
+    "jit.script": lambda net, x: torch.jit.script(net),
+    "fx": lambda net, x: torch.fx.symbolic_trace(net),
+    "export": exported,
+    "compile": lambda net, x: torch.compile(net, fullgraph=True, backend="aot_eager"),
+}
+
+
+@pytest.mark.parametrize("way", SURVIVES)
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_deployed_network_survives(way: str) -> None:
+    net, deployed, x = survivor()
+
+    again = SURVIVES[way](deployed, x)
+
+    assert_equal(net, again, x)
+    other = torch.randn(3, 3, 11, 10)
+    assert_equal(net, again, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_deployed_network_in_another_type(dtype: torch.dtype) -> None:
+    net, deployed, x = survivor()
+
+    (expected,), (got,) = outputs(net, x), outputs(copy.deepcopy(deployed).to(dtype), x.to(dtype))
+
+    assert got.dtype == dtype
+    assert (got - expected).abs().max() <= 8 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+def test_state_and_gradients() -> None:
+    _, deployed, _ = survivor()
+
+    assert not any(p.requires_grad for p in deployed.parameters())
+    assert not deployed.training
+    assert not any("running" in key for key in deployed.state_dict())
