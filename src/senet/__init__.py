@@ -21,6 +21,7 @@ from senet.blocks import (
     SqueezeExcitation,
 )
 from senet.cost import CostReport, cost
+from senet.deploy import Deployment, ExportReport, deploy, export, load_exported
 from senet.errors import SenetError
 from senet.insertion import (
     InsertionReport,
@@ -55,6 +56,8 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "CostReport",
+    "Deployment",
+    "ExportReport",
     "InsertionReport",
     "SEBatchNorm1d",
     "SEBatchNorm2d",
@@ -72,12 +75,15 @@ __all__ = [
     "convert_weights",
     "cost",
     "create_model",
+    "deploy",
+    "export",
     "find_sites",
     "from_pretrained",
     "functional",
     "insert",
     "list_models",
     "load",
+    "load_exported",
     "load_weights",
     "preprocessing",
     "push_to_hub",

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 __all__ = [
     "ConfigError",
     "DataError",
+    "ExportError",
     "InputError",
     "InsertionError",
     "MissingPackageError",
@@ -33,7 +34,9 @@ _EXTRAS = {
     "matplotlib": "report",
     "numpy": "train",
     "onnx": "export",
+    "onnxruntime": "export",
     "onnxscript": "export",
+    "openvino": "export",
     "PIL": "train",
     "pyarrow": "train",
     "pycocotools": "detect",
@@ -78,6 +81,10 @@ class DataError(SenetError, ValueError):
 
 class MissingPackageError(SenetError, ImportError):
     """An optional package is not installed; the message says what for, and how to install it."""
+
+
+class ExportError(SenetError, RuntimeError):
+    """A network cannot be written for an engine, or the file computes something else."""
 
 
 class TrainingError(SenetError, RuntimeError):

@@ -13,151 +13,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
 
 import senet
-from senet.deploy import Deployment, deploy
+from senet.deploy import deploy
 from senet.deploy.canonical import CanonicalSE, GatedConv
 from senet.errors import InputError, InsertionError, UnknownNameError
 
-sys.path.append(str(Path(__file__).parent.parent / "insertion"))
-from families import FAMILIES, Family
+sys.path.append(str(Path(__file__).parent))
+from networks import as_trained, assert_equal, bottleneck, example, outputs, report
 
-
-@pytest.fixture(autouse=True)
-def _float64() -> Any:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def as_trained(net: nn.Module) -> nn.Module:
-    """Give batch norms and blocks values as training leaves them, and return the network."""
-    for module in net.modules():
-        if hasattr(module, "running_var") and module.running_var is not None:
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            if module.weight is not None:
-                nn.init.uniform_(module.weight, 0.8, 1.2)
-                nn.init.normal_(module.bias, std=0.1)
-        if isinstance(module, senet.SqueezeExcitation):
-            nn.init.normal_(module.fc2.weight, std=0.1)
-            if module.fc2.bias is not None:
-                nn.init.normal_(module.fc2.bias, std=0.3)
-    return net.eval()
-
-
-def outputs(net: nn.Module, x: Any) -> list[Tensor]:
-    with torch.no_grad(), senet.use_backend("reference"):
-        out = net(*x) if isinstance(x, tuple) else net(x)
-    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-
-
-def assert_equal(net: nn.Module, deployed: nn.Module, x: Any, *, allowed: float = 1e-10) -> None:
-    expected, got = outputs(net, x), outputs(deployed, x)
-    assert len(expected) == len(got) > 0
-    for a, b in zip(expected, got, strict=True):
-        assert a.shape == b.shape
-        assert (a - b).abs().max() <= allowed * a.abs().max()
-
-
-def report(deployed: nn.Module) -> Deployment:
-    assert isinstance(deployed.deployment, Deployment)
-    return deployed.deployment
-
-
-# Networks with batch norms that stand first in a unit, behind an activation, or alone on a branch.
-KEEPS_NORMS = {
-    *(
-        "torchvision/densenet121",
-        "timm/convmixer_768_32",
-        "timm/dpn48b",
-        "timm/inception_next_atto",
-    ),
-    *("timm/mobileone_s0", "timm/nasnetalarge", "timm/repghostnet_050", "timm/repvgg_a0"),
-    *("timm/resnetv2_18", "timm/starnet_s050"),
-}
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_inserted_networks_of_every_family(family: Family) -> None:
-    net, x = family.build(), torch.randn(2, 3, family.size, family.size)
-    existing = len(senet.find_sites(net, x).existing)
-    blocks = len(senet.insert(net, x).sites)
-    as_trained(net)
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    types = [type(module) for module in net.modules()]
-
-    deployed = deploy(net, x)
-
-    assert_equal(net, deployed, x)
-    done = report(deployed)
-    assert blocks <= done.blocks <= blocks + existing
-    assert bool(done.kept) == (family.name in KEEPS_NORMS)
-    assert not any(type(m).__module__.startswith("senet.blocks") for m in deployed.modules())
-    assert [type(module) for module in net.modules()] == types  # the given network is untouched
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-
-
-FOREIGN = {
-    "timm/seresnet50": 16,
-    "timm/legacy_seresnet18": 8,
-    "timm/efficientnet_b0": 16,
-    "timm/ese_vovnet19b_dw": 4,
-    "timm/rexnetr_200": 13,
-    "timm/mobilenetv3_small_050": 9,
-    "torchvision/mobilenet_v3_large": 8,
-    "torchvision/regnet_y_400mf": 16,
-    "torchvision/efficientnet_b0": 16,
-}
-
-
-@pytest.mark.parametrize("form", ["fast", "portable"])
-@pytest.mark.parametrize("name", FOREIGN)
-def test_blocks_of_timm_and_torchvision(name: str, form: str) -> None:
-    net, x = as_trained(Family(name, 0).build()), torch.randn(2, 3, 64, 64)
-
-    deployed = deploy(net, x, form=form)
-
-    assert_equal(net, deployed, x)
-    assert report(deployed).blocks == FOREIGN[name]
-    assert report(deployed).kept == []
-    assert not any("Squeeze" in type(m).__name__ for m in deployed.modules())
-
-
-@pytest.mark.parametrize(
-    "name", ["se_resnet20", "se_resnet50", "se_bn_inception", "se_mobilenet_v1"]
-)
-def test_own_networks(name: str) -> None:
-    net = as_trained(senet.create_model(name, num_classes=5))
-    x = torch.randn(2, 3, 64, 64)
-
-    deployed = deploy(net, x)
-
-    assert_equal(net, deployed, x)
-    assert report(deployed).blocks > 0
-    assert report(deployed).kept == []
-
-
-def bottleneck(dims: int) -> nn.Module:
-    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
-    norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims]
-
-    class Bottleneck(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.na = conv(8, 4, 3, padding=1), norm(4)
-            self.b, self.nb = conv(4, 8, 1, bias=False), norm(8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = torch.relu(self.na(self.a(x)))
-            return torch.relu(x + self.nb(self.b(y)))
-
-    return nn.Sequential(conv(3, 8, 3), norm(8), nn.ReLU(), Bottleneck(), Bottleneck())
-
-
-def example(dims: int) -> Tensor:
-    return torch.randn(2, 3, *(9, 8, 7)[:dims])
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -319,37 +184,6 @@ def test_frozen_batch_norms_fold() -> None:
 
     assert_equal(net, deployed, x)
     assert report(deployed).folded == ["1"]
-
-
-def detector() -> tuple[nn.Module, Any]:
-    import torchvision
-
-    net = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
-        weights=None, weights_backbone=None, min_size=64, max_size=64, box_score_thresh=0.0
-    )
-    return net, ([torch.rand(3, 64, 64), torch.rand(3, 48, 64)],)
-
-
-def segmentation() -> tuple[nn.Module, Any]:
-    import torchvision
-
-    net = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
-        weights=None, weights_backbone=None
-    )
-    return net, torch.randn(2, 3, 64, 64)
-
-
-@pytest.mark.parametrize("build", [detector, segmentation])
-def test_detectors_and_segmentation_networks(build: Callable[[], tuple[nn.Module, Any]]) -> None:
-    net, x = build()
-    as_trained(net)
-
-    deployed = deploy(net, x)
-
-    assert_equal(net.backbone, deployed.backbone, torch.randn(2, 3, 64, 64))  # type: ignore[arg-type]
-    shapes = ([a.shape for a in outputs(each, x)] for each in (net, deployed))
-    assert next(shapes) == next(shapes)  # equal scores may come in another order
-    assert report(deployed).blocks == 8
 
 
 def test_an_image_is_made_where_none_is_given() -> None:

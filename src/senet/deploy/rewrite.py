@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_leaves
 
-from senet import ops
-from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SESyncBatchNorm
+from senet.deploy.agreement import check_agreement, comparable
 from senet.deploy.canonical import CanonicalSE, Excitation, GatedConv, is_block, read_excitation
 from senet.deploy.folding import (
     Affine,
@@ -23,24 +17,14 @@ from senet.deploy.folding import (
     merge_affine,
     pointwise_matrix,
 )
-from senet.deploy.joins import join_additions, one_argument, scale_identity
-from senet.errors import InputError, InsertionError, unknown_name
-from senet.insertion.graft import detach, grafts
-from senet.insertion.plan import Site
-from senet.insertion.trace import Call, Flow, call_model, record_flow
+from senet.deploy.joins import join_additions
+from senet.deploy.separation import copied, replace_module, separate, without_identities
+from senet.errors import InputError, unknown_name
+from senet.insertion.trace import Call, Flow, record_flow
 
 __all__ = ["Deployment", "deploy"]
 
 _FORMS = ("fast", "portable")
-_BASES: dict[type[nn.Module], type[nn.Module]] = {
-    SEBatchNorm1d: nn.BatchNorm1d,
-    SEBatchNorm2d: nn.BatchNorm2d,
-    SEBatchNorm3d: nn.BatchNorm3d,
-    SESyncBatchNorm: nn.SyncBatchNorm,
-}
-# The largest relative difference to the given network that is taken for rounding. A deep network
-# multiplies rounding errors; the rewriting itself is exact, as float64 shows.
-_ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-2}
 
 
 @final
@@ -120,111 +104,20 @@ def deploy(model: nn.Module, example_input: Any = None, *, form: str = "fast") -
     """
     if form not in _FORMS:
         raise unknown_name("form", form, _FORMS)
-    net = _copied(model)
-    pairs = _separate(net)
+    net = copied(model)
+    pairs = separate(net)
     example = _example(net) if example_input is None else example_input
     rewriting = _Rewriting(net, record_flow(net, example), fast=form == "fast")
     rewriting.run()
-    _without_identities(net, pairs)
+    without_identities(net, pairs)
     if form == "fast":
         _join(net, rewriting.done)
     net.requires_grad_(requires_grad=False)
     hosts = [path for path, module in rewriting.modules.items() if module in pairs]
-    paths = _comparable(rewriting.touched, hosts, rewriting.done.joined)
-    _check(model, net, example, {"", *paths})
+    paths = comparable(rewriting.touched, hosts, rewriting.done.joined)
+    check_agreement(model, net, example, {"", *paths})
     net.deployment = rewriting.done  # type: ignore[assignment]
     return net
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """Return a copy for inference, its parametrisations computed."""
-    try:
-        net = copy.deepcopy(model)
-    except Exception as error:
-        raise InsertionError(
-            f"the model must be one that copy.deepcopy can copy, but this "
-            f"{type(model).__name__} is not: {error}"
-        ) from error
-    for module in list(net.modules()):
-        if parametrize.is_parametrized(module):
-            # the copy shares its class with the original, from which torch would take the property
-            kind = type(module)
-            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name)
-    return net.eval()
-
-
-def _separate(net: nn.Module) -> list[nn.Sequential]:
-    """Make every block inside another module a module of its own, behind or in front of it."""
-    pairs: list[nn.Sequential] = []
-    inserted = grafts(net)
-    blocks = [getattr(net.get_submodule(graft.site.path), graft.child) for graft in inserted]
-    detach(net)
-    for graft, block in zip(inserted, blocks, strict=True):
-        host = net.get_submodule(graft.site.path)
-        if graft.site.where == "shortcut":
-            _scale_identity(net, graft.site, block)
-            continue
-        pairs.append(_in_row(host, block, first=graft.site.where == "input"))
-        _replace(net, host, pairs[-1])
-    for module in list(net.modules()):
-        base = _BASES.get(type(module))
-        if base is not None:
-            block = module._modules.pop("se")
-            module.__class__ = base
-            pairs.append(nn.Sequential(module, block))  # type: ignore[arg-type]
-            _replace(net, module, pairs[-1])
-    return pairs
-
-
-def _scale_identity(net: nn.Module, site: Site, block: nn.Module) -> None:
-    module = net.get_submodule(site.block)
-    scaled = scale_identity(module, site.path.removeprefix(site.block + "."), block)
-    if scaled is None:
-        raise InsertionError(
-            f"a block on the identity can be deployed where torch.fx traces the residual block, "
-            f"but not in {site.block!r}; remove the blocks, or insert them with another integration"
-        )
-    _replace(net, module, scaled)
-
-
-def _in_row(host: nn.Module, block: nn.Module, *, first: bool) -> nn.Sequential:
-    """Return host and block in a row, the block first or last."""
-    if one_argument(host):
-        return nn.Sequential(*((block, host) if first else (host, block)))
-    return (_BlockFirst if first else _BlockLast)(host, block)
-
-
-class _BlockLast(nn.Sequential):
-    """A module of several arguments, and a block on its output."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self[1](self[0](*args, **kwargs))
-
-
-class _BlockFirst(nn.Sequential):
-    """A module of several arguments, and a block on the first of them."""
-
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        return self[0](self[1](x), *args, **kwargs)
-
-
-def _without_identities(net: nn.Module, pairs: list[nn.Sequential]) -> None:
-    """Put what is left of a batch norm and its block in the place of the two."""
-    for pair in pairs:
-        left = [part for part in pair if type(part) is not nn.Identity]
-        if len(left) < 2:
-            _replace(net, pair, left[0] if left else nn.Identity())
-
-
-def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module in the place of another, wherever that is a child."""
-    for parent in list(net.modules()):
-        if parent is not new:
-            for name, child in parent._modules.items():
-                if child is old:
-                    parent._modules[name] = new
 
 
 def _example(net: nn.Module) -> Tensor:
@@ -274,7 +167,7 @@ class _Rewriting:
             return
         merge_affine(self.modules[maker], affine.a, affine.c)
         self.touched.append((path, maker))
-        _replace(self.net, norm, affine.rest)
+        replace_module(self.net, norm, affine.rest)
         if type(affine.rest) is nn.Identity:
             self.went_into[path] = maker
         self.done.folded.append(path)
@@ -305,7 +198,7 @@ class _Rewriting:
         if constant is not None and (layer is not None or bool((constant == 1).all())):
             if layer is not None:
                 merge_affine(layer, constant)
-            _replace(self.net, block, nn.Identity())
+            replace_module(self.net, block, nn.Identity())
             self.done.constant.append(path)
             return
         if layer is not None and excitation.factor != 1:
@@ -318,11 +211,11 @@ class _Rewriting:
             matrix = pointwise_matrix(layer)
         if layer is not None and matrix is not None and matrix[0].shape[1] <= matrix[0].shape[0]:
             gate = excitation.through(*matrix).build(spatial, like)
-            _replace(self.net, layer, GatedConv(layer, gate))
-            _replace(self.net, block, nn.Identity())
+            replace_module(self.net, layer, GatedConv(layer, gate))
+            replace_module(self.net, block, nn.Identity())
             self.done.moved.append(path)
         else:
-            _replace(self.net, block, CanonicalSE(excitation.build(spatial, like)))
+            replace_module(self.net, block, CanonicalSE(excitation.build(spatial, like)))
             self.done.canonical.append(path)
 
 
@@ -333,92 +226,9 @@ def _join(net: nn.Module, done: Deployment) -> None:
             continue
         joined = join_additions(module)
         if joined is not None:
-            _replace(net, module, joined)
+            replace_module(net, module, joined)
             done.joined.append(path)
 
 
 def _holds_blocks(module: nn.Module) -> bool:
     return any(isinstance(m, CanonicalSE | GatedConv) for m in module.modules() if m is not module)
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
-
-
-def _comparable(touched: list[tuple[str, ...]], hosts: list[str], joined: list[str]) -> set[str]:
-    """The paths of the smallest modules whose outputs must be those of the given network.
-
-    Args:
-        touched: paths of modules that changed together, one in front of the other.
-        hosts: what a host and its block stand in; the given network has the host in its place.
-        joined: modules whose graph calls none of those that it goes through.
-    """
-
-    def fits(path: str) -> bool:
-        outside = not any(f"{path}.".startswith(f"{host}.") for host in hosts)
-        called = not any(path.startswith(f"{each}.") for each in joined)
-        whole = all(len({each.startswith(f"{path}.") for each in span}) == 1 for span in touched)
-        return outside and called and whole
-
-    found = set()
-    for span in touched:
-        path = span[0].rpartition(".")[0]
-        while path and not fits(path):
-            path = path.rpartition(".")[0]
-        found.add(path)
-    return found
-
-
-def _check(model: nn.Module, net: nn.Module, example: Any, paths: set[str]) -> None:
-    """Raise unless both networks compute the same on the example.
-
-    What is compared is the output of the modules of these paths, in which something was rewritten,
-    and of the network. Where that holds numbers of boxes and classes, rounding alone can change
-    their order, and the modules are what counts.
-    """
-    with _evaluated(model), ops.use_backend("reference"):
-        pairs = [_outputs(each, paths, example) for each in (model, net)]
-    for path in sorted(paths, key=len, reverse=True):
-        expected, got = (outputs[path] for outputs in pairs)
-        if path == "" and not all(a.is_floating_point() for a in expected):
-            continue
-        for a, b in zip(expected, got, strict=True):
-            _check_close(a, b, path)
-
-
-def _outputs(net: nn.Module, paths: set[str], example: Any) -> dict[str, list[Tensor]]:
-    """Run a network and return the tensors that some of its modules returned last."""
-    seen: dict[str, list[Tensor]] = {path: [] for path in paths}
-
-    def watch(path: str) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            seen[path] = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-
-        return net.get_submodule(path).register_forward_hook(hook)
-
-    handles = [watch(path) for path in paths]
-    try:
-        call_model(net, example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
-def _check_close(a: Tensor, b: Tensor, path: str) -> None:
-    if not a.is_floating_point() or a.numel() == 0 or torch.equal(a, b):
-        return
-    error = float((a - b).abs().max() / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny))
-    if not error <= _ROUNDING.get(a.dtype, 0.1):
-        raise InsertionError(
-            f"the deployed network must compute what the given one does, but on the example the "
-            f"outputs of {path or 'the network'} differ by {error:.1e} of the largest; does it "
-            "read its batch norms or convolutions other than by calling them?"
-        )

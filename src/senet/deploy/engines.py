@@ -1,0 +1,190 @@
+"""The engines that a network is exported to: how each writes a file, reads it, and runs it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from senet.errors import DataError, InputError, first_line, optional, unknown_name
+
+__all__ = ["ENGINES", "Engine", "Loaded", "engine_of", "load_exported"]
+
+_INPUT = "image"
+_KEY = "senet"  # under which a file keeps what senet writes beside the network
+
+Run = Callable[[Tensor], list[Tensor]]
+
+
+@final
+@dataclass(frozen=True)
+class Loaded:
+    """A file in its engine.
+
+    Attributes:
+        run: maps images [N, C, H, W] to the network's outputs, in float32 arithmetic.
+        metadata: what `senet.export` was given to write into the file.
+        nodes: operators of the graph, constants and inputs not counted.
+        version: the engine and its version.
+    """
+
+    run: Run
+    metadata: dict[str, Any]
+    nodes: int
+    version: str
+
+
+@final
+@dataclass(frozen=True)
+class Engine:
+    """How files of one format are written and read."""
+
+    name: str
+    suffix: str
+    files: tuple[str, ...]  # suffixes of all files that belong to one network
+    write: Callable[[Any, Path, Mapping[str, Any]], None]
+    read: Callable[[Path], Loaded]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' warnings about their own future."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+    with optional("ONNX export"):
+        import onnxscript  # noqa: F401 - torch's exporter is written in it
+    with _quiet():
+        written = torch.onnx.export(
+            program, dynamo=True, optimize=True, verbose=False, input_names=[_INPUT]
+        )
+    if written is None:
+        raise DataError("torch.onnx.export returned no program")
+    written.model.metadata_props[_KEY] = json.dumps(dict(metadata))
+    written.save(path)
+
+
+def _read_onnx(path: Path) -> Loaded:
+    with optional("running an ONNX file"):
+        import onnx
+        import onnxruntime
+    onnxruntime.set_default_logger_severity(3)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(images: Tensor) -> list[Tensor]:
+        return [torch.as_tensor(a) for a in session.run(None, {name: images.numpy()})]
+
+    kept = session.get_modelmeta().custom_metadata_map.get(_KEY, "{}")
+    nodes = len(onnx.load(path, load_external_data=False).graph.node)
+    return Loaded(run, json.loads(kept), nodes, f"ONNX Runtime {onnxruntime.__version__}")
+
+
+def _write_openvino(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+    with optional("OpenVINO export"):
+        import openvino
+    with _quiet():
+        model = openvino.convert_model(program)
+    (image,) = program.graph_signature.user_inputs
+    (place,) = (node for node in program.graph.nodes if node.name == image)
+    # the conversion leaves the number of images open, whatever the program says
+    sizes = [n if isinstance(n, int) else -1 for n in place.meta["val"].shape]
+    model.reshape(openvino.PartialShape(sizes))
+    model.inputs[0].get_tensor().set_names({_INPUT})
+    model.set_rt_info(json.dumps(dict(metadata)), [_KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _read_openvino(path: Path) -> Loaded:
+    with optional("running an OpenVINO file"):
+        import openvino
+    core = openvino.Core()
+    model = core.read_model(path)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    wanted = model.inputs[0].partial_shape
+
+    def run(images: Tensor) -> list[Tensor]:
+        if not wanted.compatible(openvino.PartialShape(list(images.shape))):
+            # the engine itself would compute something of another shape
+            raise InputError(f"the file takes images {wanted}, got {list(images.shape)}")
+        returned = compiled([images.numpy()])
+        return [torch.as_tensor(returned[output].copy()) for output in compiled.outputs]
+
+    kept = model.get_rt_info([_KEY]).astype(str) if model.has_rt_info([_KEY]) else "{}"
+    kinds = [op.get_type_name() for op in model.get_ordered_ops()]
+    nodes = sum(kind not in ("Constant", "Parameter", "Result") for kind in kinds)
+    return Loaded(run, json.loads(kept), nodes, f"OpenVINO {openvino.__version__.split('-')[0]}")
+
+
+def _write_pt2(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+    torch.export.save(program, path, extra_files={_KEY: json.dumps(dict(metadata))})
+
+
+def _read_pt2(path: Path) -> Loaded:
+    extra = {_KEY: ""}
+    with _quiet():
+        program = torch.export.load(path, extra_files=extra)
+    module = program.module()
+
+    @torch.no_grad()
+    def run(images: Tensor) -> list[Tensor]:
+        returned = module(images)
+        return list(returned) if isinstance(returned, tuple | list) else [returned]
+
+    nodes = sum(node.op == "call_function" for node in program.graph.nodes)
+    return Loaded(run, json.loads(extra[_KEY] or "{}"), nodes, f"PyTorch {torch.__version__}")
+
+
+ENGINES: dict[str, Engine] = {
+    "onnx": Engine("onnx", ".onnx", (".onnx",), _write_onnx, _read_onnx),
+    "openvino": Engine("openvino", ".xml", (".bin", ".xml"), _write_openvino, _read_openvino),
+    "pt2": Engine("pt2", ".pt2", (".pt2",), _write_pt2, _read_pt2),
+}
+
+
+def engine_of(path: Path) -> Engine:
+    """Return the engine of a file by the end of its name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    for engine in ENGINES.values():
+        if path.suffix == engine.suffix:
+            return engine
+    raise unknown_name("file ending", path.suffix or path.name, _endings())
+
+
+def _endings() -> Sequence[str]:
+    return [engine.suffix for engine in ENGINES.values()]
+
+
+def load_exported(path: Path) -> Loaded:
+    """Return an exported file in its engine.
+
+    Raises:
+        DataError: it is not there, or the engine cannot read it.
+        MissingPackageError: the engine is not installed.
+        UnknownNameError: the name has an ending of no engine.
+    """
+    engine = engine_of(path)
+    if not path.is_file():
+        raise DataError(f"{path} must be a file that senet.export wrote, but there is none")
+    try:
+        return engine.read(path)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{path} cannot be read by its engine: {first_line(error)}; export it again"
+        ) from error

@@ -1,0 +1,115 @@
+"""A copy of a network in which every SE block is a module of its own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SESyncBatchNorm
+from senet.deploy.joins import one_argument, scale_identity
+from senet.errors import InsertionError
+from senet.insertion.graft import detach, grafts
+from senet.insertion.plan import Site
+
+__all__ = ["copied", "replace_module", "separate", "without_identities"]
+
+_BASES: dict[type[nn.Module], type[nn.Module]] = {
+    SEBatchNorm1d: nn.BatchNorm1d,
+    SEBatchNorm2d: nn.BatchNorm2d,
+    SEBatchNorm3d: nn.BatchNorm3d,
+    SESyncBatchNorm: nn.SyncBatchNorm,
+}
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy for inference, its parametrisations computed."""
+    try:
+        net = copy.deepcopy(model)
+    except Exception as error:
+        raise InsertionError(
+            f"the model must be one that copy.deepcopy can copy, but this "
+            f"{type(model).__name__} is not: {error}"
+        ) from error
+    for module in list(net.modules()):
+        if parametrize.is_parametrized(module):
+            # the copy shares its class with the original, from which torch would take the property
+            kind = type(module)
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name)
+    return net.eval()
+
+
+def separate(net: nn.Module) -> list[nn.Sequential]:
+    """Make every block inside another module a module of its own, behind or in front of it."""
+    pairs: list[nn.Sequential] = []
+    inserted = grafts(net)
+    blocks = [getattr(net.get_submodule(graft.site.path), graft.child) for graft in inserted]
+    detach(net)
+    for graft, block in zip(inserted, blocks, strict=True):
+        host = net.get_submodule(graft.site.path)
+        if graft.site.where == "shortcut":
+            _scale_identity(net, graft.site, block)
+            continue
+        pairs.append(_in_row(host, block, first=graft.site.where == "input"))
+        replace_module(net, host, pairs[-1])
+    for module in list(net.modules()):
+        base = _BASES.get(type(module))
+        if base is not None:
+            block = module._modules.pop("se")
+            module.__class__ = base
+            pairs.append(nn.Sequential(module, block))  # type: ignore[arg-type]
+            replace_module(net, module, pairs[-1])
+    return pairs
+
+
+def _scale_identity(net: nn.Module, site: Site, block: nn.Module) -> None:
+    module = net.get_submodule(site.block)
+    scaled = scale_identity(module, site.path.removeprefix(site.block + "."), block)
+    if scaled is None:
+        raise InsertionError(
+            f"a block on the identity can be deployed where torch.fx traces the residual block, "
+            f"but not in {site.block!r}; remove the blocks, or insert them with another integration"
+        )
+    replace_module(net, module, scaled)
+
+
+def _in_row(host: nn.Module, block: nn.Module, *, first: bool) -> nn.Sequential:
+    """Return host and block in a row, the block first or last."""
+    if one_argument(host):
+        return nn.Sequential(*((block, host) if first else (host, block)))
+    return (_BlockFirst if first else _BlockLast)(host, block)
+
+
+class _BlockLast(nn.Sequential):
+    """A module of several arguments, and a block on its output."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self[1](self[0](*args, **kwargs))
+
+
+class _BlockFirst(nn.Sequential):
+    """A module of several arguments, and a block on the first of them."""
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return self[0](self[1](x), *args, **kwargs)
+
+
+def without_identities(net: nn.Module, pairs: list[nn.Sequential]) -> None:
+    """Put what is left of a batch norm and its block in the place of the two."""
+    for pair in pairs:
+        left = [part for part in pair if type(part) is not nn.Identity]
+        if len(left) < 2:
+            replace_module(net, pair, left[0] if left else nn.Identity())
+
+
+def replace_module(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in the place of another, wherever that is a child."""
+    for parent in list(net.modules()):
+        if parent is not new:
+            for name, child in parent._modules.items():
+                if child is old:
+                    parent._modules[name] = new

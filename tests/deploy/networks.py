@@ -1,0 +1,68 @@
+"""What the tests of deployment share: networks as training leaves them, and their comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import senet
+from senet.deploy import Deployment
+
+
+def as_trained(net: nn.Module) -> nn.Module:
+    """Give batch norms and blocks values as training leaves them, and return the network."""
+    for module in net.modules():
+        if hasattr(module, "running_var") and module.running_var is not None:
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            if module.weight is not None:
+                nn.init.uniform_(module.weight, 0.8, 1.2)
+                nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, senet.SqueezeExcitation):
+            nn.init.normal_(module.fc2.weight, std=0.1)
+            if module.fc2.bias is not None:
+                nn.init.normal_(module.fc2.bias, std=0.3)
+    return net.eval()
+
+
+def outputs(net: nn.Module, x: Any) -> list[Tensor]:
+    with torch.no_grad(), senet.use_backend("reference"):
+        out = net(*x) if isinstance(x, tuple) else net(x)
+    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+
+
+def assert_equal(net: nn.Module, deployed: nn.Module, x: Any, *, allowed: float = 1e-10) -> None:
+    expected, got = outputs(net, x), outputs(deployed, x)
+    assert len(expected) == len(got) > 0
+    for a, b in zip(expected, got, strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= allowed * a.abs().max()
+
+
+def report(deployed: nn.Module) -> Deployment:
+    assert isinstance(deployed.deployment, Deployment)
+    return deployed.deployment
+
+
+def bottleneck(dims: int) -> nn.Module:
+    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+    norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims]
+
+    class Bottleneck(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.na = conv(8, 4, 3, padding=1), norm(4)
+            self.b, self.nb = conv(4, 8, 1, bias=False), norm(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.na(self.a(x)))
+            return torch.relu(x + self.nb(self.b(y)))
+
+    return nn.Sequential(conv(3, 8, 3), norm(8), nn.ReLU(), Bottleneck(), Bottleneck())
+
+
+def example(dims: int) -> Tensor:
+    return torch.randn(2, 3, *(9, 8, 7)[:dims])

@@ -1,0 +1,153 @@
+"""An exported file is run in its engine before it is kept, and computes what the network does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import senet
+from senet.deploy import engines
+from senet.errors import DataError, ExportError, InputError, UnknownNameError
+
+ENDINGS = ("onnx", "xml", "pt2")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.na = nn.Conv2d(8, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.b, self.nb = nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.na(self.a(x)))
+        return torch.relu(x + self.nb(self.b(y)))
+
+
+def classifier() -> nn.Module:
+    """A small network with two blocks that do something."""
+    stem = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    net = nn.Sequential(*stem, Residual(), Residual(), *head)
+    senet.insert(net, images(), senet.SEConfig(reduction=2))
+    for block in senet.se_modules(net).values():
+        nn.init.normal_(block.fc2.weight)
+        nn.init.normal_(block.fc2.bias)
+    return net.eval()
+
+
+def images(n: int = 2, size: int = 12) -> Tensor:
+    return torch.randn(n, 3, size, size)
+
+
+@pytest.mark.parametrize("form", ["fast", "portable"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_computes_what_the_network_does(tmp_path: Path, ending: str, form: str) -> None:
+    net, path = classifier(), tmp_path / f"net.{ending}"
+
+    report = senet.export(net, path, images(), form=form, metadata={"classes": ["é", "b"]})
+
+    loaded = senet.load_exported(path)
+    x = images(5)
+    (got,) = loaded.run(x)
+    with torch.no_grad():
+        assert torch.allclose(got, net(x), atol=1e-5)
+    assert loaded.metadata == {"classes": ["é", "b"]}
+    assert report.same_class == 1.0
+    assert 0 <= report.difference < 1e-5
+    assert report.nodes == loaded.nodes > 0
+    assert report.kept == ()
+    assert report.engine in str(report)
+    others = {each.name for each in tmp_path.iterdir()} - {f"net.{ending}"}
+    assert others == ({"net.bin"} if ending == "xml" else set())
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_images_of_any_size(tmp_path: Path, ending: str) -> None:
+    net, path = classifier(), tmp_path / f"net.{ending}"
+
+    senet.export(net, path, images(1), dynamic_size=True)
+
+    x = torch.randn(3, 3, 14, 20)
+    (got,) = senet.load_exported(path).run(x)
+    with torch.no_grad():
+        assert torch.allclose(got, net(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_fixed_number_of_images(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"net.{ending}"
+
+    report = senet.export(classifier(), path, images(1), dynamic_batch=False, images=images(3))
+
+    assert report.images == 3
+    with pytest.raises(Exception, match=r".+"):  # each engine says it in its own words
+        senet.load_exported(path).run(images(2))
+
+
+def test_nothing_of_the_training_form_is_in_the_file(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
+    senet.export(classifier(), tmp_path / "net.onnx", images())
+
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node)
+
+    assert kinds["Sigmoid"] == 2
+    assert kinds["Mul"] == 2
+    assert kinds["Conv"] == 5 + 4  # stem and two blocks of two; two layers in each SE block
+    assert kinds["BatchNormalization"] == kinds["ReduceSum"] == kinds["Sub"] == 0
+    assert kinds["ReduceMean"] + kinds["GlobalAveragePool"] == 3
+
+
+def test_what_disagrees_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.pt2"
+    path.write_text("before")
+    right = engines.ENGINES["pt2"]
+
+    def broken(given: Path) -> Any:
+        loaded = right.read(given)
+        wrong = lambda x: [2 * y for y in loaded.run(x)]  # noqa: E731
+        return engines.Loaded(wrong, loaded.metadata, loaded.nodes, loaded.version)
+
+    engine = engines.Engine(right.name, right.suffix, right.files, right.write, broken)
+    monkeypatch.setitem(engines.ENGINES, "pt2", engine)
+
+    with pytest.raises(ExportError, match=r"outputs differ by 1\.0e\+00.*was not written"):
+        senet.export(classifier(), path, images())
+
+    assert path.read_text() == "before"
+    assert [each.name for each in tmp_path.iterdir()] == ["net.pt2"]
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown file ending '.tflite'"):
+        senet.export(classifier(), tmp_path / "net.tflite", images())
+    with pytest.raises(InputError, match="one tensor of images"):
+        senet.export(classifier(), tmp_path / "net.pt2", (images(),))  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match=r"torch\.export must trace the network"):
+        senet.export(Branching(), tmp_path / "net.pt2", images())
+    with pytest.raises(DataError, match="there is none"):
+        senet.load_exported(tmp_path / "net.onnx")
+    (tmp_path / "net.onnx").write_bytes(b"no network")
+    with pytest.raises(DataError, match="cannot be read by its engine"):
+        senet.load_exported(tmp_path / "net.onnx")
+    assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_maps_are_compared_where_there_are_no_classes(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+
+    report = senet.export(net, tmp_path / "net.pt2", images())
+
+    assert report.same_class is None
+    assert "classes" not in str(report)
+    assert report.to_dict()["images"] == 2
