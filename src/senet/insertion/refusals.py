@@ -45,11 +45,13 @@ def check_model(model: nn.Module) -> None:
     for path, module in model.named_modules():
         state, cure = _state_of(module)
         if state:
-            part = f"its part {path!r}, a {type(module).__name__}," if path else "it"
+            who = f"this {type(model).__name__}"
+            if path:
+                who = f"{path!r} in {who}, a {type(module).__name__},"
             raise InsertionError(
                 "SE blocks must be inserted before a model is compiled, wrapped, traced or "
-                f"quantised, and after its parameters have their shapes, but of this "
-                f"{type(model).__name__} {part} is {state}; {cure}"
+                f"quantised, and after its parameters have their shapes, but {who} is {state}; "
+                f"{cure}"
             )
 
 
