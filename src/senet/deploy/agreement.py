@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from senet import ops
 from senet.errors import InsertionError
-from senet.insertion.trace import call_model
+from senet.insertion.reading import call_model, set_evaluation, tensors, unchanged
 
 __all__ = ["check_agreement", "comparable"]
 
 # The largest relative difference to the given network that is taken for rounding. A deep network
 # multiplies rounding errors; the rewriting itself is exact, as float64 shows.
 _ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-2}
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 def comparable(touched: list[tuple[str, ...]], hosts: list[str], joined: list[str]) -> set[str]:
@@ -63,7 +49,8 @@ def check_agreement(model: nn.Module, net: nn.Module, example: Any, paths: set[s
     and of the network. Where that holds numbers of boxes and classes, rounding alone can change
     their order, and the modules are what counts.
     """
-    with _evaluated(model), ops.use_backend("reference"):
+    with unchanged(model), ops.use_backend("reference"):
+        set_evaluation(model)
         pairs = [_outputs(each, paths, example) for each in (model, net)]
     for path in sorted(paths, key=len, reverse=True):
         expected, got = (outputs[path] for outputs in pairs)
@@ -79,7 +66,7 @@ def _outputs(net: nn.Module, paths: set[str], example: Any) -> dict[str, list[Te
 
     def watch(path: str) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            seen[path] = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+            seen[path] = tensors(output)
 
         return net.get_submodule(path).register_forward_hook(hook)
 

@@ -13,12 +13,12 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from senet.deploy.engines import Engine, Loaded, engine_of
 from senet.deploy.rewrite import deploy
 from senet.errors import ExportError, InputError, first_line
 from senet.files import write_whole
+from senet.insertion.reading import tensors
 
 __all__ = ["ExportReport", "export"]
 
@@ -151,8 +151,7 @@ def _compare(
     expected, got = list[list[Tensor]](), list[list[Tensor]]()
     for part in torch.split(images, len(images) if batch else step):
         if batch or len(part) == step:
-            leaves = tree_leaves(net(part))
-            expected.append([leaf.cpu() for leaf in leaves if isinstance(leaf, Tensor)])
+            expected.append([leaf.cpu() for leaf in tensors(net(part))])
             got.append(loaded.run(part.cpu()))
     pairs = [pair for a, b in zip(expected, got, strict=True) for pair in zip(a, b, strict=True)]
     largest = max(float(a.abs().max()) for a, _ in pairs) or 1.0

@@ -143,7 +143,9 @@ class _Rewriting:
 
     def run(self) -> None:
         """Fold the batch norms, then rewrite the blocks."""
-        called = {path: module for path, module in self.modules.items() if self.flow.calls_of(path)}
+        called = {
+            path: module for path, module in self.modules.items() if path in self.flow.calls_of
+        }
         for path, norm in called.items():
             affine = affine_of(norm)
             if affine is not None and not self._in_block(path):
@@ -174,10 +176,10 @@ class _Rewriting:
 
     def _maker(self, path: str) -> str | None:
         """The module whose every output is the input of this one, and of nothing else."""
-        calls = self.flow.calls_of(path)
+        calls = self.flow.calls_of[path]
         makers = {self._maker_of(call) for call in calls}
         maker = makers.pop() if len(makers) == 1 else None
-        return maker if maker is not None and len(self.flow.calls_of(maker)) == len(calls) else None
+        return maker if maker is not None and len(self.flow.calls_of[maker]) == len(calls) else None
 
     def _maker_of(self, call: Call) -> str | None:
         if call.input is None or call.input in self.flow.outputs:
@@ -185,7 +187,7 @@ class _Rewriting:
         consumers = self.flow.values[call.input].consumers
         if not consumers or not all(call.start <= c < call.end for c in consumers):
             return None
-        made = self.flow.outputs_of(call.input)
+        made = self.flow.outputs_of[call.input]
         return self.went_into.get(made[0].path, made[0].path) if made else None
 
     def _rewrite(self, path: str, block: nn.Module, excitation: Excitation) -> None:
@@ -204,7 +206,7 @@ class _Rewriting:
         if layer is not None and excitation.factor != 1:
             merge_affine(layer, torch.full_like(excitation.weight2[:, 0], excitation.factor))
             excitation = excitation.scaled()
-        read = self.flow.values[self.flow.calls_of(path)[0].input or 0]
+        read = self.flow.values[self.flow.calls_of[path][0].input or 0]
         spatial, like = len(read.shape) - 2, next(block.parameters())
         matrix = None
         if self.fast and layer is not None and excitation.squeeze == "avg":

@@ -12,7 +12,7 @@ from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SESyncBatc
 from senet.deploy.joins import one_argument, scale_identity
 from senet.errors import InsertionError
 from senet.insertion.graft import detach, grafts
-from senet.insertion.plan import Site
+from senet.insertion.site_plan import Site
 
 __all__ = ["copied", "replace_module", "separate", "without_identities"]
 
