@@ -56,8 +56,8 @@ class Predictions:
 
 
 def _scores(net: torch.nn.Module, shown: Sequence[list[Tensor]], device: torch.device) -> Tensor:
-    """Return the mean softmax of each image over its pictures, [N, K]."""
-    total, pictures = None, 0
+    """Return the mean softmax of each image over its crops, [N, K]."""
+    total, crops = None, 0
     for group in range(len(shown[0])):
         several = [each[group] for each in shown]  # [K, C, H, W] each
         count = len(several[0])
@@ -65,12 +65,12 @@ def _scores(net: torch.nn.Module, shown: Sequence[list[Tensor]], device: torch.d
         parts = [torch.cat(several)] if alike else several
         logits = [logits_of(net(channels_last(part.to(device))))[0].float() for part in parts]
         scores = F.softmax(torch.cat(logits), 1)
-        found = scores.reshape(len(shown), count, -1).sum(1)
-        total = found if total is None else total + found
-        pictures += count
+        summed = scores.reshape(len(shown), count, -1).sum(1)
+        total = summed if total is None else total + summed
+        crops += count
     if total is None:
-        raise ConfigError("no picture was made of an image")
-    return (total / pictures).cpu()
+        raise ConfigError("no crop was made of an image")
+    return (total / crops).cpu()
 
 
 def evaluate(
@@ -192,7 +192,7 @@ def predict(
 ) -> list[list[tuple[str, float]]]:
     """Return for each image the best classes with their scores, the best first.
 
-    Where nobody named the classes, 1,000 are taken for ImageNet's, and others have numbers.
+    Without names of the classes, 1,000 are taken for ImageNet's, and others have numbers.
 
     Args:
         trained: the network.

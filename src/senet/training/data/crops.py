@@ -60,7 +60,7 @@ class Crops(Config):
 
     @property
     def count(self) -> int:
-        """How many pictures of each image the network sees."""
+        """How many crops of each image the network sees."""
         return {"single": 1, "ten": 10, "dense": 2 * len(self.scales)}[self.method]
 
     def sizes(self, view: View) -> tuple[int, int]:
@@ -69,7 +69,7 @@ class Crops(Config):
         return crop, self.resize or max(crop, round(crop / view.crop))
 
     def transform(self, view: View) -> Callable[[Any], list[Tensor]]:
-        """Return the function from a PIL image to its pictures, grouped by size: [K, C, H, W]."""
+        """Return the function from a PIL image to its crops, grouped by size: [K, C, H, W]."""
         from torchvision.transforms import v2
 
         crop, resize = self.sizes(view)
