@@ -57,7 +57,7 @@ def tar_split(name: str, tars: Sequence[Path]) -> Split:
     """
     passed_over, folders = PassedOver(), set[str]()
     images: list[Member] = []
-    labels: dict[tuple[Path, str], Member] = {}
+    label_files: dict[tuple[Path, str], Member] = {}
     for tar in tars:
         members, folders_inside = _members(tar, passed_over)
         folders |= folders_inside
@@ -65,21 +65,21 @@ def tar_split(name: str, tars: Sequence[Path]) -> Split:
         here = passed_over.images(path for path in visible if suffix_of(path) not in _LABELS)
         keys = {_key(path) for path in here}
         others = [path for path in visible if suffix_of(path) in _LABELS]
-        labels |= {(tar, _key(path)): members[path] for path in others if _key(path) in keys}
+        label_files |= {(tar, _key(path)): members[path] for path in others if _key(path) in keys}
         passed_over.images(path for path in others if _key(path) not in keys)
         images += [members[path] for path in here]
     if not images:
         raise DataError(f"{tars[0]} holds no images")
     classes: list[str] = []
-    found: list[Any]
-    if labels:
-        found = [_label(image, labels) for image in images]
+    labels: list[Any]
+    if label_files:
+        labels = [_label(image, label_files) for image in images]
     else:
-        classes, found = class_indices(*_from_the_split_on(images, folders), where=str(tars[0]))
-    chosen = [image for image, label in zip(images, found, strict=True) if label is not None]
+        classes, labels = class_indices(*_from_the_split_on(images, folders), where=str(tars[0]))
+    chosen = [image for image, label in zip(images, labels, strict=True) if label is not None]
     passed_over.outside = len(images) - len(chosen)
     return Split(
-        *(name, classes, [label for label in found if label is not None]),
+        *(name, classes, [label for label in labels if label is not None]),
         partial(_read, chosen),
         partial(_name, chosen),
         passed_over=passed_over.sentence(name),
@@ -133,9 +133,9 @@ def _key(path: str) -> str:
     return f"{folder}{slash}{base.partition('.')[0]}"
 
 
-def _label(image: Member, labels: dict[tuple[Path, str], Member]) -> Any:
+def _label(image: Member, label_files: dict[tuple[Path, str], Member]) -> Any:
     key = _key(image.path)
-    member = labels.get((image.tar, key))
+    member = label_files.get((image.tar, key))
     if member is None:
         raise DataError(
             f"{image.path} in {image.tar} has no label: neither {key}.cls nor {key}.json is there"

@@ -18,10 +18,10 @@ class Unreadable:
         limit: how many may be left out.
 
     Example:
-        >>> found = Unreadable(limit=1)
-        >>> found.add("image 3 is cut off")
-        >>> found.add("image 3 is cut off")
-        >>> len(found)
+        >>> unreadable = Unreadable(limit=1)
+        >>> unreadable.add("image 3 is cut off")
+        >>> unreadable.add("image 3 is cut off")
+        >>> len(unreadable)
         1
     """
 
