@@ -56,9 +56,9 @@ def _link_rows(call: Call) -> int:
 
 @final
 class _Squeeze(Function):
-    """How, U, gamma, beta, given mean and variance -> an alias of U, the link, z; the rest.
+    """apply(call, U, gamma, beta, mean, var) -> alias of U, link, z, rstd, count, mu, var.
 
-    The rest is rstd, count, and with the statistics of the batch mu and var, not differentiable.
+    What follows z is not differentiable; mu and var are None where statistics are given.
     """
 
     @staticmethod
@@ -119,7 +119,7 @@ class _Squeeze(Function):
 
 @final
 class _Scale(Function):
-    """How, the alias and the link of `_Squeeze`, the gate s, the identity, the rest -> y."""
+    """apply(call, alias of U, link, s, identity, U, mu, rstd, gamma, beta) -> y."""
 
     @staticmethod
     def forward(

@@ -41,9 +41,10 @@ def fused_forward(
 
 @final
 class FusedSE(Function):
-    """How, U, gamma, beta, given mean and variance, the identity, W1, b1, W2, b2 -> y.
+    """apply(call, U, gamma, beta, mean, var, identity, W1, b1, W2, b2) -> y, mu, var.
 
-    And, with the statistics of the batch, mu and var, which are not differentiable.
+    `mean` and `var` are given statistics or None. `mu` and `var` of the result are the batch's, or
+    None where statistics are given, and not differentiable.
     """
 
     @staticmethod
