@@ -295,18 +295,27 @@ def test_what_cannot_be():
         ops.batch_norm_se(x, None, None, None, None, TwoLayers(*layers), **options)
 
 
+def compare_compiled(act: str, dtype: torch.dtype, *, data: bool) -> None:
+    p, layers = given((3, 5, 4, 6))
+    p.x = laid_out(p.x.detach(), "channels_last").requires_grad_()
+    narrow = p.to(torch.float32, maps=dtype)
+    truth = results(expected, narrow.to(torch.float64), layers, act, training=True)
+    single = tuple(t.detach().float().requires_grad_() for t in layers)
+    with ops.use_backend("inductor"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mine = results(fast if data else apart, narrow, single, act, training=True)
+    assert_close_in_scale(mine, truth, dtype)
+
+
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("act", ["relu6", "silu"])
 def test_compiled(act, dtype, fused):
-    p, layers = given((3, 5, 4, 6))
-    p.x = laid_out(p.x.detach(), "channels_last").requires_grad_()
-    narrow = p.to(torch.float32, maps=dtype)
-    truth_of = narrow.to(torch.float64)
-    truth = results(expected, truth_of, layers, act, training=True)
-    single = tuple(t.detach().float().requires_grad_() for t in layers)
-    with ops.use_backend("inductor"), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        mine = results(fast, narrow, single, act, training=True)
-    assert_close_in_scale(mine, truth, dtype)
+    compare_compiled(act, dtype, data=True)
     assert len(fused) == 1
+
+
+@needs_compiler
+def test_compiled_around_any_other_excitation(fused):
+    compare_compiled("silu", torch.bfloat16, data=False)
+    assert fused == []
