@@ -15,7 +15,8 @@ from torch import nn
 import senet
 from senet import SEConfig, Site
 from senet.errors import InsertionError
-from senet.insertion.graft import attach, grafts
+from senet.insertion.graft import grafts
+from senet.insertion.surgery import attach
 
 EXAMPLE = torch.randn(2, 3, 32, 32)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import senet
 from senet.errors import ConfigError, InsertionError, NoSitesError, UnknownNameError
-from senet.insertion import graft
+from senet.insertion import surgery
 
 EXAMPLE = torch.randn(2, 3, 32, 32)
 
@@ -82,7 +82,7 @@ def test_a_failure_leaves_the_model_untouched(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = properties.anatomy(model)
-    real, calls = graft._attach, []
+    real, calls = surgery._attach, []
 
     def fails_at_the_fifth(*args: object) -> None:
         calls.append(args)
@@ -90,7 +90,7 @@ def test_a_failure_leaves_the_model_untouched(
             raise RuntimeError("no memory")
         real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(graft, "_attach", fails_at_the_fifth)
+    monkeypatch.setattr(surgery, "_attach", fails_at_the_fifth)
     with pytest.raises(RuntimeError, match="no memory"):
         senet.insert(model, EXAMPLE)
     assert properties.anatomy(model) == before

@@ -9,21 +9,23 @@ one op do the work of both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from senet.blocks.fusion import batch_norm_se, fusible
+from senet.blocks.host import Host, as_leaf
 from senet.blocks.squeeze_excitation import SqueezeExcitation
 
 __all__ = ["SEBatchNorm1d", "SEBatchNorm2d", "SEBatchNorm3d", "SESyncBatchNorm"]
 
 
-class _SEBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """What the three share; the next class in the resolution order is the plain batch norm."""
+class _SEBatchNorm(Host, nn.modules.batchnorm._BatchNorm):
+    """What the four share; the next class in the resolution order is the plain batch norm."""
 
     se: nn.Module
+    _plain: ClassVar[type[nn.Module]]
 
     def __init__(
         self,
@@ -49,12 +51,13 @@ class _SEBatchNorm(nn.modules.batchnorm._BatchNorm):
         se = self.block_inside(input)
         if se is not None:
             return batch_norm_se(self, se, input)
+        if (node := as_leaf(self, input)) is not None:
+            return node
         return self.se(super().forward(input))  # type: ignore[no-any-return]
 
     def block_inside(self, x: Tensor) -> SqueezeExcitation | None:
         """Return the block if it and the batch norm are one op for the input x, else None."""
-        base = type(self).__mro__[2]
-        return self.se if fusible(self, base, self.se, x) else None  # type: ignore[return-value]
+        return self.se if fusible(self, self._plain, self.se, x) else None  # type: ignore[return-value]
 
 
 @final
@@ -65,6 +68,8 @@ class SEBatchNorm1d(_SEBatchNorm, nn.BatchNorm1d):
         >>> SEBatchNorm1d(32, se={"reduction": 4})(torch.randn(2, 32, 100)).shape
         torch.Size([2, 32, 100])
     """
+
+    _plain = nn.BatchNorm1d
 
 
 @final
@@ -99,6 +104,8 @@ class SEBatchNorm2d(_SEBatchNorm, nn.BatchNorm2d):
         ['bias', 'se.fc1.bias', 'se.fc1.weight', 'se.fc2.bias', 'se.fc2.weight', 'weight']
     """
 
+    _plain = nn.BatchNorm2d
+
 
 @final
 class SESyncBatchNorm(_SEBatchNorm, nn.SyncBatchNorm):
@@ -112,6 +119,8 @@ class SESyncBatchNorm(_SEBatchNorm, nn.SyncBatchNorm):
         >>> SESyncBatchNorm(32).eval()(torch.randn(2, 32, 5, 5)).shape
         torch.Size([2, 32, 5, 5])
     """
+
+    _plain = nn.SyncBatchNorm
 
     def __init__(
         self,
@@ -139,3 +148,5 @@ class SEBatchNorm3d(_SEBatchNorm, nn.BatchNorm3d):
         >>> SEBatchNorm3d(32)(torch.randn(2, 32, 2, 5, 5)).shape
         torch.Size([2, 32, 2, 5, 5])
     """
+
+    _plain = nn.BatchNorm3d

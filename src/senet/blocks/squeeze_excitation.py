@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from senet import functional, ops
+from senet.blocks.host import as_leaf
 from senet.errors import ConfigError, InputError, unknown_name
 
 __all__ = ["Dense", "Gate", "SqueezeExcitation", "hooked"]
@@ -214,6 +215,8 @@ class SqueezeExcitation(nn.Module):
         Raises:
             InputError: x has not C channels, or the mask does not fit.
         """
+        if (node := as_leaf(self, x)) is not None:
+            return node
         if x.dim() < 2 or x.shape[1] != self.channels:
             raise InputError(
                 f"this SE block needs [N, {self.channels}, *spatial], got shape {list(x.shape)}"
@@ -223,6 +226,17 @@ class SqueezeExcitation(nn.Module):
         with functional.no_autocast(x):
             z = functional.squeeze(x, self.squeeze, mask=mask)
             return functional.scale(x, self.excite(z))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Say to `torch.jit.script`, which asks this of every module, that it cannot compile one.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "torch.jit.script takes networks without SE blocks only, got one that has some; use "
+            "torch.export.export(model, (x,)) or torch.jit.trace(model, x), or senet.remove first"
+        )
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""

@@ -5,16 +5,20 @@ The module stays the same object, with its parameters, buffers, hooks and every 
 only its class changes and it gets one more child. So no key of the state dict changes, an optimizer
 made before keeps its parameters, a module used in several places carries one block, and taking the
 block away is exact. A batch norm becomes the SE batch norm of its kind.
+
+Others exchange classes as well (`torch.nn.utils.parametrize`, `fully_shard`): theirs is a class in
+front, made for the one object. It stays in front whichever came first, so each can go in any order.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from senet.blocks import (
     SEBatchNorm1d,
@@ -23,22 +27,32 @@ from senet.blocks import (
     SESyncBatchNorm,
     SqueezeExcitation,
 )
-from senet.blocks.fusion import activation_inside, batch_norm_se, fusible
-from senet.blocks.squeeze_excitation import hooked
-from senet.errors import InsertionError
+from senet.blocks.fusion import batch_norm_se, fusible
+from senet.blocks.host import Host, as_leaf
 from senet.insertion.config import SEConfig
 from senet.insertion.site_plan import Site
-from senet.insertion.tails import tail_of
 
-__all__ = ["Graft", "attach", "base_of", "detach", "grafts", "rebase"]
+__all__ = [
+    "MARK",
+    "Exchanged",
+    "Graft",
+    "base_of",
+    "carry",
+    "exchange",
+    "grafts",
+    "grafts_of",
+    "lend_identity",
+    "lends",
+    "made_class",
+    "rebase",
+    "strip",
+]
 
-# where a block works: the names for the child, the first that is free
-_NAMES = {
-    "output": ("se", "se_out"),
-    "input": ("se_in",),
-    "shortcut": ("se_shortcut",),
-}
-_MARK, _TAPS, _IDENTITY = "_senet_graft", "_senet_taps", "_senet_identity"
+# attributes: the blocks of a module; paths to the modules that are lent an identity; that identity;
+# a forward of the object's own; of a class in front, the one that it took the place of
+MARK, _TAPS, _IDENTITY = "_senet_graft", "_senet_taps", "_senet_identity"
+_INNER, _BEFORE = "_senet_forward", "_senet_before"
+_RUNNING = "running"  # in the place of a forward of the object's own, while it runs
 
 
 @final
@@ -52,31 +66,93 @@ class Graft:
     config: SEConfig
 
 
-class _Exchanged(nn.Module):
+class Exchanged(nn.Module):
     """A module whose class was made at run time, from one of these and what it was before."""
 
+    _senet_base: type[nn.Module]  # what it was
+
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # a pickle or a copy names the class that this one was made from
-        return _blank, type(self).__bases__, self.__dict__
+        # A pickle or a copy names the two classes that this one was made from. What the class says
+        # of its own copies holds for the base; what insertion has left comes on top.
+        reduced: Any = super().__reduce_ex__(protocol)
+        made = _inner(self)
+        if made is not type(self):
+            return reduced  # a class in front has the word
+        function, arguments, *rest = reduced
+        function = self._senet_base if function is made else function
+        arguments = tuple(self._senet_base if a is made else a for a in arguments)
+        state = _State(rest[0] if rest else None, *_inserted_into(self))
+        return _built, (made.__bases__[0], self._senet_base, function, arguments), state, *rest[1:]
+
+    def __setstate__(self, state: Any) -> None:
+        """Take a state of the base, and what insertion had left beside it."""
+        if not isinstance(state, _State):
+            super().__setstate__(state)  # type: ignore[no-untyped-call]
+            return
+        if state.base is not None:
+            super().__setstate__(state.base)  # type: ignore[no-untyped-call]
+        vars(self).update(state.attributes)
+        self._modules.update(state.blocks)
 
 
-class _WithSE(_Exchanged):
+@final
+@dataclass(frozen=True)
+class _State:
+    base: Any
+    attributes: dict[str, Any]
+    blocks: dict[str, nn.Module]
+
+
+def _inserted_into(module: nn.Module) -> tuple[dict[str, Any], dict[str, nn.Module]]:
+    """What insertion has left on a module: attributes, and children by name."""
+    attributes = {name: vars(module)[name] for name in (MARK, _TAPS) if name in vars(module)}
+    if _IDENTITY in vars(module):
+        attributes[_IDENTITY] = None
+    blocks = {graft.child: getattr(module, graft.child) for graft in grafts_of(module)}
+    return attributes, blocks
+
+
+def _built(
+    mixin: type[nn.Module], base: type[nn.Module], function: Any, arguments: Any
+) -> nn.Module:
+    module = function(*arguments)
+    module.__class__ = made_class(base, mixin)
+    return module  # type: ignore[no-any-return]
+
+
+class _WithSE(Exchanged, Host):
     """A module with an SE block on its input, on its output, or on the identity beside its output.
 
     Or the block of layers whose input such an identity is: it lends it to the module, see `_TAPS`.
     """
 
+    # a forward that was set on the object before, in the place of the class's own
+    _senet_forward: Any = None
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        se = self.block_inside(args[0]) if len(args) == 1 and not kwargs else None
+        if self._senet_forward is _RUNNING:
+            return super().forward(*args, **kwargs)
+        x: Any = args[0] if len(args) == 1 and not kwargs else None
+        se = self.block_inside(x)
         if se is not None:
-            return batch_norm_se(self, se, args[0])
+            return batch_norm_se(self, se, x)
+        if not isinstance(x, Tensor) and (node := self._as_leaf(x)) is not None:
+            return node
         taps = [self.get_submodule(path) for path in getattr(self, _TAPS, ())]
         for module in taps:
             setattr(module, _IDENTITY, args[0])
-        blocks = {graft.site.where: getattr(self, graft.child) for graft in _grafts_of(self)}
+        blocks = {graft.site.where: getattr(self, graft.child) for graft in grafts_of(self)}
         if "input" in blocks:
             args = (blocks["input"](args[0]), *args[1:])
-        output = super().forward(*args, **kwargs)
+        inner = self._senet_forward
+        if inner is None:
+            output = super().forward(*args, **kwargs)
+        else:  # which may look up the class's forward, and then means what that was
+            vars(self)[_INNER] = _RUNNING
+            try:
+                output = inner(*args, **kwargs)
+            finally:
+                vars(self)[_INNER] = inner
         for module in taps:
             setattr(module, _IDENTITY, None)
         if "output" in blocks:
@@ -89,50 +165,16 @@ class _WithSE(_Exchanged):
 
     def block_inside(self, x: Any) -> SqueezeExcitation | None:
         """Return the block if it and this module, a batch norm, are one op for x, else None."""
-        found = _grafts_of(self)
-        if len(found) != 1 or found[0].site.where != "output" or _TAPS in vars(self):
+        marks = grafts_of(self)
+        if len(marks) != 1 or marks[0].site.where != "output" or lends(self):
             return None
-        se = getattr(self, found[0].child)
-        return se if fusible(self, found[0].base, se, x) else None
+        se = getattr(self, marks[0].child)
+        return se if fusible(self, marks[0].base, se, x) else None
 
-
-class _InOrder(_Exchanged):
-    """Modules in order, among them a batch norm and then an activation with an SE block."""
-
-    def forward(self, input: Any) -> Any:  # noqa: A002 - the name in torch.nn.Sequential
-        """Return the last module's output; the three are one op where they can be."""
-        x, modules = input, list(self._modules.values())
-        following = [*modules[1:], None]
-        skip = False
-        for module, follower in zip(modules, following, strict=True):
-            if skip:
-                skip = False
-                continue
-            y = _three_in_one(module, follower, x)
-            skip = y is not None
-            x = module(x) if y is None else y  # type: ignore[misc]
-        return x
-
-
-def _three_in_one(norm: Any, act: Any, x: Any) -> Any:
-    """Return act(norm(x)), act being an activation with a block, if it is one op, else None."""
-    found = _grafts_of(act) if isinstance(act, _WithSE) else ()
-    if len(found) != 1 or found[0].site.where != "output" or _TAPS in vars(act) or hooked(norm):
-        return None
-    se = getattr(act, found[0].child)
-    inside = activation_inside(norm, type(norm), act, found[0].base, se, x)
-    return None if inside is None else batch_norm_se(norm, se, x, inside=inside)
-
-
-class _WithTail(_Exchanged):
-    """A residual block of a known class, whose last norm has an SE block: it ends in one op."""
-
-    def forward(self, x: Any) -> Any:
-        """Return what its own forward returns."""
-        tail = tail_of(base_of(self))
-        if tail is None or not tail.fits(self):
-            return super().forward(x)
-        return tail.forward(self, x)
+    def _as_leaf(self, x: Any) -> Any:
+        """Return the call as one node where torch.fx is tracing and only blocks are below."""
+        leaf = _IDENTITY not in vars(self) and set(self._modules) <= set(self._inserted())
+        return as_leaf(self, x) if leaf else None
 
 
 # classes that have an SE form of their own; for others one is made when it is first needed
@@ -145,33 +187,112 @@ _KNOWN: dict[type[nn.Module], type[nn.Module]] = {
 _made: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
 
 
-def _class(base: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Module]:
+def made_class(base: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Module]:
     """Return the class of modules of the class `base` that do what `mixin` says."""
     if (base, mixin) not in _made:
         doc = f"`{base.__module__}.{base.__qualname__}` with an SE block."
-        space = {"__doc__": doc, "__module__": __name__}
+        space: dict[str, Any] = {"__doc__": doc, "__module__": __name__, "_senet_base": base}
+        if hasattr(base, "__deepcopy__"):
+            space["__deepcopy__"] = _deepcopy
         _made[base, mixin] = type(f"{base.__name__}WithSE", (mixin, base), space)
     return _made[base, mixin]
 
 
-def _with_se(base: type[nn.Module]) -> type[nn.Module]:
-    return _class(base, _WithSE)
+def _deepcopy(self: Any, memo: dict[int, Any]) -> nn.Module:
+    """Copy as the base says, then what insertion has left."""
+    twin: Any = self._senet_base.__deepcopy__(self, memo)
+    twin.__class__ = _inner(self)
+    twin.__setstate__(_State(None, *copy.deepcopy(_inserted_into(self), memo)))
+    return twin  # type: ignore[no-any-return]
 
 
-def _blank(mixin: type[nn.Module], base: type[nn.Module]) -> nn.Module:
-    made = _class(base, mixin)
-    return made.__new__(made)
+def _inner(module: nn.Module) -> type[nn.Module]:
+    """The class of a module without those that others have put in front of it."""
+    kind = type(module)
+    for base in kind.__mro__:
+        if "_senet_base" in vars(base) or base in _KNOWN.values():
+            return base
+    return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
 
 
-def _grafts_of(module: nn.Module) -> tuple[Graft, ...]:
-    return getattr(module, _MARK, ())
+def exchange(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Give a module another class, behind those that others have put in front."""
+    if _inner(module) is not kind:
+        module.__class__ = _in_front(type(module), _inner(module), kind)
+
+
+def _in_front(front: type[Any], old: type[Any], new: type[Any]) -> type[Any]:
+    """Return a class like `front` that is derived from `new` where `front` is from `old`."""
+    if front is old:
+        return new
+    bases = tuple(_in_front(b, old, new) if issubclass(b, old) else b for b in front.__bases__)
+    own = {"__dict__", "__weakref__", _BEFORE}
+    space = {name: value for name, value in vars(front).items() if name not in own}
+    before = vars(front).get(_BEFORE)
+    if before and before.__bases__ == bases and vars(before).keys() - own == space.keys():
+        return before  # type: ignore[no-any-return]
+    name = front.__name__.replace(old.__name__, new.__name__)
+    metaclass: Any = type(front)
+    made: type[Any] = metaclass(name, bases, {**space, _BEFORE: front})
+    return made
+
+
+def grafts_of(module: nn.Module) -> tuple[Graft, ...]:
+    """The blocks that were inserted into a module."""
+    return getattr(module, MARK, ())
 
 
 def base_of(module: nn.Module) -> type[nn.Module]:
     """The class that a module had before any exchange."""
-    for graft in _grafts_of(module):
+    for graft in grafts_of(module):
         return graft.base
-    return type(module).__bases__[1] if isinstance(module, _Exchanged) else type(module)
+    return getattr(module, "_senet_base", _inner(module))
+
+
+def carry(module: nn.Module, marks: Iterable[Graft]) -> None:
+    """Make a module run the blocks that are its children under the names of `marks`.
+
+    A forward that was set on the object is what they stand behind, or before, from now on.
+    """
+    base, own = base_of(module), vars(module)
+    marks = tuple(replace(graft, base=base) for graft in marks)
+    own[MARK] = marks
+    if any(graft.site.where == "shortcut" for graft in marks):
+        own[_IDENTITY] = None
+    _take_forward(module)
+    alone = [graft.child for graft in marks] == ["se"] and not {_TAPS, _INNER} & own.keys()
+    exchange(module, (alone and _KNOWN.get(base)) or made_class(base, _WithSE))
+
+
+def _take_forward(module: nn.Module) -> None:
+    """Keep a forward of the object's own as what the class runs."""
+    own = vars(module)
+    if "forward" in own:
+        own[_INNER] = own.pop("forward")
+
+
+def lend_identity(block: nn.Module, path: str) -> None:
+    """Let a block of layers give its input to the module at `path` below it."""
+    _take_forward(block)
+    exchange(block, made_class(base_of(block), _WithSE))
+    vars(block)[_TAPS] = (*vars(block).get(_TAPS, ()), path)
+
+
+def lends(module: nn.Module) -> bool:
+    """Whether a module runs more than its class and its blocks: it lends, or had a forward set."""
+    return _TAPS in vars(module) or _INNER in vars(module)
+
+
+def strip(module: nn.Module) -> None:
+    """Make a module what it was, without its blocks."""
+    base, own = base_of(module), vars(module)
+    for graft in grafts_of(module):
+        module._modules.pop(graft.child, None)
+    for name in (MARK, _IDENTITY, _TAPS):
+        own.pop(name, None)
+    if _INNER in own:
+        own.setdefault("forward", own.pop(_INNER))
+    exchange(module, base)
 
 
 def rebase(module: nn.Module, base: type[nn.Module]) -> None:
@@ -179,15 +300,13 @@ def rebase(module: nn.Module, base: type[nn.Module]) -> None:
 
     A batch norm that was built with its block, a `SEBatchNorm2d`, becomes the SE form of `base`.
     """
-    found = _grafts_of(module)
-    kind = base
-    if type(module) in _KNOWN.values():
-        kind = _KNOWN[base]
-    elif isinstance(module, _WithSE):
-        kind = _with_se(base)
-    module.__class__ = kind
-    if found:
-        vars(module)[_MARK] = tuple(replace(graft, base=base) for graft in found)
+    marks, inner = grafts_of(module), _inner(module)
+    if inner in _KNOWN.values():
+        exchange(module, _KNOWN[base])
+    else:
+        exchange(module, made_class(base, _WithSE) if isinstance(module, _WithSE) else base)
+    if marks:
+        vars(module)[MARK] = tuple(replace(graft, base=base) for graft in marks)
 
 
 def grafts(model: nn.Module) -> list[Graft]:
@@ -195,7 +314,7 @@ def grafts(model: nn.Module) -> list[Graft]:
     return [
         replace(graft, site=_seen_from(graft.site, path))
         for path, module in model.named_modules()
-        for graft in _grafts_of(module)
+        for graft in grafts_of(module)
     ]
 
 
@@ -207,118 +326,3 @@ def _seen_from(site: Site, path: str) -> Site:
     elif site.path.endswith("." + path):
         block = block.removeprefix(site.path.removesuffix(path))
     return replace(site, path=path, block=block)
-
-
-def _placement(model: nn.Module, path: str) -> tuple[torch.device | None, torch.dtype | None]:
-    """Device and floating type of a module's parameters, else of those of what surrounds it."""
-    while True:
-        module = model.get_submodule(path)
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                return tensor.device, tensor.dtype
-        if not path:
-            return None, None
-        path = path.rpartition(".")[0]
-
-
-def _check(model: nn.Module, site: Site) -> None:
-    try:
-        module = model.get_submodule(site.path)
-    except AttributeError as error:
-        raise InsertionError(
-            f"the site {site.path!r} must be a module of the model, but there is none in this "
-            f"{type(model).__name__}; use the same base network as the sites were found on"
-        ) from error
-    _child_name(module, site)
-
-
-def _child_name(module: nn.Module, site: Site) -> str:
-    """The name under which a module can take its block."""
-    taken = any(graft.site.where == site.where for graft in _grafts_of(module))
-    for name in _NAMES[site.where]:
-        if not taken and not hasattr(module, name):
-            return name
-    names = " or ".join(_NAMES[site.where])
-    raise InsertionError(
-        f"the module {site.path!r} must have {names} free for its block, but has such an "
-        "attribute already; exclude this site"
-    )
-
-
-def attach(model: nn.Module, sites: Iterable[Site], config: SEConfig) -> None:
-    """Give every site its block.
-
-    All is checked before the first change; on any failure the model is as before.
-    """
-    sites = tuple(sites)
-    for site in sites:
-        _check(model, site)
-    blocks = []
-    for site in sites:
-        device, dtype = _placement(model, site.path)
-        options = config.block_options()
-        blocks.append(
-            SqueezeExcitation(
-                site.channels, hidden=site.hidden, device=device, dtype=dtype, **options
-            )
-        )
-    try:
-        for site, block in zip(sites, blocks, strict=True):
-            module = model.get_submodule(site.path)
-            block.train(module.training)
-            _attach(model, module, site, config, block)
-    except BaseException:
-        detach(model)
-        raise
-
-
-def _attach(
-    model: nn.Module, module: nn.Module, site: Site, config: SEConfig, block: nn.Module
-) -> None:
-    base, child = base_of(module), _child_name(module, site)
-    alone = not _grafts_of(module) and _TAPS not in vars(module)
-    known = _KNOWN.get(base) if child == "se" and alone else None
-    vars(module)[_MARK] = (*_grafts_of(module), Graft(base, child, site, config))
-    module.__class__ = known or _with_se(base)
-    module.add_module(child, block)
-    if site.where == "output":
-        _look_around(model, site)
-    if site.where == "shortcut":
-        tapped = model.get_submodule(site.block)
-        tapped.__class__ = _with_se(base_of(tapped))
-        vars(module)[_IDENTITY] = None
-        vars(tapped)[_TAPS] = (
-            *vars(tapped).get(_TAPS, ()),
-            site.path.removeprefix(site.block + "."),
-        )
-
-
-def _look_around(model: nn.Module, site: Site) -> None:
-    """Let what calls a module see how its block can be one op with the modules around it.
-
-    That is behind a batch norm's activation, or at the end of a residual block.
-    """
-    parent, _, name = site.path.rpartition(".")
-    around = model.get_submodule(parent)
-    tail = tail_of(type(around))
-    if tail is not None and name == tail.norm:
-        around.__class__ = _class(type(around), _WithTail)
-    if type(around).forward is nn.Sequential.forward:
-        names = list(around._modules)
-        before = names[: names.index(name)][-1:]
-        if before and isinstance(around._modules[before[0]], nn.modules.batchnorm._BatchNorm):
-            around.__class__ = _class(type(around), _InOrder)
-
-
-def detach(model: nn.Module) -> list[Graft]:
-    """Take every inserted block away and return what there was."""
-    found = grafts(model)
-    for module in list(model.modules()):
-        base = base_of(module)
-        for graft in _grafts_of(module):
-            module._modules.pop(graft.child, None)
-        for name in (_MARK, _IDENTITY, _TAPS):
-            vars(module).pop(name, None)
-        if type(module) is not base:
-            module.__class__ = base
-    return found

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from senet.errors import DataError, InsertionError
 from senet.files import write_text, write_whole
 from senet.insertion.config import SEConfig
-from senet.insertion.graft import attach, detach, grafts
+from senet.insertion.graft import grafts
+from senet.insertion.guard import settle
 from senet.insertion.site_plan import Site
+from senet.insertion.surgery import attach, detach
 
 __all__ = ["load", "save", "write_weights"]
 
@@ -38,8 +40,9 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         folder: where; made if it does not exist.
 
     Raises:
-        InsertionError: the model has no inserted blocks.
+        InsertionError: the model has no inserted blocks, or has lost some; see `senet.insert`.
     """
+    settle(model)
     present = grafts(model)
     if not present:
         raise InsertionError(

@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
+import torch
 from torch import nn
 
 from senet.blocks import SqueezeExcitation
 from senet.errors import InsertionError, NoSitesError
 from senet.insertion.config import SEConfig
-from senet.insertion.graft import attach, detach, grafts
+from senet.insertion.fused_forward import look_around
+from senet.insertion.graft import (
+    Graft,
+    base_of,
+    carry,
+    grafts,
+    grafts_of,
+    lend_identity,
+    strip,
+)
+from senet.insertion.guard import guarded, unwatch, watch
 from senet.insertion.refusals import check_model
 from senet.insertion.site_plan import Site, SitePlan
 from senet.insertion.sites import find_sites
 
-__all__ = ["InsertionReport", "SEParameters", "insert", "remove", "se_modules", "se_parameters"]
+__all__ = [
+    "InsertionReport",
+    "SEParameters",
+    "attach",
+    "detach",
+    "insert",
+    "remove",
+    "se_modules",
+    "se_parameters",
+]
+
+# where a block works: the names for the child, the first that is free
+_NAMES = {
+    "output": ("se", "se_out"),
+    "input": ("se_in",),
+    "shortcut": ("se_shortcut",),
+}
 
 
 @final
@@ -140,6 +168,92 @@ def _nothing(model: nn.Module, plan: SitePlan) -> str:
     return text
 
 
+def attach(model: nn.Module, sites: Iterable[Site], config: SEConfig) -> None:
+    """Give every site its block.
+
+    All is checked before the first change; on any failure the model is as before.
+
+    Raises:
+        InsertionError: a site is no module of the model, or has no name free for a block.
+    """
+    sites = tuple(sites)
+    for site in sites:
+        _check(model, site)
+    blocks = []
+    for site in sites:
+        device, dtype = _placement(model, site.path)
+        options = config.block_options()
+        blocks.append(
+            SqueezeExcitation(
+                site.channels, hidden=site.hidden, device=device, dtype=dtype, **options
+            )
+        )
+    try:
+        for site, block in zip(sites, blocks, strict=True):
+            _attach(model, site, config, block)
+        watch(model)
+    except BaseException:
+        detach(model)
+        raise
+
+
+def _attach(model: nn.Module, site: Site, config: SEConfig, block: nn.Module) -> None:
+    module = model.get_submodule(site.path)
+    block.train(module.training)
+    graft = Graft(base_of(module), _child_name(module, site), site, config)
+    module.add_module(graft.child, block)
+    carry(module, (*grafts_of(module), graft))
+    if site.where == "output":
+        look_around(model, site.path)
+    if site.where == "shortcut":
+        lend_identity(model.get_submodule(site.block), site.path.removeprefix(site.block + "."))
+
+
+def _check(model: nn.Module, site: Site) -> None:
+    try:
+        module = model.get_submodule(site.path)
+    except AttributeError as error:
+        raise InsertionError(
+            f"the site {site.path!r} must be a module of the model, but there is none in this "
+            f"{type(model).__name__}; use the same base network as the sites were found on"
+        ) from error
+    _child_name(module, site)
+
+
+def _child_name(module: nn.Module, site: Site) -> str:
+    """The name under which a module can take its block."""
+    taken = any(graft.site.where == site.where for graft in grafts_of(module))
+    for name in _NAMES[site.where]:
+        if not taken and not hasattr(module, name):
+            return name
+    names = " or ".join(_NAMES[site.where])
+    raise InsertionError(
+        f"the module {site.path!r} must have {names} free for its block, but has such an "
+        "attribute already; exclude this site"
+    )
+
+
+def _placement(model: nn.Module, path: str) -> tuple[torch.device | None, torch.dtype | None]:
+    """Device and floating type of a module's parameters, else of those of what surrounds it."""
+    while True:
+        module = model.get_submodule(path)
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                return tensor.device, tensor.dtype
+        if not path:
+            return None, None
+        path = path.rpartition(".")[0]
+
+
+def detach(model: nn.Module) -> list[Graft]:
+    """Take every inserted block away and return what there was."""
+    present = grafts(model)
+    for module in list(model.modules()):
+        unwatch(module)
+        strip(module)
+    return present
+
+
 def remove(model: nn.Module) -> tuple[Site, ...]:
     """Take the inserted SE blocks away again, in place.
 
@@ -159,7 +273,7 @@ def remove(model: nn.Module) -> tuple[Site, ...]:
         >>> len(remove(net)), type(net[1]).__name__
         (1, 'ReLU')
     """
-    if not grafts(model):
+    if not grafts(model) and not guarded(model):
         raise InsertionError(
             "the model must have SE blocks from senet.insert, but has none; "
             "there is nothing to remove"

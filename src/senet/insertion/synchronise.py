@@ -9,6 +9,7 @@ from torch import nn
 from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d
 from senet.errors import InsertionError
 from senet.insertion.graft import base_of, rebase
+from senet.insertion.guard import settle
 
 __all__ = ["convert_sync_batchnorm"]
 
@@ -56,4 +57,5 @@ def convert_sync_batchnorm(model: nn.Module, process_group: Any = None) -> nn.Mo
     for _, module in found:
         rebase(module, nn.SyncBatchNorm)
         vars(module)["process_group"] = process_group
+    settle(model)
     return model

@@ -17,7 +17,7 @@ from senet.errors import (
     unknown_name,
 )
 from senet.insertion import SEConfig, insert
-from senet.insertion.graft import attach
+from senet.insertion.surgery import attach
 from senet.models.families import NETWORKS, Family, Network
 from senet.models.libraries import LIBRARIES, installed
 from senet.models.origin import Origin, keep_origin

@@ -15,7 +15,7 @@ from torchvision.models import resnet
 
 import senet
 from senet import ops
-from senet.insertion.tails import tail_of
+from senet.insertion.fused_forward import tail_of
 from tolerances import assert_close
 
 BLOCKS: dict[str, tuple[type[nn.Module], int]] = {

@@ -1,0 +1,307 @@
+"""The guard: a block that was inserted is run, or the next call of the network says that it is not.
+
+Code that knows nothing of blocks may replace the module that carries one (a conversion of batch
+norms, a fusion, a reparameterisation) or set a `forward` on an object, past its class. So the
+network, and each of its parts with blocks, has a forward hook that looks before every call whether
+the modules on the way to each block are there, and are what insertion made them: a dictionary
+look-up or two for each. Only where that fails is anything else done:
+
+- A block that stands under a new module in the old one's place, as a conversion to SyncBatchNorm
+  leaves it, is run by the new one from now on.
+- A forward on the object that holds what the module ran before is what the block stands behind.
+- A forward on the object of which that cannot be told is watched during the call.
+- Else the call raises, and names the blocks that would not have been run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import FunctionType, MethodType
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from senet.blocks.host import Host
+from senet.errors import InsertionError
+from senet.insertion.graft import MARK, base_of, carry, grafts_of
+from senet.insertion.site_plan import Site
+
+__all__ = ["guarded", "settle", "unwatch", "watch"]
+
+_RECORD = "_senet_guard"
+_UNKNOWN = "unknown"  # in the place of a forward on an object that is not accepted yet
+
+# By path: the forwards that are set on objects.
+_Forwards = dict[str, Any]
+
+
+@final
+@dataclass
+class _Record:
+    """What the hook of a module looks at.
+
+    Attributes:
+        hosts: the modules below that carry blocks, by path.
+        accepted: forwards on objects on the way to them that are known to run them.
+        steps: the modules on the way, each behind its parent: the parent's index among these (0 is
+            the module with the hook), the name there, the class if it carries blocks, and the
+            forward on the object, None where there is none.
+        name: of the module in the model that blocks were inserted into.
+    """
+
+    hosts: dict[str, nn.Module]
+    accepted: _Forwards
+    name: str
+    steps: tuple[tuple[int, str, bool, Any], ...] = ()
+
+
+def watch(model: nn.Module) -> None:
+    """Begin to guard the blocks of a model: for the model, and for its children that have some."""
+    for name, part in (*model.named_children(), ("", model)):
+        hosts = _hosts(part)
+        if hosts and "" not in hosts:
+            on_the_way = _on_the_way(part, hosts).items()
+            accepted = {p: vars(m)["forward"] for p, m in on_the_way if "forward" in vars(m)}
+            _note(part, _Record(hosts, accepted, name))
+
+
+def unwatch(module: nn.Module) -> None:
+    """Take the guard of one module away."""
+    vars(module).pop(_RECORD, None)
+    for key in [k for k, hook in module._forward_pre_hooks.items() if hook is _look]:
+        del module._forward_pre_hooks[key]
+
+
+def guarded(model: nn.Module) -> bool:
+    """Whether there is a guard, also where no block is left."""
+    return any(_RECORD in vars(module) for module in model.modules())
+
+
+def settle(model: nn.Module) -> None:
+    """Do now what would be done before the next call.
+
+    Raises:
+        InsertionError: blocks would not be run; the message names them.
+    """
+    for module in list(model.modules()):
+        record = vars(module).get(_RECORD)
+        if record is not None and not _holds(module, record):
+            _settle(module)
+
+
+def _look(module: nn.Module, _: Any) -> None:
+    """The hook."""
+    record = module.__dict__.get(_RECORD)
+    if record is not None and not _holds(module, record):
+        unproven = _settle(module)
+        if unproven:
+            _follow(module, unproven)
+
+
+_look.only_looks = True  # type: ignore[attr-defined]
+
+
+def _holds(root: nn.Module, record: _Record) -> bool:
+    """Whether all is as noted. This runs before every call: no more than look-ups."""
+    modules = [root]
+    for parent, name, host, forward in record.steps:
+        module = modules[parent]._modules.get(name) if name else root
+        if module is None or module.__dict__.get("forward") is not forward:
+            return False
+        if host and not (MARK in module.__dict__ and isinstance(module, Host)):
+            return False
+        modules.append(module)
+    return True
+
+
+def _carries(module: nn.Module) -> bool:
+    """Whether a module has blocks, and a class that runs them."""
+    return MARK in module.__dict__ and isinstance(module, Host)
+
+
+def _hosts(root: nn.Module) -> dict[str, nn.Module]:
+    modules = root.named_modules(remove_duplicate=False)
+    return {path: module for path, module in modules if _carries(module)}
+
+
+def _on_the_way(root: nn.Module, hosts: Iterable[str]) -> dict[str, nn.Module]:
+    """The module itself, and those above hosts and the hosts, each behind its parent."""
+    way = {"": root}
+    for path in hosts:
+        names = path.split(".")
+        for depth in range(1, len(names) + 1):
+            way.setdefault(".".join(names[:depth]), root.get_submodule(".".join(names[:depth])))
+    return way
+
+
+def _note(root: nn.Module, record: _Record) -> None:
+    """Write down the way to the blocks as it is now."""
+    way, accepted = _on_the_way(root, record.hosts), record.accepted
+    indices = {path: index for index, path in enumerate(way, start=1)}
+    steps = []
+    for path, module in way.items():
+        parent, _, name = path.rpartition(".")
+        forward = accepted.get(path, _UNKNOWN) if "forward" in vars(module) else None
+        steps.append((indices[parent] if path else 0, name, _carries(module), forward))
+    vars(root)[_RECORD] = replace(record, steps=tuple(steps))
+    if _look not in root._forward_pre_hooks.values():
+        root.register_forward_pre_hook(_look)
+
+
+def _settle(root: nn.Module) -> dict[str, nn.Module]:
+    """Carry along what can be carried, refuse the rest, and note what is there now.
+
+    Returns:
+        Modules with a forward on the object of which it cannot be told whether it runs the blocks.
+    """
+    record: _Record = vars(root)[_RECORD]
+    lost = {}
+    for path, host in record.hosts.items():
+        marks = grafts_of(host)
+        if marks:  # else they were removed, not lost
+            reason = _reason(root, path, host, record)
+            if reason:
+                lost[path] = reason
+    if lost:
+        raise _error(root, lost)
+    hosts = _hosts(root)
+    accepted, unproven = {}, {}
+    for path, module in _on_the_way(root, hosts).items():
+        forward = vars(module).get("forward")
+        if forward is None:
+            continue
+        if forward is record.accepted.get(path) or _holds_on_to(forward, type(module).forward):
+            accepted[path] = forward
+        elif grafts_of(module) and _holds_on_to(forward, base_of(module).forward):
+            carry(module, grafts_of(module))
+        else:
+            unproven[path] = module
+    if hosts:
+        _note(root, _Record(hosts, accepted, record.name))
+    else:
+        unwatch(root)
+    return unproven
+
+
+# While a graph is compiled, this is a break in it.
+_settle._torchdynamo_disable = True  # type: ignore[attr-defined]
+_settle._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+    "the model was changed after senet.insert, and blocks may be lost: call it once, not compiled"
+)
+
+
+def _reason(root: nn.Module, path: str, host: nn.Module, record: _Record) -> str:
+    """Why blocks would not be run; nothing if they are, also where they can be carried along."""
+    marks = grafts_of(host)
+    here, whole = root, True
+    for name in path.split("."):
+        child = here._modules.get(name)
+        if child is None:
+            whole = False
+            break
+        here = child
+    if whole and _is_for(marks[0].site, here):
+        return ""
+    blocks = {mark.child: host._modules.get(mark.child) for mark in marks}
+    if whole and all(block and here._modules.get(name) is block for name, block in blocks.items()):
+        carry(here, marks)
+        return ""
+    # the module may stand elsewhere, as where a part was wrapped
+    now = [p for p, module in _hosts(root).items() if _is_for(marks[0].site, module)]
+    before = [p for p, module in record.hosts.items() if _is_for(marks[0].site, module)]
+    if any("base_layer" in p.split(".") for p in set(now) - set(before)):
+        return "in an adapter's base layer"
+    if len(now) >= len(before):
+        return ""
+    return f"now a {type(here).__name__}" if whole else "not there"
+
+
+def _is_for(site: Site, module: nn.Module) -> bool:
+    return _carries(module) and grafts_of(module)[0].site == site
+
+
+def _error(root: nn.Module, lost: dict[str, str]) -> InsertionError:
+    name = vars(root)[_RECORD].name
+    shown = [f"{name}.{path}".strip(".") + f" ({reason})" for path, reason in lost.items()]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    return InsertionError(
+        f"every SE block must be run, but what was done to the {type(root).__name__} since "
+        f"senet.insert has left out {len(lost)}: {', '.join(shown[:8])}{more}; do that first, and "
+        "insert (or senet.load) then, or call senet.remove(model) if the blocks are to go"
+    )
+
+
+def _holds_on_to(forward: Any, function: Any) -> bool:
+    """Whether a function is in what a callable wraps, binds, or closes over."""
+    waiting, seen = [forward], set[int]()
+    while waiting and len(seen) < 1000:
+        thing = waiting.pop()
+        if thing is function:
+            return True
+        if id(thing) in seen or isinstance(thing, nn.Module | type | torch.Tensor):
+            continue
+        seen.add(id(thing))
+        waiting += _inside(thing)
+    return False
+
+
+def _inside(thing: Any) -> Iterator[Any]:
+    if isinstance(thing, MethodType):
+        yield from (thing.__func__, thing.__self__)
+    elif isinstance(thing, functools.partial):
+        yield from (thing.func, *thing.args, *thing.keywords.values())
+    elif isinstance(thing, FunctionType):
+        yield from (thing.__defaults__ or ())
+        yield from (thing.__kwdefaults__ or {}).values()
+        for cell in thing.__closure__ or ():
+            with suppress(ValueError):  # an empty cell
+                yield cell.cell_contents
+    if callable(thing) and hasattr(thing, "__dict__"):
+        yield from vars(thing).values()  # __wrapped__, or the attributes of a callable object
+
+
+def _follow(root: nn.Module, unproven: dict[str, nn.Module]) -> None:
+    """See in the call that begins whether forwards on objects run the blocks below them."""
+    called, ran = set[str](), set[str]()
+    blocks = {
+        path: [
+            (f"{path}.{name}".strip("."), host._modules[graft.child])
+            for name, host in module.named_modules()
+            for graft in grafts_of(host)
+        ]
+        for path, module in unproven.items()
+    }
+    handles = []
+    for path, module in unproven.items():
+        if module is root:
+            called.add(path)
+        handles.append(module.register_forward_pre_hook(_adds(called, path)))
+        for name, block in blocks[path]:
+            handles.append(block.register_forward_hook(_adds(ran, name)))
+
+    def end(_: nn.Module, __: Any, output: Any) -> None:
+        for handle in handles:
+            handle.remove()
+        if output is None:
+            return  # the call has failed
+        lost = {
+            name: f"passed over by the forward that was set on {path or 'the model'!r}"
+            for path in called
+            for name, _ in blocks[path]
+            if name not in ran
+        }
+        if lost:
+            raise _error(root, lost)
+        record: _Record = vars(root)[_RECORD]
+        proven = {path: vars(unproven[path]).get("forward") for path in called}
+        _note(root, replace(record, accepted={**record.accepted, **proven}))
+
+    handles.append(root.register_forward_hook(end, always_call=True))
+
+
+def _adds(names: set[str], name: str) -> Callable[..., None]:
+    return lambda *_: names.add(name)
