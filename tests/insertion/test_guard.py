@@ -3,196 +3,50 @@
 from __future__ import annotations
 
 import copy
-import functools
 import pickle
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
-import families
 import pytest
 import timm
 import torch
 import torchvision
-from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
-from timm.utils.model import freeze_batch_norm_2d
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from changes import (
+    EXAMPLE,
+    Change,
+    adapted,
+    at,
+    block_replaced,
+    built_again,
+    by_the_class,
+    class_given_back,
+    closure_on_norms,
+    compiled_part,
+    copied_part,
+    data_parallel_part,
+    frozen,
+    frozen_by_hand,
+    fused,
+    fused_and_shadowed,
+    fused_in_the_dictionary,
+    hook_in_place_of_forward,
+    inserted,
+    network_shadowed,
+    norm_shadowed,
+    output,
+    shadowed,
+    stage_deleted,
+    stage_replaced,
+    wrapped_first,
+    wrapper_on_the_network,
+    wrappers_on_all,
+)
+from torch import nn
 
 import senet
 from senet.errors import InsertionError
 from senet.insertion import guard
-
-EXAMPLE = torch.randn(2, 3, 64, 64)
-Change = Callable[[nn.Module], Any]
-
-
-def inserted(name: str = "torchvision/resnet18", **options: Any) -> nn.Module:
-    """A network with blocks that have an effect."""
-    torch.manual_seed(0)
-    model = families.build(name).eval()
-    senet.insert(model, EXAMPLE, senet.SEConfig(**options))
-    for block in senet.se_modules(model).values():
-        nn.init.normal_(block.fc2.bias)
-    return model
-
-
-def output(model: nn.Module) -> Tensor:
-    with torch.no_grad(), senet.use_backend("reference"):
-        return model(EXAMPLE)  # type: ignore[no-any-return]
-
-
-def at(model: nn.Module, path: str) -> Any:
-    return model.get_submodule(path)
-
-
-# what carries the blocks along ---------------------------------------------------------------
-
-
-def by_torch(model: nn.Module) -> nn.Module:
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
-def by_timm(model: nn.Module) -> nn.Module:
-    return timm.layers.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
-
-
-def by_lightning(model: nn.Module) -> nn.Module:
-    return TorchSyncBatchNorm().apply(model)
-
-
-CONFIGS: list[dict[str, Any]] = [{}, {"integration": "inner"}, {"integration": "identity"}]
-CONVERSIONS = [
-    ("torchvision/resnet18", by_torch),
-    ("torchvision/resnet18", by_timm),
-    ("torchvision/resnet18", by_lightning),
-    ("torchvision/mobilenet_v2", by_torch),
-    ("timm/efficientnet_b0", by_timm),  # its norms have an activation, which torch's would drop
-]
-
-
-@pytest.mark.parametrize(("network", "convert"), CONVERSIONS)
-@pytest.mark.parametrize("options", CONFIGS, ids=str)
-def test_a_conversion_to_sync_batch_norm_keeps_the_blocks(
-    network: str, options: dict[str, Any], convert: Callable[[nn.Module], nn.Module]
-) -> None:
-    model = inserted(network, existing="add", **options)
-    paths, keys, expected = list(senet.se_modules(model)), list(model.state_dict()), output(model)
-    bare = copy.deepcopy(model)
-    senet.remove(bare)
-
-    model = convert(model)
-
-    torch.testing.assert_close(output(model), expected)
-    assert not torch.allclose(output(model), output(bare), atol=0)
-    assert list(senet.se_modules(model)) == paths
-    assert sorted(model.state_dict()) == sorted(keys)
-    senet.remove(model)
-    assert not any("senet" in type(module).__module__ for module in model.modules())
-    torch.testing.assert_close(output(model), output(bare))
-
-
-def test_after_a_conversion_the_first_call_may_be_compiled_or_saved(tmp_path: Path) -> None:
-    model = inserted()
-    expected = output(model)
-    converted = by_torch(copy.deepcopy(model))
-    senet.save(converted, tmp_path)
-    fresh = families.build("torchvision/resnet18").eval()
-    senet.load(fresh, tmp_path)
-    torch.testing.assert_close(output(fresh), expected)
-
-    torch._dynamo.reset()
-    compiled = torch.compile(by_torch(copy.deepcopy(model)), backend="eager")
-    torch.testing.assert_close(output(compiled), expected)  # type: ignore[arg-type]
-    ours = senet.convert_sync_batchnorm(model)
-    whole = torch.compile(ours, backend="eager", fullgraph=True)
-    torch.testing.assert_close(output(whole), expected)  # type: ignore[arg-type]
-
-
-# what loses blocks --------------------------------------------------------------------------
-
-
-def frozen(model: nn.Module) -> None:
-    freeze_batch_norm_2d(model)
-
-
-def frozen_by_hand(model: nn.Module) -> None:
-    at(model, "layer1.0").bn2 = torchvision.ops.FrozenBatchNorm2d(64)
-
-
-def fused(model: nn.Module) -> None:
-    block = at(model, "layer1.0")
-    block.conv2 = fuse_conv_bn_eval(block.conv2, block.bn2)
-    block.bn2 = nn.Identity()
-
-
-def fused_in_the_dictionary(model: nn.Module) -> None:
-    block = at(model, "layer1.0")
-    block._modules["conv2"] = fuse_conv_bn_eval(block.conv2, block.bn2)
-    block._modules["bn2"] = nn.Identity()
-
-
-def fused_and_shadowed(model: nn.Module) -> None:
-    """The norm goes, and a method that does without is set in the place of the forward."""
-    block = at(model, "layer1.0")
-    block.conv2 = fuse_conv_bn_eval(block.conv2, block.bn2)
-    del block.bn2
-    block.forward = MethodType(lambda self, x: torch.relu(x + self.conv2(x)), block)
-
-
-def shadowed(model: nn.Module) -> None:
-    """The norm stays, and is not called any more."""
-    block = at(model, "layer1.0")
-    block.forward = MethodType(lambda self, x: torch.relu(x + self.conv2(x)), block)
-
-
-def norm_shadowed(model: nn.Module) -> None:
-    norm = at(model, "layer1.0.bn2")
-    norm.forward = MethodType(lambda self, x: x * self.weight.view(-1, 1, 1), norm)
-
-
-def network_shadowed(model: nn.Module) -> None:
-    model.forward = MethodType(
-        lambda self, x: self.fc(x.mean((2, 3)).repeat(1, 171)[:, :512]), model
-    )
-
-
-def class_given_back(model: nn.Module) -> None:
-    at(model, "layer1.0.bn2").__class__ = nn.BatchNorm2d
-
-
-def built_again(model: nn.Module) -> None:
-    at(model, "layer1")[0] = type(at(families.build("torchvision/resnet18"), "layer1.0"))(64, 64)
-
-
-def stage_replaced(model: nn.Module) -> None:
-    model.layer1 = nn.Identity()
-
-
-def stage_deleted(model: nn.Module) -> None:
-    """A network that does without one of its parts."""
-    del model.layer1
-    model.forward = MethodType(lambda self, x: self.conv1(x), model)
-
-
-def adapted(model: nn.Module) -> None:
-    at(model, "layer1.0").bn2 = Adapter(at(model, "layer1.0.bn2"))
-
-
-class Adapter(nn.Module):
-    """A low-rank adapter as PEFT wraps a layer: it adds to what the layer computes."""
-
-    def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.lora_A = nn.Conv2d(64, 2, 1, bias=False)
-        self.lora_B = nn.Conv2d(2, 64, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base_layer(x) + self.lora_B(self.lora_A(x))  # type: ignore[no-any-return]
-
 
 LOSSES: list[tuple[Change, str]] = [
     (frozen, "left out 8: layer1.0.bn2 (now a FrozenBatchNorm2d), layer1.1.bn2"),
@@ -293,70 +147,8 @@ def test_a_compiled_call_says_so() -> None:
         torch.compile(model, backend="eager", fullgraph=True)(EXAMPLE)
 
 
-# what loses nothing -------------------------------------------------------------------------
-
-
-def wrapped_first(model: nn.Module) -> None:
-    model.layer1 = nn.Sequential(model.layer1, nn.Identity())
-
-
-def copied_part(model: nn.Module) -> None:
-    model.layer1 = copy.deepcopy(model.layer1)
-
-
-def compiled_part(model: nn.Module) -> None:
-    model.layer1 = torch.compile(model.layer1, backend="eager")
-
-
-def data_parallel_part(model: nn.Module) -> None:
-    model.layer1 = nn.DataParallel(model.layer1)
-
-
-def closure(forward: Any) -> Any:
-    return lambda *args, **kwargs: forward(*args, **kwargs)
-
-
-def wrappers_on_all(model: nn.Module) -> None:
-    """As accelerate's hooks: a partial of the module, that knows the forward that was there."""
-
-    def run(module: Any, *args: Any, **kwargs: Any) -> Any:
-        return module._old_forward(*args, **kwargs)
-
-    for module in model.modules():
-        module._old_forward = module.forward
-        run_module = functools.partial(run, module)
-        module.forward = functools.update_wrapper(run_module, module.forward)
-
-
-def wrapper_on_the_network(model: nn.Module) -> None:
-    """As accelerate does for mixed precision: the class's function in a wrapper, bound again."""
-    inner = model.forward.__func__  # type: ignore[attr-defined]
-    model.forward = MethodType(closure(inner), model)
-
-
-def closure_on_norms(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.forward = closure(module.forward)
-
-
-def by_the_class(model: nn.Module) -> None:
-    """A wrapper that finds the forward only when it runs."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.forward = MethodType(lambda self, x: type(self).forward(self, x), module)
-
-
-def hook_in_place_of_forward(model: nn.Module) -> None:
-    model.layer1.register_forward_hook(lambda *_: None)
-
-
-def block_replaced(model: nn.Module) -> None:
-    norm = at(model, "layer1.0.bn2")
-    norm.se = copy.deepcopy(norm.se)
-
-
 NO_LOSSES: list[Change] = [
+    class_given_back,
     wrapped_first,
     copied_part,
     compiled_part,
@@ -403,54 +195,6 @@ def test_a_branch_that_is_not_taken_has_lost_nothing() -> None:
     senet.insert(model, EXAMPLE)
     wrapper_on_the_network(model)
     output(model)
-
-
-# a forward that was there before ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("integration", ["standard", "identity", "pre", "post"])
-@pytest.mark.parametrize("change", [wrappers_on_all, closure_on_norms, by_the_class])
-def test_a_forward_on_the_object_is_what_the_block_stands_behind(
-    change: Change, integration: str
-) -> None:
-    torch.manual_seed(0)
-    model = families.build("torchvision/resnet18").eval()
-    change(model)
-    before, forwards = output(model), [vars(m).get("forward") for m in model.modules()]
-    bare = copy.deepcopy(model.state_dict())
-
-    report = senet.insert(model, EXAMPLE, senet.SEConfig(integration=integration))
-
-    assert torch.equal(output(model), before)
-    for block in senet.se_modules(model).values():
-        nn.init.normal_(block.fc2.bias)
-    assert not torch.allclose(output(model), before)
-    model(EXAMPLE).square().sum().backward()
-    assert all(p.grad is not None for p in senet.se_parameters(model).se)
-    assert len(senet.remove(model)) == len(report.sites)
-    assert [vars(m).get("forward") for m in model.modules()] == forwards
-    assert list(model.state_dict()) == list(bare)
-    assert torch.equal(output(model), before)
-
-
-def test_a_wrapper_that_is_taken_off_after_insertion() -> None:
-    """What it then puts back is the forward of the class that the module had before."""
-    torch.manual_seed(0)
-    model = families.build("torchvision/resnet18").eval()
-    wrappers_on_all(model)
-    senet.insert(model, EXAMPLE)
-    for block in senet.se_modules(model).values():
-        nn.init.normal_(block.fc2.bias)
-    expected = output(model)
-    for module in model.modules():
-        if hasattr(module, "_old_forward"):
-            module.forward = module._old_forward
-            del module._old_forward
-    torch.testing.assert_close(output(model), expected)
-    torch.testing.assert_close(output(copy.deepcopy(model)), expected)
-
-
-# what it costs ------------------------------------------------------------------------------
 
 
 def test_it_costs_no_operator_and_one_call_per_part() -> None:
