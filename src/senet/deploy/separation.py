@@ -11,8 +11,10 @@ from torch.nn.utils import parametrize
 from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SESyncBatchNorm
 from senet.deploy.joins import one_argument, scale_identity
 from senet.errors import InsertionError
-from senet.insertion.graft import detach, grafts
+from senet.insertion.graft import grafts
+from senet.insertion.guard import settle
 from senet.insertion.site_plan import Site
+from senet.insertion.surgery import detach
 
 __all__ = ["copied", "replace_module", "separate", "without_identities"]
 
@@ -46,6 +48,7 @@ def copied(model: nn.Module) -> nn.Module:
 def separate(net: nn.Module) -> list[nn.Sequential]:
     """Make every block inside another module a module of its own, behind or in front of it."""
     pairs: list[nn.Sequential] = []
+    settle(net)
     inserted = grafts(net)
     blocks = [getattr(net.get_submodule(graft.site.path), graft.child) for graft in inserted]
     detach(net)
