@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -119,13 +120,16 @@ def folder_split(folder: Path) -> Split:
     classes, labels = class_indices(paths, folders, str(folder))
     names = [path for path, label in zip(paths, labels, strict=True) if label is not None]
     passed_over.outside = len(paths) - len(names)
-    files = [str(folder / name) for name in names]
     return Split(
         *(folder.name, classes, [label for label in labels if label is not None]),
-        files.__getitem__,
+        partial(_path, str(folder), names),
         names.__getitem__,
         passed_over=passed_over.sentence(folder.name),
     )
+
+
+def _path(folder: str, names: Sequence[str], index: int) -> str:
+    return f"{folder}/{names[index]}"
 
 
 def _files(root: Path) -> Iterator[str]:
@@ -137,8 +141,8 @@ def _files(root: Path) -> Iterator[str]:
     for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
         hidden = [name for name in subfolders if is_hidden(name)]
         subfolders[:] = [name for name in subfolders if not is_hidden(name)]
-        for name in (*names, *hidden):
-            yield Path(folder, name).relative_to(root).as_posix()
+        below = Path(folder).relative_to(root).as_posix()
+        yield from (name if below == "." else f"{below}/{name}" for name in (*names, *hidden))
 
 
 def _natural(path: str) -> tuple[list[Any], str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def image_suffixes() -> frozenset[str]:
 
 def suffix_of(path: str) -> str:
     """Return the ending of a path's name in lower case, as ".png"."""
-    return PurePosixPath(path).suffix.lower()
+    return posixpath.splitext(path)[1].lower()
 
 
 def is_hidden(name: str) -> bool:
