@@ -19,7 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src")]
 
-from senet.cost.counting import count_forward, count_parameters, count_step  # noqa: E402
+from senet.cost.op_counter import count_forward, count_parameters, count_step  # noqa: E402
 from senet.models import NETWORKS, create_model  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import senet
-from senet.cost.counting import Trace, count_forward, count_step
-from senet.cost.running import on_meta
+from senet.cost.model_copies import on_meta
+from senet.cost.op_counter import RunCounts, count_forward, count_step
 
 N, C, L = 8, 64, 64 * 64
 MAP = N * C * L * 4
@@ -46,7 +46,7 @@ def leaf(size: int = 64) -> Tensor:
     return torch.zeros(N, C, size, size, device="meta", requires_grad=True)
 
 
-def maps_moved(trace: Trace) -> float:
+def maps_moved(trace: RunCounts) -> float:
     return trace.moved.total() / MAP
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from restless import Restless, generators, state
 from senet.blocks import SEBatchNorm2d, SqueezeExcitation
 from senet.cost import QUANTITIES, CostReport, cost
 from senet.errors import ConfigError, InputError, InsertionError, NoSitesError
@@ -267,6 +268,23 @@ def test_the_model_is_untouched(kind: str) -> None:
     assert torch.equal(x, picture)
     assert torch.equal(torch.get_rng_state(), generator)
     assert len(nn.modules.module._global_forward_hooks) == everywhere
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_counting_and_timing_a_restless_network_change_nothing(fails: bool) -> None:
+    net, x = Restless(fails=fails), image()
+    net.stem.register_forward_hook(lambda *_: net.history.append(net.stem.eval()))
+    before = [state(net), state(x), generators()]
+    try:
+        cost(net, x, repeats=1, warmup=0)
+    except InputError:
+        assert fails
+    assert [state(net), state(x), generators()] == before
+
+
+def test_a_lazy_network_is_refused() -> None:
+    with pytest.raises(InputError, match=r"of Sequential must have their shapes.*run it once on"):
+        quick(nn.Sequential(nn.LazyConv2d(3, 3)), image())
 
 
 def test_the_mode_of_the_caller_changes_nothing() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from senet.cost.running import train_step
+from senet.cost.model_copies import train_step
 from senet.cost.timing import Quartiles, Timing, interleave, quartiles, time_models
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.counted import on_meta
 from senet.blocks import SqueezeExcitation
-from senet.cost.counting import count_forward
+from senet.cost.op_counter import count_forward
 from senet.insertion import find_sites, remove, se_modules
 from senet.models import NETWORKS, create_model
 

@@ -1,9 +1,10 @@
 """What SE blocks cost: parameters, multiply-adds, bytes moved, bytes kept, and times."""
 
+from senet.cost.cost_figures import SCHEMA, Conditions
+from senet.cost.cost_report import CostReport
+from senet.cost.cost_rows import QUANTITIES, Counts, Row
 from senet.cost.measure import cost
-from senet.cost.report import SCHEMA, Conditions, CostReport
 from senet.cost.timing import Quartiles, Timing
-from senet.cost.views import QUANTITIES, Counts, Row
 
 __all__ = [
     "QUANTITIES",

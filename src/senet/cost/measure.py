@@ -9,21 +9,23 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from senet.cost import counting, timing, views
-from senet.cost.report import Conditions, CostReport
-from senet.cost.running import (
+from senet.cost import cost_rows, op_counter, timing
+from senet.cost.cost_figures import Conditions
+from senet.cost.cost_report import CostReport
+from senet.cost.model_copies import (
     copied,
     copied_input,
-    first_line,
     forward,
     on_meta,
-    tensors,
+    reason_of,
     train_step,
 )
 from senet.errors import ConfigError, InputError, NoSitesError
 from senet.insertion import SEConfig, Site, insert, remove
 from senet.insertion.graft import grafts
+from senet.insertion.reading import tensors, unchanged
 
 __all__ = ["cost"]
 
@@ -52,7 +54,7 @@ def cost(
     `senet.insert` with a copy without, and any model with the one given as `against`. A plain
     model without a place for a block (it has its own, or no convolutions) is reported alone.
 
-    Everything runs on copies: the model, the input and the random numbers stay as they are.
+    Everything runs on copies: the model, the input and the random generators stay as they are.
     docs/cost.md says how each number is defined.
 
     Args:
@@ -67,7 +69,7 @@ def cost(
 
     Raises:
         ConfigError: a number of runs that cannot be, or a `config` where it changes nothing.
-        InputError: the model cannot be copied, or does not run on the example input.
+        InputError: the model cannot be copied, has lazy modules, or does not run on the input.
         NoSitesError: a `config` is given, and no place for a block is found.
         InsertionError: the model is compiled, wrapped, traced or scripted.
 
@@ -79,7 +81,8 @@ def cost(
     """
     _check(model, against, config, repeats=repeats, warmup=warmup)
     device, dtype = _placement(model)
-    with _undisturbed(device):
+    models = (model,) if against is None else (model, against)
+    with _undisturbed(*models, example_input=example_input, device=device):
         subject = _subject(model, example_input, config, against)
         conditions = Conditions(
             model=type(model).__name__,
@@ -108,6 +111,11 @@ def _check(
                 f"cost needs models of type torch.nn.Module, got {type(each).__name__}; "
                 "a network by name comes from senet.create_model(name)"
             )
+        if each is not None and any(is_lazy(t) for t in (*each.parameters(), *each.buffers())):
+            raise InputError(
+                f"the parameters of {type(each).__name__} must have their shapes, but it has lazy "
+                "modules; run it once on a batch"
+            )
     if repeats < 1 or warmup < 0:
         raise ConfigError(
             f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}; "
@@ -135,15 +143,17 @@ def _name(device: torch.device) -> str:
 
 
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Leave the random numbers as they are, and let no mode of the caller change what runs."""
-    on_accelerator = device.type not in ("cpu", "meta")
-    forked = torch.random.fork_rng(
-        devices=[device] if on_accelerator else [],
-        device_type=device.type if on_accelerator else "cuda",
-    )
-    plainly = torch.autocast(device.type if on_accelerator else "cpu", enabled=False)
-    with forked, torch.inference_mode(mode=False), plainly:
+def _undisturbed(*models: nn.Module, example_input: Any, device: torch.device) -> Iterator[None]:
+    """Leave everything as it is, and let no mode of the caller change what runs.
+
+    The models are copied, not run; but a hook on a copy may still reach what it was made for.
+    """
+    kind = "cpu" if device.type == "meta" else device.type
+    with (
+        unchanged(*models, example_input=example_input),
+        torch.inference_mode(mode=False),
+        torch.autocast(kind, enabled=False),
+    ):
         yield
 
 
@@ -173,58 +183,58 @@ def _report(
     notes = [subject.note] if subject.note else []
     unavailable: dict[str, str] = {}
     try:
-        forwards = _count(counting.count_forward, models, example_input, "the forward", notes)
+        forwards = _count(op_counter.count_forward, models, example_input, "the forward", notes)
     except InputError:
         raise
     except Exception as error:
         raise InputError(
             "the model must run on the example input in evaluation mode, but gave "
-            f"{first_line(error)}; give an input as in use, on the model's device"
+            f"{reason_of(error)}; give an input as in use, on the model's device"
         ) from error
-    steps: dict[str, counting.Trace] = {}
+    steps: dict[str, op_counter.RunCounts] = {}
     try:
-        steps = _count(counting.count_step, models, example_input, "the training step", notes)
+        steps = _count(op_counter.count_step, models, example_input, "the training step", notes)
     except Exception as error:  # noqa: BLE001 - a model may refuse to train on this input
-        unavailable |= dict.fromkeys(("bytes_moved_step", "bytes_kept"), first_line(error))
+        unavailable |= dict.fromkeys(("bytes_moved_step", "bytes_kept"), reason_of(error))
     latency, step = None, None
     if device is not None:
         latency, step = _timed(models, example_input, device, conditions, unavailable)
     ledgers = {
         label: _ledger(model, forwards[label], steps.get(label)) for label, model in models.items()
     }
-    groups = views.groups_of(subject.sites, list(models.values()))
+    groups = cost_rows.groups_of(subject.sites, list(models.values()))
     return CostReport(
-        total=views.total(ledgers),
-        stages=views.by_stage(ledgers, groups),
-        blocks=views.by_block(ledgers, groups),
+        total=cost_rows.total(ledgers),
+        stages=cost_rows.by_stage(ledgers, groups),
+        blocks=cost_rows.by_block(ledgers, groups),
         latency=latency,
         step=step,
         unavailable=unavailable,
-        without_formula={label: trace.without_formula for label, trace in forwards.items()},
+        without_formula={label: counts.without_formula for label, counts in forwards.items()},
         notes=tuple(notes),
         conditions=conditions,
     )
 
 
 def _count(
-    count: Callable[[nn.Module, Any], counting.Trace],
+    count: Callable[[nn.Module, Any], op_counter.RunCounts],
     models: Mapping[str, nn.Module],
     example_input: Any,
     what: str,
     notes: list[str],
-) -> dict[str, counting.Trace]:
+) -> dict[str, op_counter.RunCounts]:
     """Count on the meta device, where nothing is computed; where a model cannot, on a real run."""
     try:
         with torch.device("meta"):
             example = copied_input(example_input, "meta")
             return {label: count(on_meta(model), example) for label, model in models.items()}
     except Exception as error:  # noqa: BLE001 - a model may do what has no meaning without values
-        reason = first_line(error)
-    found = {
+        reason = reason_of(error)
+    counts = {
         label: count(copied(model), copied_input(example_input)) for label, model in models.items()
     }
     notes.append(f"{what} was counted on a real run, since on the meta device it gave {reason}")
-    return found
+    return counts
 
 
 def _timed(
@@ -240,12 +250,12 @@ def _timed(
     example = copied_input(example_input)
     copies = {label: copied(model) for label, model in models.items()}
     runs = {"latency_ms": (forward, False), "step_ms": (train_step, True)}
-    found: dict[str, timing.Timing | None] = dict.fromkeys(runs)
+    times: dict[str, timing.Timing | None] = dict.fromkeys(runs)
     for name, (run, training) in runs.items():
         for model in copies.values():
             model.train(training)
         try:
-            found[name] = timing.time_models(
+            times[name] = timing.time_models(
                 run,
                 copies,
                 example,
@@ -254,15 +264,15 @@ def _timed(
                 warmup=conditions.warmup,
             )
         except Exception as error:  # noqa: BLE001 - a model may refuse to train on this input
-            unavailable[name] = first_line(error)
-    return found["latency_ms"], found["step_ms"]
+            unavailable[name] = reason_of(error)
+    return times["latency_ms"], times["step_ms"]
 
 
 def _ledger(
-    model: nn.Module, use: counting.Trace, step: counting.Trace | None
+    model: nn.Module, use: op_counter.RunCounts, step: op_counter.RunCounts | None
 ) -> dict[str, Counter[str] | None]:
     return {
-        "parameters": counting.count_parameters(model),
+        "parameters": op_counter.count_parameters(model),
         "macs": use.macs,
         "bytes_moved_forward": use.moved,
         "bytes_moved_step": None if step is None else step.moved,

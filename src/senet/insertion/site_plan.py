@@ -9,7 +9,7 @@ from typing import Any, final, overload
 
 from senet.insertion.config import SEConfig
 
-__all__ = ["Site", "SitePlan"]
+__all__ = ["Site", "SitePlan", "aligned"]
 
 
 @final
@@ -98,13 +98,7 @@ class SitePlan(Sequence[Site]):
         rows.append(
             ("total", f"{len(self)} sites", "", "", "", f"{self.parameters:,}", f"{self.macs:,}")
         )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                _align(c, w, i) for i, (c, w) in enumerate(zip(r, widths, strict=True))
-            ).rstrip()
-            for r in rows
-        ]
+        lines = aligned(rows, left=2)
         if self.existing:
             lines.append(f"already there: {len(self.existing)} gates, at {_some(self.existing)}")
         lines += [f"skipped {block}: {reason}" for block, reason in self.skipped[:8]]
@@ -120,8 +114,15 @@ def _row(site: Site) -> tuple[str, ...]:
     return name, site.kind, str(site.stage), size, widths, f"{site.parameters:,}", f"{site.macs:,}"
 
 
-def _align(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column < 2 else cell.rjust(width)
+def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Return rows of cells as lines with aligned columns, the first `left` of them to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        padded = [c.rjust(w) for c, w in zip(row, widths, strict=True)]
+        padded[:left] = [c.ljust(w) for c, w in zip(row[:left], widths, strict=False)]
+        lines.append("  ".join(padded).rstrip())
+    return lines
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

@@ -153,6 +153,7 @@ def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = N
         InputError: the model does not run on the example input.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU())
         >>> plan = find_sites(net, torch.zeros(1, 3, 16, 16))
         >>> [(site.path, site.channels, site.hidden) for site in plan]

@@ -7,7 +7,16 @@ from collections import Counter
 import pytest
 from torch import nn
 
-from senet.cost.views import QUANTITIES, Group, Ledger, Row, by_block, by_stage, groups_of, total
+from senet.cost.cost_rows import (
+    QUANTITIES,
+    Group,
+    Ledger,
+    Row,
+    by_block,
+    by_stage,
+    groups_of,
+    total,
+)
 from senet.insertion import Site
 
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from senet.cost.running import (
+from senet.cost.model_copies import (
     copied,
     copied_input,
     differentiable,
-    first_line,
     forward,
     on_meta,
-    tensors,
+    reason_of,
     train_step,
 )
 from senet.errors import InputError
+from senet.insertion.reading import tensors
 
 
 def test_on_meta_has_no_storage_and_leaves_the_model() -> None:
@@ -50,6 +50,14 @@ def test_a_model_that_cannot_be_copied_is_named() -> None:
     message = r"copy\.deepcopy copies, but Stubborn gave TypeError: cannot pickle; "
     with pytest.raises(InputError, match=message):
         copied(Stubborn())
+
+
+def test_a_cached_activation_is_copied_without_its_graph() -> None:
+    net = nn.Conv2d(2, 3, 1)
+    net.last = net(torch.ones(1, 2, 4, 4))  # copy.deepcopy refuses what has a graph
+
+    assert torch.equal(copied(net).last, net.last)  # type: ignore[arg-type]
+    assert on_meta(net).last.is_meta  # type: ignore[union-attr]
 
 
 def test_inputs_are_copied_in_any_nesting() -> None:
@@ -115,7 +123,7 @@ def test_forward_takes_a_tuple_or_a_mapping() -> None:
     assert forward(Net(), {"x": torch.ones(2), "scale": torch.full((2,), 3.0)}).sum() == 6
 
 
-def test_first_line_is_one_line_of_bounded_length() -> None:
-    assert first_line(ValueError("one\ntwo")) == "ValueError: one"
-    assert first_line(KeyError()) == "KeyError"
-    assert len(first_line(ValueError("x" * 500))) == len("ValueError: ") + 160
+def test_a_reason_is_one_line_of_bounded_length() -> None:
+    assert reason_of(ValueError("one\ntwo")) == "ValueError: one"
+    assert reason_of(KeyError()) == "KeyError"
+    assert len(reason_of(ValueError("x" * 500))) == len("ValueError: ") + 160

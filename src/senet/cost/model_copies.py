@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from senet.errors import InputError
-from senet.insertion.reading import call_model
+from senet.errors import InputError, first_line
+from senet.insertion.reading import call_model, tensors
 
 __all__ = [
-    "backward",
     "copied",
     "copied_input",
     "differentiable",
-    "first_line",
     "forward",
     "on_meta",
-    "tensors",
+    "reason_of",
     "train_step",
 ]
 
 
-def tensors(tree: Any) -> list[Tensor]:
-    """Return the tensors in nested tuples, lists and dicts."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line of bounded length."""
-    text = next(iter(str(error).strip().splitlines()), "")
+def reason_of(error: BaseException) -> str:
+    """Return what an error says, in one line of bounded length, behind its type."""
+    name, text = type(error).__name__, first_line(error)
     text = text if len(text) <= 160 else f"{text[:157]}..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return name if text == name else f"{name}: {text}"
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -55,16 +47,20 @@ def on_meta(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return _deepcopied(model, memo)
+    return _deepcopied(model, memo, "meta")
 
 
-def _deepcopied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def _deepcopied(model: nn.Module, memo: dict[int, Any], device: str | None = None) -> nn.Module:
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:  # a cache, which deepcopy refuses
+                memo.setdefault(id(value), value.detach().to(device or value.device, copy=True))
     try:
         made: nn.Module = copy.deepcopy(model, memo)
     except Exception as error:
         raise InputError(
             f"the model must be one that copy.deepcopy copies, but {type(model).__name__} gave "
-            f"{first_line(error)}; cost runs copies, so that the model itself stays untouched"
+            f"{reason_of(error)}; cost runs copies, so that the model itself stays untouched"
         ) from error
     return made
 
@@ -88,13 +84,13 @@ def differentiable(output: Any) -> list[Tensor]:
     Raises:
         InputError: there is none.
     """
-    found = [leaf for leaf in tensors(output) if leaf.requires_grad]
-    if not found:
+    outputs = [leaf for leaf in tensors(output) if leaf.requires_grad]
+    if not outputs:
         raise InputError(
             "a training step needs an output that depends on a parameter with requires_grad, "
             f"got none in a {type(output).__name__}; unfreeze a parameter"
         )
-    return found
+    return outputs
 
 
 def forward(model: nn.Module, example_input: Any) -> Any:
@@ -103,15 +99,10 @@ def forward(model: nn.Module, example_input: Any) -> Any:
         return call_model(model, example_input)
 
 
-def backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """One backward from the outputs to every parameter."""
-    torch.autograd.backward(list(outputs), list(gradients))
-
-
 def train_step(model: nn.Module, example_input: Any) -> None:
     """One forward and backward of the sum of all outputs. The model is in training mode already."""
     for parameter in model.parameters():
         parameter.grad = None
     with torch.enable_grad():
         outputs = differentiable(call_model(model, example_input))
-        backward(outputs, [torch.ones_like(output) for output in outputs])
+        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from senet.cost import QUANTITIES, SCHEMA, Conditions, CostReport, Timing
-from senet.cost.tables import compact
-from senet.cost.views import Group, Ledger, by_block, by_stage, total
+from senet.cost.cost_rows import Group, Ledger, by_block, by_stage, total
+from senet.cost.cost_tables import compact
 from senet.errors import UnknownNameError
 
 BLOCKS = (Group("layer1.0", ("layer1.0",), 2), Group("layer2.0", ("layer2.0",), 3))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from senet.cost.counting import count_forward, count_parameters, count_step
-from senet.cost.running import copied, on_meta
+from senet.cost.model_copies import copied, on_meta
+from senet.cost.op_counter import count_forward, count_parameters, count_step
 
 # The map of all these networks, [2, 4, 8, 8] in float32, and the picture, [2, 2, 8, 8].
 MAP = 2 * 4 * 8 * 8 * 4

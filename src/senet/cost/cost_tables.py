@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
+from senet.cost.cost_figures import TIMES, Figures
+from senet.cost.cost_rows import QUANTITIES, Row
 from senet.cost.timing import Timing
-from senet.cost.views import QUANTITIES, Row
-
-if TYPE_CHECKING:
-    from senet.cost.report import CostReport
+from senet.insertion.site_plan import aligned
 
 __all__ = ["Table", "as_markdown", "as_text", "exactly", "footnotes", "parts", "totals"]
 
 _LABELS = {"plain": "plain", "se": "SE", "model": "model"}
-_TIMES = {"latency_ms": "forward, ms", "step_ms": "training step, ms"}
 _MISSING = "not available"
 
 
@@ -65,10 +63,10 @@ def _exact(row: Row, quantity: str) -> tuple[str, ...]:
     return *cells, _signed(row.difference(quantity)), _ratio(row.ratio(quantity))
 
 
-def _times(report: CostReport, timing: Timing | None) -> tuple[str, ...]:
+def _times(figures: Figures, timing: Timing | None) -> tuple[str, ...]:
     if timing is None:
-        return tuple(_MISSING for _ in report.total.counts) + ("", "") * (not report.alone)
-    medians = [timing.of(label).median for label in report.total.counts]
+        return tuple(_MISSING for _ in figures.total.counts) + ("", "") * (not figures.alone)
+    medians = [timing.of(label).median for label in figures.total.counts]
     cells = tuple(f"{median:.3f}" for median in medians)
     ratio = timing.ratio()
     if ratio is None:
@@ -76,40 +74,40 @@ def _times(report: CostReport, timing: Timing | None) -> tuple[str, ...]:
     return *cells, f"{medians[1] - medians[0]:+.3f}", f"{ratio.median:.4f}"
 
 
-def _columns(report: CostReport) -> tuple[str, ...]:
-    labels = tuple(_LABELS[label] for label in report.total.counts)
-    return labels if report.alone else (*labels, "difference", "ratio")
+def _columns(figures: Figures) -> tuple[str, ...]:
+    labels = tuple(_LABELS[label] for label in figures.total.counts)
+    return labels if figures.alone else (*labels, "difference", "ratio")
 
 
-def totals(report: CostReport) -> Table:
+def totals(figures: Figures) -> Table:
     """Return the table of the whole networks: counts exact, times as medians."""
-    conditions = report.conditions
+    conditions = figures.conditions
     shapes = ", ".join(str(list(shape)) for shape in conditions.input)
     title = f"cost of {conditions.model}, input {shapes}, {conditions.dtype}"
-    rows = [(name, *_exact(report.total, quantity)) for quantity, name in QUANTITIES.items()]
+    rows = [(name, *_exact(figures.total, quantity)) for quantity, name in QUANTITIES.items()]
     rows += [
-        (_TIMES[key], *_times(report, timing))
-        for key, timing in (("latency_ms", report.latency), ("step_ms", report.step))
-        if timing is not None or key in report.unavailable
+        (TIMES[key], *_times(figures, timing))
+        for key, timing in figures.times.items()
+        if timing is not None or key in figures.unavailable
     ]
-    return Table(title, ("", *_columns(report)), tuple(rows))
+    return Table(title, ("", *_columns(figures)), tuple(rows))
 
 
-def parts(report: CostReport, shown: Sequence[Row], kind: str) -> Table:
+def parts(figures: Figures, shown: Sequence[Row], kind: str) -> Table:
     """Return the table of stages or blocks: what SE adds and the ratio, or the value of a model."""
     short = ("parameters", "multiply-adds", "moved, forward", "moved, step", "kept")
     rows = []
-    for row in (*shown, report.total):
+    for row in (*shown, figures.total):
         cells = [row.name]
         for quantity in QUANTITIES:
-            value = row.values(quantity)[0] if report.alone else row.difference(quantity)
+            value = row.values(quantity)[0] if figures.alone else row.difference(quantity)
             text = "-" if value is None else compact(value)
-            if not report.alone:
+            if not figures.alone:
                 plus = "+" if value is not None and value > 0 else ""
                 text = f"{plus}{text} {_short_ratio(row.ratio(quantity)):>7}"
             cells.append(text)
         rows.append(tuple(cells))
-    what = f"the model by {kind}" if report.alone else f"what SE adds by {kind}, and SE / plain"
+    what = f"the model by {kind}" if figures.alone else f"what SE adds by {kind}, and SE / plain"
     return Table(f"{what}; moved and kept in bytes", (kind, *short), tuple(rows))
 
 
@@ -117,61 +115,52 @@ def _short_ratio(value: float | None) -> str:
     return "" if value is None else f"x{value:.3f}"
 
 
-def exactly(report: CostReport, quantity: str) -> Table:
+def exactly(figures: Figures, quantity: str) -> Table:
     """Return one quantity by stage and block, every number exact."""
     rows: list[tuple[str, ...]] = []
-    stages = [row for row in report.stages if row.stage is not None]
+    stages = [row for row in figures.stages if row.stage is not None]
     for stage in stages:
         rows.append((stage.name, *_exact(stage, quantity)))
-        inside = [block for block in report.blocks if block.stage == stage.stage]
+        inside = [block for block in figures.blocks if block.stage == stage.stage]
         rows += [(f"- {block.name}", *_exact(block, quantity)) for block in inside]
-    rows += [(row.name, *_exact(row, quantity)) for row in report.blocks if row.stage is None]
-    rows.append((report.total.name, *_exact(report.total, quantity)))
-    return Table(QUANTITIES[quantity], ("part", *_columns(report)), tuple(rows))
+    rows += [(row.name, *_exact(row, quantity)) for row in figures.blocks if row.stage is None]
+    rows.append((figures.total.name, *_exact(figures.total, quantity)))
+    return Table(QUANTITIES[quantity], ("part", *_columns(figures)), tuple(rows))
 
 
-def footnotes(report: CostReport) -> list[str]:
+def footnotes(figures: Figures) -> list[str]:
     """Return the lines below the tables: how it was measured, what is missing, what to know."""
     lines = []
-    conditions = report.conditions
-    if report.latency is not None:
-        pairs = "runs" if report.alone else "interleaved pairs"
+    conditions = figures.conditions
+    if figures.latency is not None:
+        pairs = "runs" if figures.alone else "interleaved pairs"
         lines.append(
             f"times: medians of {conditions.repeats} {pairs} after {conditions.warmup} of warm-up; "
             f"{conditions.device}, {conditions.threads} CPU threads, torch {conditions.torch}"
         )
-    for name, timing in (("forward", report.latency), ("training step", report.step)):
+    for name, timing in (("forward", figures.latency), ("training step", figures.step)):
         ratio = timing.ratio() if timing is not None else None
         if ratio is not None:
             lines.append(
                 f"{name}, SE / plain of each pair: median {ratio.median:.4f}, "
                 f"half of them between {ratio.lower:.4f} and {ratio.upper:.4f}"
             )
-    called = QUANTITIES | _TIMES
-    for reason in dict.fromkeys(report.unavailable.values()):
-        names = [called[key] for key, why in report.unavailable.items() if why == reason]
+    called = QUANTITIES | TIMES
+    for reason in dict.fromkeys(figures.unavailable.values()):
+        names = [called[key] for key, why in figures.unavailable.items() if why == reason]
         lines.append(f"not available: {'; '.join(names)}: {reason}")
-    last = list(report.without_formula)[-1]
+    last = list(figures.without_formula)[-1]
     calls = ", ".join(
-        f"{name} {count}" for name, count in sorted(report.without_formula[last].items())
+        f"{name} {count}" for name, count in sorted(figures.without_formula[last].items())
     )
     if calls:
         lines.append(f"counted without multiply-adds (calls, {_LABELS[last]}): {calls}")
-    return [*lines, *report.notes]
+    return [*lines, *figures.notes]
 
 
 def as_text(table: Table) -> str:
     """Return a table with aligned columns."""
-    rows = (table.head, *table.rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.head))]
-    lines = []
-    for row in rows:
-        first, *others = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join([table.title, *lines])
+    return "\n".join([table.title, *aligned([table.head, *table.rows])])
 
 
 def as_markdown(table: Table) -> str:
