@@ -200,3 +200,27 @@ def test_a_lone_branch_beside_an_untouched_half() -> None:
             return torch.cat([self.f(b), a] if self.swap else [a, self.f(b)], 1)
 
     assert paths(Half(swap=False)) == paths(Half(swap=True)) == [("f.2", "output")]
+
+
+class OneConvolution(nn.Module):
+    """A branch of one convolution and its norm: behind the sum's activation there is no module."""
+
+    def __init__(self, *, identity_first: bool) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.identity_first = identity_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = x + self.branch(x) if self.identity_first else self.branch(x) + x
+        return F.relu(y).mean((2, 3))
+
+
+@pytest.mark.parametrize("identity_first", [True, False])
+def test_of_an_identity_and_what_was_made_from_it_the_latter_has_the_block(
+    identity_first: bool,
+) -> None:
+    sites = senet.find_sites(OneConvolution(identity_first=identity_first), IMAGE).sites
+
+    assert [site.path for site in sites] == ["stem.2", "branch.1"]

@@ -116,8 +116,12 @@ def _plain(units: Units, unit: Unit) -> list[Anchor]:
     current = units.values[unit.join]
     while current.op not in DENSE:
         before = units.maps_before(current)
-        if len(before) > 1:  # of a sum, the operand that a convolution made
+        if len(before) > 1:  # of a sum, the operand that a convolution made, not its identity
             before = [v for v in before if v.weight_shape or units.convolutions_before(v)[0]]
+            made_from = units.flow.comes_from
+            before = [
+                v for v in before if not any(made_from(o.index, v.index) for o in before if o != v)
+            ]
         if len(before) != 1:
             break
         current = before[0]
