@@ -134,20 +134,19 @@ def _stretch(block: nn.Module, site: Site, taken: set[str]) -> tuple[str, ...]:
     return tuple(path for path in children[: children.index(last) + 1] if path not in taken)
 
 
-def _counts(ledger: Ledger, paths: set[str] | None) -> Counts:
-    def total(quantity: str) -> int | None:
-        found = ledger[quantity]
-        if found is None:
-            return None
-        return sum(value for path, value in found.items() if paths is None or path in paths)
-
-    return Counts(**{quantity: total(quantity) for quantity in QUANTITIES})  # type: ignore[arg-type]
-
-
 def _row(
     name: str, stage: int | None, ledgers: Mapping[str, Ledger], paths: set[str] | None
 ) -> Row:
-    return Row(name, stage, {label: _counts(ledger, paths) for label, ledger in ledgers.items()})
+    def sum_of(counts: Counter[str] | None) -> int | None:
+        if counts is None:
+            return None
+        return sum(value for path, value in counts.items() if paths is None or path in paths)
+
+    sums = {
+        label: Counts(**{quantity: sum_of(ledger[quantity]) for quantity in QUANTITIES})  # type: ignore[arg-type]
+        for label, ledger in ledgers.items()
+    }
+    return Row(name, stage, sums)
 
 
 def _home(path: str, groups: Mapping[str, Group]) -> Group | None:
@@ -163,13 +162,13 @@ def _members(
     ledgers: Mapping[str, Ledger], groups: Sequence[Group]
 ) -> dict[Group | None, set[str]]:
     """The paths with counts, by the group that they belong to."""
-    found: dict[Group | None, set[str]] = {group: set() for group in (*groups, None)}
+    members: dict[Group | None, set[str]] = {group: set() for group in (*groups, None)}
     by_path = {path: group for group in groups for path in group.paths}
     for ledger in ledgers.values():
         for counts in ledger.values():
             for path in counts or ():
-                found[_home(path, by_path)].add(path)
-    return found
+                members[_home(path, by_path)].add(path)
+    return members
 
 
 def total(ledgers: Mapping[str, Ledger]) -> Row:

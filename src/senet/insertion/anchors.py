@@ -111,8 +111,8 @@ def _plain(units: Units, unit: Unit) -> list[Anchor]:
         if not gating.is_rest(unit.join, after[0]) and not (gate and gate.map == steps[-1]):
             break
         steps.append(after[0])
-    found = [a for step in steps for a in _outputs(units, step)]
-    found += [a for step in steps for a in _inputs(units, step)]
+    anchors = [a for step in steps for a in _outputs(units, step)]
+    anchors += [a for step in steps for a in _inputs(units, step)]
     current = units.values[unit.join]
     while current.op not in DENSE:
         before = units.maps_before(current)
@@ -125,8 +125,8 @@ def _plain(units: Units, unit: Unit) -> list[Anchor]:
         if len(before) != 1:
             break
         current = before[0]
-        found += _outputs(units, current.index)
-    return found
+        anchors += _outputs(units, current.index)
+    return anchors
 
 
 def _standard(units: Units, unit: Unit) -> list[Anchor]:

@@ -37,10 +37,10 @@ def _has_gate(units: Units, unit: Unit) -> bool:
     return False
 
 
-def _alike(units: Units, found: list[Unit]) -> tuple[list[Unit], list[Call]]:
+def _alike(units: Units, all_units: list[Unit]) -> tuple[list[Unit], list[Call]]:
     """Blocks of a residual one's class without an identity: their stride or width forbids it."""
     values = units.values
-    blocks = {values[u.join].scope for u in found if u.branch != u.join}
+    blocks = {values[u.join].scope for u in all_units if u.branch != u.join}
     kinds = {
         type(units.modules[b])
         for b in blocks
@@ -52,7 +52,7 @@ def _alike(units: Units, found: list[Unit]) -> tuple[list[Unit], list[Call]]:
         if type(module) not in kinds or len(runs) != 1:
             continue
         call = runs[0]
-        if any(call.start <= u.join < call.end and u.branch != u.join for u in found):
+        if any(call.start <= u.join < call.end and u.branch != u.join for u in all_units):
             continue
         if call.output is None or call.input is None or not units.values[call.output].is_map:
             continue
@@ -101,7 +101,7 @@ def _site(
     )
 
 
-def _looked_at(units: Units, found: list[Unit]) -> str:
+def _looked_at(units: Units, all_units: list[Unit]) -> str:
     values = units.values
     maps = sum(v.op in ADDITIONS and v.is_map for v in values)
     sums = sum(v.op in ADDITIONS for v in values)
@@ -110,9 +110,9 @@ def _looked_at(units: Units, found: list[Unit]) -> str:
     text = (
         f"looked at {len(units.flow.calls)} module calls: {convs} convolutions, "
         f"{sums} additions ({maps} of feature maps), {cats} concatenations, "
-        f"{len(units.gating.existing)} gates; {len(found)} units"
+        f"{len(units.gating.existing)} gates; {len(all_units)} units"
     )
-    if not found and sums > maps:
+    if not all_units and sums > maps:
         text += (
             "; its additions join tokens, not feature maps [N, C, *spatial]: "
             "SE rescales the channels of convolutional maps"
@@ -162,14 +162,16 @@ def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = N
     config = config or SEConfig()
     check_model(model)
     units = Units(record_flow(model, example_input), dict(model.named_modules()))
-    found = find_units(units)
+    all_units = find_units(units)
     if config.integration in ("standard", "inner", "inner_act"):
-        extra, calls = _alike(units, found)
-        found = [u for u in found if not any(c.start <= u.join < c.end for c in calls)] + extra
-        found.sort(key=lambda unit: unit.join)
+        extra, calls = _alike(units, all_units)
+        all_units = [
+            u for u in all_units if not any(c.start <= u.join < c.end for c in calls)
+        ] + extra
+        all_units.sort(key=lambda unit: unit.join)
     skipped: list[tuple[str, str]] = []
     wanted = []
-    for unit in found:
+    for unit in all_units:
         if config.existing == "skip" and _has_gate(units, unit):
             skipped.append((unit.block, "has an SE block, or a gate of its kind, already"))
         else:
@@ -187,5 +189,5 @@ def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = N
             sites.setdefault((site.path, site.where), site)
     existing = tuple(dict.fromkeys(gated.path for gated in units.gating.existing))
     return SitePlan(
-        tuple(sites.values()), existing, tuple(skipped), _looked_at(units, found), config
+        tuple(sites.values()), existing, tuple(skipped), _looked_at(units, all_units), config
     )

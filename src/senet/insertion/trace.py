@@ -162,8 +162,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        found = (self.find(tensor) for tensor in tensors((args, kwargs)))
-        parents = tuple(dict.fromkeys(index for index in found if index is not None))
+        known = (self.find(tensor) for tensor in tensors((args, kwargs)))
+        parents = tuple(dict.fromkeys(index for index in known if index is not None))
         out = self.guard.call(func, args, kwargs)
         if parents:
             op = func.overloadpacket.__name__

@@ -273,7 +273,7 @@ def find_units(units: Units) -> list[Unit]:
     cats = [c for c in cats if not any(_inside(units, c, r) for r in residual)]
     cats = [c for c in cats if c in cells or not any(_inside(units, r, c) for r in residual)]
     cats = [c for c in cats if not any(_inside(units, c, outer) for outer in cats)]
-    found = residual + cats
-    if not found and not units.joins_tokens():
-        found = units.plain()
-    return sorted(found, key=lambda unit: unit.join)
+    joined = residual + cats
+    if not joined and not units.joins_tokens():
+        return units.plain()
+    return sorted(joined, key=lambda unit: unit.join)
