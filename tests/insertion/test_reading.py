@@ -118,7 +118,7 @@ def test_a_tensor_is_copied_only_when_it_is_written_to() -> None:
 
 def test_a_lazy_network_is_refused_and_stays_lazy() -> None:
     net = nn.Sequential(nn.LazyConv2d(16, 3), nn.LazyBatchNorm2d(), nn.ReLU())
-    message = r"part '0', a LazyConv2d, is lazy; run it once on a batch"
+    message = r"'0' in this Sequential, a LazyConv2d, is lazy; run it once on a batch"
     for read in (senet.find_sites, senet.insert):
         with pytest.raises(InsertionError, match=message):
             read(net, image())
