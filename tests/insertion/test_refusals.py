@@ -105,19 +105,31 @@ def prepared(model: nn.Sequential) -> None:
 PARALLEL = "is wrapped for parallel training; insert into the model itself, then do that again"
 ACROSS_PROCESSES = [
     (sharded, PARALLEL),
-    (sharded_part, f"part '1', a FSDPResidual, {PARALLEL}"),
+    (sharded_part, f"'1' in this Sequential, a FSDPResidual, {PARALLEL}"),
     (replicated, PARALLEL),
-    (ddp_part, f"part '1', a DistributedDataParallel, {PARALLEL}"),
-    (tensor_parallel, "part '0', a Conv2d, is sharded over processes; insert into the model"),
+    (ddp_part, f"'1' in this Sequential, a DistributedDataParallel, {PARALLEL}"),
+    (
+        tensor_parallel,
+        "'0' in this Sequential, a Conv2d, is sharded over processes; insert into the model",
+    ),
 ]
 IN_ONE = [
-    (compiled_part, "part '1', a OptimizedModule, is compiled; insert into the model itself"),
-    (compiled_in_place, "part '1', a Residual, is compiled; insert into the model itself"),
-    (data_parallel_part, f"part '1', a DataParallel, {PARALLEL}"),
-    (scripted_part, "part '2', a .*, is traced or scripted; insert into the model itself"),
-    (lazy, "part '0', a LazyConv2d, is lazy; run it once on a batch, then insert"),
+    (
+        compiled_part,
+        "'1' in this Sequential, a OptimizedModule, is compiled; insert into the model itself",
+    ),
+    (
+        compiled_in_place,
+        "'1' in this Sequential, a Residual, is compiled; insert into the model itself",
+    ),
+    (data_parallel_part, f"'1' in this Sequential, a DataParallel, {PARALLEL}"),
+    (
+        scripted_part,
+        "'2' in this Sequential, a .*, is traced or scripted; insert into the model itself",
+    ),
+    (lazy, "'0' in this Sequential, a LazyConv2d, is lazy; run it once on a batch, then insert"),
     (quantised, "is quantised, or prepared for it; insert first, then quantise"),
-    (prepared, "part '0.observer'.* is quantised, or prepared for it; insert first"),
+    (prepared, "'0.observer' in this Sequential.* is quantised, or prepared for it; insert first"),
 ]
 
 
