@@ -27,6 +27,8 @@ DOORS = {
     "senet.from_pretrained('owner/name')": "hub",
     "senet.push_to_hub(network(), 'owner/name')": "hub",
     "senet.create_model('resnet5o')": "timm",
+    "senet.export(network().eval(), 'x.onnx', torch.zeros(1, 3, 64, 64))": "export",
+    "senet.export(network().eval(), 'x.xml', torch.zeros(1, 3, 64, 64))": "export",
     "__import__('senet.compare').compare": "train",
     "__import__('senet.training.job')": "train",
     "__import__('senet.training.evaluation')": "train",
@@ -36,6 +38,7 @@ DOORS = {
 AT_THE_DOORS = """
 import json, sys, warnings
 import senet
+import torch
 
 network = lambda: senet.create_model("resnet50")
 for call in json.loads(sys.argv[1]):
