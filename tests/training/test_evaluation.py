@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from senet.analysis import proportion_interval
 from senet.cli.commands import app
-from senet.cli.evaluate import _configured, _networks
+from senet.cli.evaluate import configured_data, _networks
 from senet.errors import ConfigError, DataError, UnknownNameError
 from senet.models import create_model
 from senet.schema import overridden
@@ -162,14 +162,14 @@ def test_mistakes_are_named(arguments: list[str], message: str) -> None:
 def test_options_of_the_data_change_the_run_s_own() -> None:
     given = {"data.test_split": "train", "data.image_key": "img"}
     nets = [SimpleNamespace(data=None), SimpleNamespace(data=DataConfig("photos", label_key="y"))]
-    assert _configured(nets, given).data == DataConfig(
+    assert configured_data(nets, given).data == DataConfig(
         "photos", test_split="train", image_key="img", label_key="y"
     )
-    assert _configured(nets, {"data.name": "other", **given}).data == DataConfig(
+    assert configured_data(nets, {"data.name": "other", **given}).data == DataConfig(
         "other", test_split="train", image_key="img"
     )
     with pytest.raises(ConfigError, match="published weights say nothing of data"):
-        _configured(nets[:1], given)
+        configured_data(nets[:1], given)
 
 
 def test_networks_of_several_kinds(monkeypatch: pytest.MonkeyPatch) -> None:

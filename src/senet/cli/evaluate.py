@@ -18,14 +18,17 @@ from senet.files import write_text
 from senet.schema import overridden
 from senet.training.config import DataConfig, RunConfig
 
-__all__ = ["eval_", "predict"]
+__all__ = ["configured_data", "eval_", "predict"]
 
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[RUN]...", help="Folders of `senet train`; several are averaged."),
 ]
 Models = Annotated[
-    list[str] | None, typer.Option(help="A network, with --weights; one for all, or one for each.")
+    list[str] | None,
+    typer.Option(
+        help="A network, with --weights (one for all, or one for each); or an exported file."
+    ),
 ]
 Weights = Annotated[
     list[str] | None, typer.Option(help="Published weights of --model; eval averages several.")
@@ -45,13 +48,19 @@ def _networks(
     weights: list[str] | None,
     classes: int | None,
     normalization: str | None,
+    crop: int | None = None,
 ) -> list[Any]:
-    from senet.training.trained import load_published_network, load_run
+    from senet.training.exported import is_exported, load_exported_network
+    from senet.training.trained import load_folder, load_published_network
 
-    models, weights, runs = models or [], weights or [], runs or []
-    if not (runs or models) or bool(models) != bool(weights):
-        raise ConfigError("give folders of runs, or --model with --weights, or both")
-    if not models and (classes or normalization):
+    files = [name for name in models or [] if is_exported(name)]
+    models = [name for name in models or [] if name not in files]
+    weights, runs = weights or [], runs or []
+    if not (runs or models or files) or bool(models) != bool(weights):
+        raise ConfigError(
+            "give folders of runs, or --model with --weights, or --model with an exported file"
+        )
+    if not models and (classes or (normalization and not files)):
         raise ConfigError("--classes and --normalization go with --model, a run says them itself")
     if len(models) not in (0, 1, len(weights)):
         raise ConfigError(
@@ -62,8 +71,12 @@ def _networks(
     names = models * len(weights) if len(models) == 1 else models
     published = zip(names, weights, strict=True)
     return [
-        *(load_run(run) for run in runs),
+        *(load_folder(run) for run in runs),
         *(load_published_network(name, each, **options) for name, each in published),
+        *(
+            load_exported_network(file, normalization=normalization, image_size=crop)
+            for file in files
+        ),
     ]
 
 
@@ -73,7 +86,7 @@ def _crops(method: str, crop: int | None, resize: int | None, scales: str | None
     return Crops(method, crop, resize, o.numbers("--scales", scales, "224,256"))
 
 
-def _configured(networks: list[Any], changes: Mapping[str, Any]) -> RunConfig:
+def configured_data(networks: list[Any], changes: Mapping[str, Any]) -> RunConfig:
     """Return which data to test on, and how: the first run's data, unless others are named."""
     known = [each.data for each in networks if each.data is not None]
     if not known and "data.name" not in changes:
@@ -112,8 +125,8 @@ def eval_(
     from senet.training.loop.placement import find_device
 
     shown = _crops(method, crop, resize, scales)
-    networks = _networks(runs, model, weights, classes, normalization)
-    config = _configured(networks, changes)
+    networks = _networks(runs, model, weights, classes, normalization, crop)
+    config = configured_data(networks, changes)
     split = open_split(config.data, training=False)
     with showing_progress(Console(stderr=as_json)) as on_progress:
         predictions, unreadable = evaluation.evaluate(
@@ -180,7 +193,10 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
     *,
     run: Annotated[Path | None, typer.Option(help="Folder of `senet train`.")] = None,
-    model: Annotated[str | None, typer.Option(help="A network, with --weights.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A network, with --weights; or an exported .onnx, .xml or .pt2."),
+    ] = None,
     weights: Weights = None,
     classes: o.Classes = None,
     normalization: Normalization = None,
@@ -196,7 +212,7 @@ def predict(
 
     shown = _crops(method, crop, resize, scales)
     models = None if model is None else [model]
-    networks = _networks([run] if run else None, models, weights, classes, normalization)
+    networks = _networks([run] if run else None, models, weights, classes, normalization, crop)
     if len(networks) > 1:
         raise ConfigError(f"predict takes one network, got {len(networks)}")
     [trained] = networks

@@ -24,6 +24,7 @@ __all__ = ["ExportReport", "export"]
 
 # The largest relative difference to PyTorch that is taken for rounding, in float32.
 _ROUNDING = 1e-3
+_AT_ONCE = 32  # images in a comparison, where the file takes any number
 
 
 @final
@@ -149,7 +150,7 @@ def _compare(
 ) -> tuple[float, float | None]:
     """Return the largest relative difference, and the share of equal classes."""
     expected, got = list[list[Tensor]](), list[list[Tensor]]()
-    for part in torch.split(images, len(images) if batch else step):
+    for part in torch.split(images, max(step, _AT_ONCE) if batch else step):
         if batch or len(part) == step:
             expected.append([leaf.cpu() for leaf in tensors(net(part))])
             got.append(loaded.run(part.cpu()))

@@ -12,7 +12,8 @@ from typing import Any, final
 from torch import nn
 
 from senet.errors import ConfigError, DataError, InputError
-from senet.models import create_model, input_size
+from senet.models import create_model, from_pretrained, input_size
+from senet.models.origin import origin_of
 from senet.models.weights import load_weights as load_published
 from senet.models.weights import preprocessing
 from senet.training.building import build_network
@@ -20,7 +21,14 @@ from senet.training.config import DataConfig, RunConfig
 from senet.training.data import MAX_MEMORY_SIZE, View, imagenet_view
 from senet.training.loop.checkpoints import load_weights
 
-__all__ = ["Trained", "load_published_network", "load_run"]
+__all__ = [
+    "Trained",
+    "check_normalization",
+    "load_folder",
+    "load_published_network",
+    "load_run",
+    "named_view",
+]
 
 
 @final
@@ -98,11 +106,7 @@ def load_published_network(
         DataError: the weights do not say what images they expect.
         SenetError: no such network or weights, or they do not fit.
     """
-    if normalization not in (None, "imagenet", "imagenet-mean"):
-        raise ConfigError(
-            "normalization of published weights must be 'imagenet' or 'imagenet-mean', got "
-            f"{normalization!r}"
-        )
+    check_normalization(normalization)
     size = input_size(name)
     usual = 10 if max(size[1:]) <= 32 else 1000
     net = create_model(name, num_classes=num_classes or usual)
@@ -115,16 +119,57 @@ def load_published_network(
             f"{error}; if it is the last layer that differs: {usual} classes were assumed, other "
             "numbers are given by --classes"
         ) from error
+    return _ready(name, net, size, weights, normalization)
+
+
+def load_folder(folder: str | os.PathLike[str], *, normalization: str | None = None) -> Trained:
+    """Return the network of a run, or one that `senet.save_pretrained` wrote to a folder.
+
+    Args:
+        folder: of `senet train`, or of `senet.save_pretrained`.
+        normalization: as in `load_published_network`, for a network that was saved.
+
+    Raises:
+        ConfigError: `normalization` is given for a run, which says it itself.
+        DataError: the folder holds neither, or does not say what images its network expects.
+    """
+    saved = (Path(folder) / "config.json").is_file() and not (Path(folder) / "run.json").exists()
+    if not saved:
+        if normalization is not None:
+            raise ConfigError(f"normalization is said by a run itself, as {folder} is")
+        return load_run(folder)
+    check_normalization(normalization)
+    net = from_pretrained(folder)
+    return _ready(str(folder), net, input_size(origin_of(net).name), str(folder), normalization)
+
+
+def check_normalization(normalization: str | None) -> None:
+    """Raise `ConfigError` unless it is None or a name of what published weights expect."""
+    if normalization not in (None, "imagenet", "imagenet-mean"):
+        raise ConfigError(
+            "normalization of published weights must be 'imagenet' or 'imagenet-mean', got "
+            f"{normalization!r}"
+        )
+
+
+def named_view(normalization: str, size: tuple[int, int, int]) -> View:
+    """Return how images of (C, H, W) reach a network with "imagenet" or "imagenet-mean"."""
+    # as in training: small images are scaled to their size, whole
+    crop = 1.0 if max(size[1:]) <= MAX_MEMORY_SIZE else DataConfig.crop
+    return imagenet_view(size, divided=normalization == "imagenet", crop=crop)
+
+
+def _ready(
+    name: str, net: nn.Module, size: tuple[int, int, int], source: str, normalization: str | None
+) -> Trained:
+    """Return a network with the preprocessing that its weights expect."""
     if normalization is not None:
-        # as in training: small images are scaled to their size, whole
-        crop = 1.0 if max(size[1:]) <= MAX_MEMORY_SIZE else DataConfig.crop
-        view = imagenet_view(size, divided=normalization == "imagenet", crop=crop)
-        return Trained(name, net.eval(), view)
+        return Trained(name, net.eval(), named_view(normalization, size))
     try:
         wanted = preprocessing(net)
     except InputError as error:
         raise DataError(
-            f"{weights} does not say what images it expects; say it by normalization: imagenet, "
+            f"{source} does not say what images it expects; say it by normalization: imagenet, "
             "or imagenet-mean where values of 0..255 were not divided by a standard deviation"
         ) from error
     square = (len(wanted.mean), wanted.crop, wanted.crop)

@@ -53,7 +53,7 @@ class Batches:
 
 def loaded_rows(
     images: LabelledImages,
-    sampler: BatchSampler,
+    sampler: Iterable[list[int]],
     *,
     workers: int,
     collate: Callable[[Any], Any] = list,
