@@ -107,6 +107,7 @@ COMMANDS = [
     ("compare", ("cli",), "train"),
     ("train --recipe cifar", ("cli",), "train"),
     ("eval runs/none", ("cli",), "train"),
+    ("export runs/none --format onnx", ("cli",), "train"),
     ("plan timm/resnet18", ("cli",), "timm"),
     ("cost torchvision/resnet18", ("cli",), "timm"),
     ("models 'timm/*'", ("cli",), "timm"),

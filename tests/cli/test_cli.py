@@ -37,7 +37,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         main(arguments)
     out, err = capsys.readouterr()
     assert (end.value.code, err.count("\n")) == (2, 1)
-    assert all(line.startswith("reading ") for line in out.splitlines())  # progress
+    assert all(line.startswith(("reading ", "exporting ")) for line in out.splitlines())  # progress
     return err
 
 
@@ -305,6 +305,6 @@ def test_progress(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_the_commands_and_the_script_is_declared(root: Path) -> None:
     printed = ran("--help")
 
-    for command in ("compare", "cost", "plan", "models"):
+    for command in ("compare", "cost", "plan", "models", "export"):
         assert command in printed
     assert 'senet = "senet.__main__:main"' in (root / "pyproject.toml").read_text()

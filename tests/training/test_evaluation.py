@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from senet.analysis import proportion_interval
 from senet.cli.commands import app
-from senet.cli.evaluate import configured_data, _networks
+from senet.cli.evaluate import _networks, configured_data
 from senet.errors import ConfigError, DataError, UnknownNameError
 from senet.models import create_model
 from senet.schema import overridden

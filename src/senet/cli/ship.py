@@ -63,9 +63,12 @@ def export(
     as_json: o.AsJson = False,
 ) -> None:
     """Write a trained network for ONNX Runtime, OpenVINO or PyTorch, and compare it there."""
+    from senet.deploy.rewrite import FORMS
     from senet.training.exported import export_network, some_test_images
 
     target = _target(source, out, file_format)
+    if form not in FORMS:
+        raise unknown_name("form", form, FORMS)
     trained = _network(source, weights, classes, normalization)
     if image_size is not None:
         if image_size < 1:

@@ -22,9 +22,9 @@ from senet.deploy.separation import copied, replace_module, separate, without_id
 from senet.errors import InputError, unknown_name
 from senet.insertion.trace import Call, Flow, record_flow
 
-__all__ = ["Deployment", "deploy"]
+__all__ = ["FORMS", "Deployment", "deploy"]
 
-_FORMS = ("fast", "portable")
+FORMS = ("fast", "portable")
 
 
 @final
@@ -102,8 +102,8 @@ def deploy(model: nn.Module, example_input: Any = None, *, form: str = "fast") -
         >>> fast.deployment.folded, fast.deployment.moved
         (['1.0'], ['1.1'])
     """
-    if form not in _FORMS:
-        raise unknown_name("form", form, _FORMS)
+    if form not in FORMS:
+        raise unknown_name("form", form, FORMS)
     net = copied(model)
     pairs = separate(net)
     example = _example(net) if example_input is None else example_input
