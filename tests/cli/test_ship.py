@@ -94,6 +94,21 @@ def test_the_file_keeps_classes_preprocessing_and_blocks(run: Path, tmp_path: Pa
     assert 0 < result["plain_nodes"] < result["report"]["nodes"]
 
 
+def test_an_arm_of_a_comparison_is_a_run(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = (*QUICK, "--set", "existing=add", "--seeds", "1", "--no-timing", "--out", str(out))
+    ran("compare", "--model", "se_resnet20", "--data", str(data), *options)  # blocks beside its own
+    runs = json.loads((out / "results.json").read_text())["runs"]
+
+    for run in runs:
+        folder = out / "runs" / f"{run['arch']}-seed0"
+        tested = answered("eval", str(folder), "--device", "cpu")
+        assert tested["top1"]["proportion"] == run["test_accuracy"]
+        assert json.loads((folder / "run.json").read_text())["state"] == "done"
+    printed = ran("export", str(out / "runs" / "se-seed0"), "--out", str(tmp_path / "se.pt2"))
+    assert "without SE" in printed
+
+
 def weights(path: Path, name: str, **options: Any) -> str:
     torch.save(create_model(name, **options).state_dict(), path)
     return str(path)

@@ -20,6 +20,7 @@ from senet.training.config import RunConfig
 from senet.training.data import ImageData
 from senet.training.loop.runner import Run, train_run
 from senet.training.loop.stopping import Stop, Stopped
+from senet.training.run_folder import write_result
 
 __all__ = ["Experiment", "Trial", "paired"]
 
@@ -136,9 +137,22 @@ class Experiment:
                     before=number * steps,
                     total=len(planned) * steps,
                 )
+            self._describe(arm, seed, data, run)
             yield Trial(arm, seed, sum(p.numel() for p in net.parameters()), run)
             if not run.done:
                 raise Stopped
+
+    def _describe(self, arm: str, seed: int, data: ImageData, run: Run) -> None:
+        """Write what `senet.training.trained.load_run` needs to build the network again."""
+        result = {
+            "schema": "senet.train/1",
+            "state": "done" if run.done else "stopped",
+            "config": self.of(arm, seed).to_dict(),
+            "always_insert": True,
+            "data": data.description(),
+            "epochs": run.epochs,
+        }
+        write_result(self.folder_of(arm, seed) / "run.json", result)
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> PairedDifference | None:

@@ -102,7 +102,7 @@ def train(
         "state": "done" if run.done else _state(stop),
         "command": command,
         **_circumstances(config, where),
-        "data": _described(data),
+        "data": data.description(),
         "epochs": run.epochs,
         "stuck_gates": gates.stuck(),
     }
@@ -134,11 +134,6 @@ def _asking(stop: Stop, on_progress: Progress) -> Progress:
         on_progress(description, done, total)
 
     return checked
-
-
-def _described(data: ImageData) -> dict[str, Any]:
-    view = {"mean": list(data.view.mean), "std": list(data.view.std)}
-    return {**data.summary(), "view": view}
 
 
 def _check_options(config: RunConfig, where: Placement, save_every: int | None) -> None:

@@ -52,7 +52,7 @@ class Trained:
 
 
 def load_run(folder: str | os.PathLike[str]) -> Trained:
-    """Return the network of a run of `senet train`, with its last weights.
+    """Return the network of a run of `senet train`, or of `senet compare`, with its last weights.
 
     Where averaged weights were kept, it is those.
 
@@ -76,7 +76,8 @@ def load_run(folder: str | os.PathLike[str]) -> Trained:
     # small images are scaled to their size, whole
     crop = 1.0 if max(height, width) <= MAX_MEMORY_SIZE else config.data.crop
     without = RunConfig(config.model, None, config.se, config.data, config.train)
-    net = build_network(without, num_classes=len(classes), size=size)
+    inserted = bool(result.get("always_insert"))
+    net = build_network(without, num_classes=len(classes), size=size, always_insert=inserted)
     return Trained(
         name=str(folder),
         net=load_weights(net, Path(folder)).eval(),

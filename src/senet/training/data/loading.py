@@ -151,6 +151,11 @@ class ImageData:
             "passed_over": list(self.passed_over),
         }
 
+    def description(self) -> dict[str, Any]:
+        """Return the summary, and what images must be like for a network of these data."""
+        view = {"mean": list(self.view.mean), "std": list(self.view.std)}
+        return {**self.summary(), "view": view}
+
 
 def load_data(
     config: DataConfig, *, input_size: tuple[int, int, int], on_progress: Progress = silent
