@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,24 @@ def test_images_of_any_size(tmp_path: Path, ending: str) -> None:
     (got,) = senet.load_exported(path).run(x)
     with torch.no_grad():
         assert torch.allclose(got, net(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_sizes_behind_a_pooling_are_no_reason_for_tracebacks(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    log.addHandler(caplog.handler)
+    level = log.level
+    try:
+        pool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), pool, classifier()[3]).eval()
+        senet.export(net, tmp_path / f"net.{ending}", images(1, 32), dynamic_size=True)
+    finally:
+        log.removeHandler(caplog.handler)
+
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []
+    assert log.level == level
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from senet.errors import DataError, InputError, first_line, optional, unknown_name
 
-__all__ = ["ENGINES", "Engine", "Loaded", "engine_of", "load_exported"]
+__all__ = ["ENGINES", "Engine", "Loaded", "engine_of", "load_exported", "quiet"]
 
 _INPUT = "image"
 _KEY = "senet"  # under which a file keeps what senet writes beside the network
+# logs a traceback for each inequality of sizes that it cannot solve, as behind a max pooling
+_SHAPES = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
 Run = Callable[[Tensor], list[Tensor]]
 
@@ -54,17 +57,22 @@ class Engine:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporters' warnings about their own future."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def quiet() -> Iterator[None]:
+    """Without the exporters' warnings about their own future, and about what they cannot prove."""
+    level = _SHAPES.level
+    _SHAPES.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _SHAPES.setLevel(level)
 
 
 def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
     with optional("ONNX export"):
         import onnxscript  # noqa: F401 - torch's exporter is written in it
-    with _quiet():
+    with quiet():
         written = torch.onnx.export(
             program, dynamo=True, optimize=True, verbose=False, input_names=[_INPUT]
         )
@@ -93,7 +101,7 @@ def _read_onnx(path: Path) -> Loaded:
 def _write_openvino(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
     with optional("OpenVINO export"):
         import openvino
-    with _quiet():
+    with quiet():
         model = openvino.convert_model(program)
     (image,) = program.graph_signature.user_inputs
     (place,) = (node for node in program.graph.nodes if node.name == image)
@@ -133,7 +141,7 @@ def _write_pt2(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
 
 def _read_pt2(path: Path) -> Loaded:
     extra = {_KEY: ""}
-    with _quiet():
+    with quiet():
         program = torch.export.load(path, extra_files=extra)
     module = program.module()
 

@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from senet.deploy.engines import Engine, Loaded, engine_of
+from senet.deploy.engines import Engine, Loaded, engine_of, quiet
 from senet.deploy.rewrite import deploy
 from senet.errors import ExportError, InputError, first_line
 from senet.files import write_whole
@@ -136,7 +136,9 @@ def _program(net: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Any
     # torch.export takes a size of 1 for a constant
     like = example.repeat(2, *(1,) * (example.dim() - 1)) if len(example) == 1 else example
     try:
-        return torch.export.export(net, (like if batch else example,), dynamic_shapes=(dynamic,))
+        with quiet():
+            given = (like if batch else example,)
+            return torch.export.export(net, given, dynamic_shapes=(dynamic,))
     except Exception as error:
         wanted = " with any image size" if size else " with any number of images" if batch else ""
         raise ExportError(
