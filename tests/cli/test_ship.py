@@ -93,6 +93,9 @@ def test_the_file_keeps_classes_preprocessing_and_blocks(run: Path, tmp_path: Pa
     assert (result["real_images"], result["report"]["images"]) == (False, 8)
     assert 0 < result["plain_nodes"] < result["report"]["nodes"]
 
+    printed = ran("export", str(run), "--out", str(file), "--test-split", "train")
+    assert "24 test images" in printed
+
 
 def test_an_arm_of_a_comparison_is_a_run(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

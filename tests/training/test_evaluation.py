@@ -168,7 +168,9 @@ def test_options_of_the_data_change_the_run_s_own() -> None:
     assert configured_data(nets, {"data.name": "other", **given}).data == DataConfig(
         "other", test_split="train", image_key="img"
     )
-    with pytest.raises(ConfigError, match="published weights say nothing of data"):
+    with pytest.raises(
+        ConfigError, match="published weights and exported files say nothing of data"
+    ):
         configured_data(nets[:1], given)
 
 

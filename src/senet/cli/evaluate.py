@@ -90,7 +90,9 @@ def configured_data(networks: list[Any], changes: Mapping[str, Any]) -> RunConfi
     """Return which data to test on, and how: the first run's data, unless others are named."""
     known = [each.data for each in networks if each.data is not None]
     if not known and "data.name" not in changes:
-        raise ConfigError("published weights say nothing of data; name some by --data")
+        raise ConfigError(
+            "published weights and exported files say nothing of data; name some by --data"
+        )
     start = DataConfig() if "data.name" in changes else known[0]
     return overridden(RunConfig(data=start), {"max_bad_images": 0, "workers": 0, **changes})
 

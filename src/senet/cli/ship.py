@@ -76,7 +76,7 @@ def export(
         trained = replace(trained, view=replace(trained.view, test_size=(image_size,) * 2))
     with showing_progress(Console(stderr=as_json)) as on_progress:
         shown = None
-        if images is not None or "data.name" in changes:
+        if images is not None or changes:
             data = configured_data([trained], changes).data
             on_progress("reading test images", 0, 1)
             shown = some_test_images(trained, data, _IMAGES if images is None else images)
