@@ -37,6 +37,16 @@ def test_sizes_keep(rule: Rule, folder: str, root: Path) -> None:
     assert not violations, "\n".join(["", f"{rule.__doc__}", *violations])
 
 
+def test_helpers_of_the_tests_have_names_of_their_own(root: Path) -> None:
+    """They are imported by their bare names, so one of two would stand for the other."""
+    names = [path.name for path in (root / "tests").rglob("*.py")]
+    helpers = [
+        n for n in names if not n.startswith("test_") and n not in ("conftest.py", "__init__.py")
+    ]
+
+    assert sorted(helpers) == sorted(set(helpers))
+
+
 def test_every_room_of_the_table_that_exists_has_files(root: Path) -> None:
     """The rules read something: a moved package must not make them pass in silence."""
     found = {

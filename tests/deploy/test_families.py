@@ -15,8 +15,8 @@ import senet
 from senet.deploy import deploy
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parent.parent / "insertion")]
+from as_trained import as_trained, assert_equal, outputs, report
 from families import FAMILIES, Family
-from networks import as_trained, assert_equal, outputs, report
 
 pytestmark = pytest.mark.usefixtures("float64")
 

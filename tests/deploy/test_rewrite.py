@@ -20,7 +20,7 @@ from senet.deploy.canonical import CanonicalSE, GatedConv
 from senet.errors import InputError, InsertionError, UnknownNameError
 
 sys.path.append(str(Path(__file__).parent))
-from networks import as_trained, assert_equal, bottleneck, example, outputs, report
+from as_trained import as_trained, assert_equal, bottleneck, example, outputs, report
 
 pytestmark = pytest.mark.usefixtures("float64")
 
