@@ -53,7 +53,7 @@ def test_a_file_computes_what_the_network_does(tmp_path: Path, ending: str, form
 
     report = senet.export(net, path, images(), form=form, metadata={"classes": ["é", "b"]})
 
-    loaded = senet.load_exported(path)
+    loaded = senet.load_exported(str(path))
     x = images(5)
     (got,) = loaded.run(x)
     with torch.no_grad():

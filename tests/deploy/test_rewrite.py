@@ -221,6 +221,44 @@ def test_a_network_that_would_compute_something_else_is_refused() -> None:
         deploy(as_trained(Peeking()), example(2))
 
 
+def wrapped(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """What accelerate and others leave on a module."""
+    return lambda *args, **kwargs: inner(*args, **kwargs)
+
+
+@pytest.mark.parametrize("path", ["", "3", "3.nb", "0"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_forward_that_would_run_the_given_network_is_refused(path: str, first: bool) -> None:
+    net, x = bottleneck(2), example(2)
+    if not first:
+        senet.insert(net, x, senet.SEConfig(reduction=2))
+    module = net.get_submodule(path)
+    module.forward = wrapped(module.forward)  # type: ignore[method-assign]
+    if first:
+        senet.insert(net, x, senet.SEConfig(reduction=2))
+
+    with pytest.raises(InsertionError, match="take it off"):
+        deploy(net, x)
+
+
+def test_a_method_set_as_forward_is_copied_along() -> None:
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), example(2)
+    net[0].forward = net[0].forward  # type: ignore[method-assign]
+    as_trained(net)
+
+    deployed = deploy(net, x)
+    nn.init.zeros_(net[0].weight)
+
+    assert deployed(x).abs().max() > 0
+
+
+def test_a_deployed_network_gets_no_blocks() -> None:
+    _, deployed, x = survivor()
+
+    with pytest.raises(InsertionError, match="deployed for inference; insert into the network"):
+        senet.insert(deployed, x)
+
+
 def survivor() -> tuple[nn.Module, nn.Module, Tensor]:
     net, x = bottleneck(2), example(2)
     senet.insert(net, x, senet.SEConfig(reduction=2))

@@ -168,7 +168,7 @@ def engine_of(path: Path) -> Engine:
         UnknownNameError: there is none.
     """
     for engine in ENGINES.values():
-        if path.suffix == engine.suffix:
+        if path.suffix.lower() == engine.suffix:
             return engine
     raise unknown_name("file ending", path.suffix or path.name, _endings())
 
@@ -177,14 +177,15 @@ def _endings() -> Sequence[str]:
     return [engine.suffix for engine in ENGINES.values()]
 
 
-def load_exported(path: Path) -> Loaded:
-    """Return an exported file in its engine.
+def load_exported(path: str | Path) -> Loaded:
+    """Return an exported file in its engine: `.run(images)` and `.metadata`.
 
     Raises:
         DataError: it is not there, or the engine cannot read it.
         MissingPackageError: the engine is not installed.
         UnknownNameError: the name has an ending of no engine.
     """
+    path = Path(path)
     engine = engine_of(path)
     if not path.is_file():
         raise DataError(f"{path} must be a file that senet.export wrote, but there is none")

@@ -52,6 +52,7 @@ def separate(net: nn.Module) -> list[nn.Sequential]:
     inserted = grafts(net)
     blocks = [getattr(net.get_submodule(graft.site.path), graft.child) for graft in inserted]
     detach(net)
+    _check_forwards(net)
     for graft, block in zip(inserted, blocks, strict=True):
         host = net.get_submodule(graft.site.path)
         if graft.site.where == "shortcut":
@@ -67,6 +68,19 @@ def separate(net: nn.Module) -> list[nn.Sequential]:
             pairs.append(nn.Sequential(module, block))  # type: ignore[arg-type]
             replace_module(net, module, pairs[-1])
     return pairs
+
+
+def _check_forwards(net: nn.Module) -> None:
+    """Refuse a forward on an object that a copy does not take along: it runs the given network."""
+    own = {id(module) for module in net.modules()}
+    for path, module in net.named_modules():
+        forward = vars(module).get("forward")
+        if forward is not None and id(getattr(forward, "__self__", None)) not in own:
+            raise InsertionError(
+                f"the network must be one that can be copied, but a forward was set on "
+                f"{path or 'it'!r} that goes on running the given one; take it off "
+                "(accelerate: remove_hook_from_module(model, recurse=True)), then deploy"
+            )
 
 
 def _scale_identity(net: nn.Module, site: Site, block: nn.Module) -> None:

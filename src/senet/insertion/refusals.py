@@ -65,6 +65,13 @@ def _state_of(module: nn.Module) -> tuple[str, str]:
         return "traced or scripted", _FIRST
     if _of(type(module), _QUANTISED) and type(module).__name__ not in _FLOATING:
         return "quantised, or prepared for it", "insert first, then quantise"
+    if _of(type(vars(module).get("deployment")), ("senet.deploy.",)):
+        return "deployed for inference", "insert into the network that it was made from"
+    return _state_of_tensors(module)
+
+
+def _state_of_tensors(module: nn.Module) -> tuple[str, str]:
+    """The same, for what the module's own parameters and buffers are."""
     for tensor in (*module._parameters.values(), *module._buffers.values()):
         if tensor is None:
             continue
