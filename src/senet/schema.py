@@ -138,7 +138,7 @@ def _checked(name: str, value: Any, kind: Any, rule: _Rule) -> Any:
             return _fitted(value, each, rule)
         except _Unfit:
             continue
-    what = rule.what or _meaning(kinds[0], rule)
+    what = rule.what or _meaning(kinds[0], rule, value)
     if kinds[0] is int and isinstance(value, int) and value >= _INTEGERS:
         what += " and below 2**63"
     or_none = ", or None" if types.NoneType in kinds else ""
@@ -170,16 +170,19 @@ def _fitted(value: Any, kind: Any, rule: _Rule) -> Any:
     return kind(value)
 
 
-def _meaning(kind: Any, rule: _Rule) -> str:
+def _meaning(kind: Any, rule: _Rule, value: Any) -> str:
     """Return what a value of a type must be, for the message."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return "a whole number" + (f" of at least {rule.least:g}" if rule.least > -math.inf else "")
     if kind is float and rule.above == 0:
-        return "positive"
+        return "positive" if number else "a positive number"
     if kind is float and rule.below < math.inf:
-        return f"in [{rule.least:g}, {rule.below:g})"
+        return "a number " * (not number) + f"in [{rule.least:g}, {rule.below:g})"
+    if kind is float and rule.least > -math.inf:
+        return "a number of " * (not number) + f"at least {rule.least:g}"
     if kind is float:
-        return f"at least {rule.least:g}" if rule.least > -math.inf else "a number"
+        return "a number"
     words = {bool: "true or false", str: "a text"}
     return words.get(kind, f"a {getattr(kind, '__name__', kind)}")
 

@@ -107,7 +107,7 @@ def test_a_file_of_weights_by_the_name_of_the_network(tmp_path: Path) -> None:
 
     for wrong, message in (
         (given[2:], "10 classes were assumed"),
-        (given[:2], "does not say what images it expects; say it by normalization"),
+        (given[:2], "does not say what images it expects; say it by --normalization imagenet"),
         ([*given[:2], "--normalization", "data"], "must be 'imagenet' or 'imagenet-mean', got"),
     ):
         found = CliRunner().invoke(app, ["eval", "--weights", files[0], *data, *wrong])
@@ -122,6 +122,58 @@ def test_a_file_of_weights_by_the_name_of_the_network(tmp_path: Path) -> None:
     assert "goldfish, Carassius auratus (1) 0." in line
     twice = CliRunner().invoke(app, ["predict", str(path), *wide, *wide[2:4]])
     assert "predict takes one network, got 2" in str(twice.exception)
+
+
+def test_the_classes_of_weights_are_asked_for_by_the_option(tmp_path: Path) -> None:
+    torch.save(create_model("resnet20", num_classes=2).state_dict(), tmp_path / "w.pth")
+    given = ["predict", "x.png", "--model", "resnet20", "--weights", str(tmp_path / "w.pth")]
+    for classes, message in (
+        ([], "10 classes were assumed, other numbers are given by --classes"),
+        (["--classes", "3"], "--classes was 3: give the number of classes of the weights"),
+    ):
+        found = CliRunner().invoke(app, [*given, *classes])
+        assert message in str(found.exception)
+        assert "head=False" not in str(found.exception)
+
+
+def test_a_checkpoint_of_a_run_is_asked_by_its_run(run: Path) -> None:
+    [file, *_] = sorted(run.glob("step-*.ckpt"))
+    for classes in (["--classes", "10"], ["--classes", "2"]):
+        given = ["--model", "se_resnet20", "--weights", str(file), *classes]
+        found = CliRunner().invoke(app, ["predict", "x.png", *given])
+        assert (
+            f"a checkpoint of a run, which says everything itself: senet predict --run {run}"
+            in (str(found.exception))
+        )
+
+
+def test_the_images_of_a_folder_are_named(run: Path, tmp_path: Path) -> None:
+    split = open_split(DataConfig(), training=False)
+    (tmp_path / "more").mkdir()
+    paths = [tmp_path / "2.png", tmp_path / "10.png", tmp_path / "more" / "1.png"]
+    for position, path in enumerate(paths):
+        split.image(position).save(path)  # type: ignore[union-attr]
+    (tmp_path / "notes.txt").touch()
+    lines = invoked("predict", str(tmp_path), "--run", str(run), "--top", "1").splitlines()
+    alone = invoked("predict", *map(str, paths), "--run", str(run), "--top", "1").splitlines()
+    assert lines.pop(0) == f"passed over in {tmp_path}: 1 of no image format (.txt 1)"
+    assert lines == alone
+    (tmp_path / "none").mkdir()
+    found = CliRunner().invoke(app, ["predict", str(tmp_path / "none"), "--run", str(run)])
+    assert str(found.exception) == f"{tmp_path / 'none'} holds no images"
+
+
+def test_a_renamed_class_is_named(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "f", train=1, test=1, colours=("blue", "green"))
+    (folder / "test" / "green").rename(folder / "test" / "leaf")
+    view = View((3, 8, 8), (0.0,) * 3, (1.0,) * 3, None, 1.0)
+    mean = Trained("mean", Mean().eval(), view, ("blue", "green"))
+    with pytest.raises(
+        DataError,
+        match="class leaf of the test split is none of the 2 classes: blue, green; the split "
+        "has no class green; rename",
+    ):
+        evaluate([mean], open_split(DataConfig(str(folder)), training=False))
 
 
 def test_no_image_can_be_read(tmp_path: Path) -> None:
@@ -142,6 +194,11 @@ def test_no_image_can_be_read(tmp_path: Path) -> None:
         (["eval", "x", "--scales", "8,x", "--method", "dense"], "--scales must be numbers"),
         (["eval", "x", "--scales", "8"], "method 'dense' and scales go together"),
         (["predict", "gone.png", "--model", "resnet20"], "give folders of runs, or --model"),
+        (["predict", "gone.png", "--top", "-1"], "--top must be at least 1, got -1"),
+        (["predict", "gone.png", "--top", "0"], "--top must be at least 1, got 0"),
+        (["train", "--set", "lr=abc"], "lr must be a positive number, got 'abc'"),
+        (["train", "--set", "momentum=abc"], "momentum must be a number in [0, 1), got 'abc'"),
+        (["train", "--data", "nophotos"], "; there is no folder nophotos either"),
         (["ablate", "--tables", "ten"], "--tables must be numbers such as 10,12-14"),
         (["train", "--set", "lr"], "--set takes KEY=VALUE"),
         (["train", "--save-every", "0"], "save_every must be a whole number of at least 1, got 0"),

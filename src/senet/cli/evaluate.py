@@ -209,23 +209,40 @@ def predict(
     top: Annotated[int, typer.Option(help="How many classes.")] = 5,
     as_json: o.AsJson = False,
 ) -> None:
-    """Name what is in images: the best classes, with their scores."""
+    """Name what is in images, or in those of a folder: the best classes, with their scores."""
     from senet.training.evaluation import predict as best_of
 
+    if top < 1:
+        raise ConfigError(f"--top must be at least 1, got {top}")
     shown = _crops(method, crop, resize, scales)
+    paths, notes = _image_paths(images)
     models = None if model is None else [model]
     networks = _networks([run] if run else None, models, weights, classes, normalization, crop)
     if len(networks) > 1:
         raise ConfigError(f"predict takes one network, got {len(networks)}")
     [trained] = networks
-    opened = [_opened(path) for path in images]
-    best = best_of(trained, opened, crops=shown, top=top)
+    best = best_of(trained, map(_opened, paths), crops=shown, top=top)
+    for line in notes:
+        typer.echo(line, err=True)
     if as_json:
-        listed = {str(path): dict(each) for path, each in zip(images, best, strict=True)}
+        listed = {str(path): dict(each) for path, each in zip(paths, best, strict=True)}
         typer.echo(json.dumps(listed, indent=1))
         return
-    for path, each in zip(images, best, strict=True):
+    for path, each in zip(paths, best, strict=True):
         typer.echo(f"{path}: " + ", ".join(f"{name} {score:.3f}" for name, score in each))
+
+
+def _image_paths(given: list[Path]) -> tuple[list[Path], list[str]]:
+    """Return the images that are given, also those in folders, and what was passed over there."""
+    from senet.training.data.folders import images_below
+
+    paths: list[Path] = []
+    notes: list[str] = []
+    for path in given:
+        below, note = images_below(path) if path.is_dir() else ([path], "")
+        paths += below
+        notes += [note] if note else []
+    return paths, notes
 
 
 def _opened(path: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
@@ -188,7 +188,7 @@ def predictions_csv(predictions: Predictions) -> str:
 
 
 def predict(
-    trained: Trained, images: Sequence[Image.Image], *, crops: Crops | None = None, top: int = 5
+    trained: Trained, images: Iterable[Image.Image], *, crops: Crops | None = None, top: int = 5
 ) -> list[list[tuple[str, float]]]:
     """Return for each image the best classes with their scores, the best first.
 
@@ -196,10 +196,15 @@ def predict(
 
     Args:
         trained: the network.
-        images: PIL images.
+        images: PIL images; they are taken one by one.
         crops: what the network is shown; the single crop if not given.
         top: how many classes.
+
+    Raises:
+        ConfigError: `top` below 1.
     """
+    if top < 1:
+        raise ConfigError(f"top must be at least 1, got {top}")
     shown = (crops or Crops()).transform(trained.view)
     best = []
     with torch.inference_mode():

@@ -16,6 +16,7 @@ from senet.models import create_model, from_pretrained, input_size
 from senet.models.origin import origin_of
 from senet.models.weights import load_weights as load_published
 from senet.models.weights import preprocessing
+from senet.models.weights.matching import HEAD_CURE
 from senet.training.building import build_network
 from senet.training.config import DataConfig, RunConfig
 from senet.training.data import MAX_MEMORY_SIZE, View, imagenet_view
@@ -114,13 +115,32 @@ def load_published_network(
     try:
         load_published(net, weights)
     except DataError as error:
-        if num_classes is not None:
-            raise
-        raise DataError(
-            f"{error}; if it is the last layer that differs: {usual} classes were assumed, other "
-            "numbers are given by --classes"
-        ) from error
+        raise DataError(_misfit(str(error), usual, num_classes) + _hint_of_run(weights)) from error
     return _ready(name, net, size, weights, normalization)
+
+
+def _misfit(error: str, usual: int, given: int | None) -> str:
+    """Return what is said of weights that do not fit; a head that is left out scores no class."""
+    text = error.removesuffix(f"; {HEAD_CURE}")
+    if given is None:
+        return (
+            f"{text}; if it is the last layer that differs: {usual} classes were assumed, other "
+            "numbers are given by --classes"
+        )
+    if text == error:
+        return error
+    return f"{text}; --classes was {given}: give the number of classes of the weights"
+
+
+def _hint_of_run(weights: str) -> str:
+    """Return the end of a message about weights that are a checkpoint of a run."""
+    folder = Path(weights).parent
+    if Path(weights).suffix != ".ckpt" or not (folder / "config.yaml").is_file():
+        return ""
+    return (
+        "; it is a checkpoint of a run, which says everything itself: senet predict --run "
+        f"{folder}, senet eval {folder}"
+    )
 
 
 def load_folder(folder: str | os.PathLike[str], *, normalization: str | None = None) -> Trained:
@@ -170,8 +190,9 @@ def _ready(
         wanted = preprocessing(net)
     except InputError as error:
         raise DataError(
-            f"{source} does not say what images it expects; say it by normalization: imagenet, "
-            "or imagenet-mean where values of 0..255 were not divided by a standard deviation"
+            f"{source} does not say what images it expects; say it by --normalization imagenet, or "
+            "imagenet-mean where values of 0..255 were not divided by a standard deviation"
+            f"{_hint_of_run(source)}"
         ) from error
     square = (len(wanted.mean), wanted.crop, wanted.crop)
     share = min(1.0, wanted.crop / (wanted.resize or wanted.crop))

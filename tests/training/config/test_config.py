@@ -30,7 +30,7 @@ from senet.training import DataConfig, TrainConfig
         ("rand_augment", 1, "rand_augment must be a policy .* or None, got 1"),
         ("rand_augment", "auto", "policy of timm's RandAugment such as .*, got 'auto'"),
         ("rand_augment", "rand-m9-x1", "rand_augment must be a policy"),
-        ("mixup", "1", "mixup must be at least 0, got '1'"),
+        ("mixup", "1", "mixup must be a number of at least 0, got '1'"),
     ],
 )
 def test_recipe_refuses(field: str, value: object, message: str) -> None:

@@ -132,7 +132,7 @@ def test_values_are_overridden_by_name() -> None:
         ({"train": 3}, "train must be a table of fields, got 3"),
         ({"train": {"lrr": 3}}, "unknown TrainConfig field 'lrr'"),
         ({"model": 3}, "model must be a name, got 3"),
-        ({"lr": "fast"}, "lr must be positive, got 'fast'"),
+        ({"lr": "fast"}, "lr must be a positive number, got 'fast'"),
         ({"nesterov": 1}, "nesterov must be true or false, got 1"),
         ({"schedule": "step"}, "schedule 'step' and milestones go together"),
         ({"milestones": [5, 3]}, "milestones must be rising positive numbers"),

@@ -15,7 +15,9 @@ from senet.errors import DataError, InputError
 from senet.models.weights.keys import IGNORED, Aligned, align, canonical
 from senet.models.weights.source import Source
 
-__all__ = ["Match", "match", "se_paths"]
+__all__ = ["HEAD_CURE", "Match", "match", "se_paths"]
+
+HEAD_CURE = "head=False leaves the last layer as it is"
 
 
 @final
@@ -171,7 +173,7 @@ def _refusal(model: nn.Module, source: Source, wrong: _Wrong) -> DataError:
 def _cure(model: nn.Module, wrong: _Wrong) -> str:
     """Return what to try, where all that is wrong is of one kind."""
     if wrong.names.keys() <= set(_head(model, strict=False)):
-        return "head=False leaves the last layer as it is"
+        return HEAD_CURE
     if all(re.search(r"\.(fc[12]|se)\.", name) for name in wrong.names):
         return "the SE blocks of network and file differ: build it with those of the file (se=...)"
     if not wrong.shapes and not wrong.strange:

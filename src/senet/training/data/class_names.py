@@ -65,13 +65,23 @@ def class_index(split: Split | Stream, classes: Sequence[str]) -> Callable[[Any]
         if isinstance(label, int) and split.classes:
             name = split.classes[label] if 0 <= label < len(split.classes) else None
         if name not in index:
-            raise DataError(
-                f"the {split.name} split has the label {label!r}, which is none of the "
-                f"{len(classes)} classes: {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}"
-            )
+            raise DataError(_stranger(split, classes, name if split.classes else None, label))
         return index[name]
 
     return number
+
+
+def _stranger(split: Split | Stream, classes: Sequence[str], name: str | None, label: Any) -> str:
+    """Return what is said of a label that is none of the classes."""
+    known = f"{len(classes)} classes: {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}"
+    if name is None:
+        return f"the {split.name} split has the label {label!r}, which is none of the {known}"
+    absent = [each for each in classes if composed(each) not in split.classes]
+    missing = f"; the split has no class {', '.join(absent[:5])}" if absent else ""
+    return (
+        f"class {name} of the {split.name} split is none of the {known}{missing}; rename the "
+        "folder, or give other data"
+    )
 
 
 def numbered(split: Split | Stream, labels: Sequence[Any], classes: Sequence[str]) -> list[int]:

@@ -20,7 +20,7 @@ from senet.errors import DataError
 from senet.training.data.dataset import Split
 from senet.training.data.image_files import image_suffixes, is_hidden, suffix_of
 
-__all__ = ["PassedOver", "class_indices", "folder_split"]
+__all__ = ["PassedOver", "class_indices", "folder_split", "images_below"]
 
 
 @final
@@ -126,6 +126,20 @@ def folder_split(folder: Path) -> Split:
         names.__getitem__,
         passed_over=passed_over.sentence(folder.name),
     )
+
+
+def images_below(folder: Path) -> tuple[list[Path], str]:
+    """Return the images in a folder and its folders, in natural order, and what was passed over.
+
+    Raises:
+        DataError: there is none, or a folder cannot be read.
+    """
+    passed_over = PassedOver()
+    paths = sorted(passed_over.images(passed_over.visible(_files(folder))), key=_natural)
+    sentence = passed_over.sentence(str(folder))
+    if not paths:
+        raise DataError(f"{folder} holds no images{sentence and '; '}{sentence}")
+    return [folder / path for path in paths], sentence
 
 
 def _path(folder: str, names: Sequence[str], index: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from senet.errors import DataError, optional, unknown_name
+from senet.errors import DataError, UnknownNameError, optional, unknown_name
 from senet.training.config import DataConfig
 from senet.training.data.dataset import Split, Stream, reason
 from senet.training.data.folders import folder_split
@@ -96,7 +96,8 @@ def _full_name(config: DataConfig) -> str:
             f"the image folder {config.name} does not exist; other data are named like "
             "digits, hfds/PATH_OR_NAME, wds/ or torch/cifar10"
         )
-    raise unknown_name("data", config.name, KNOWN)
+    unknown = unknown_name("data", config.name, KNOWN)
+    raise UnknownNameError(f"{unknown}; there is no folder {config.name} either")
 
 
 def _open_first(config: DataConfig, name: str, splits: Sequence[str]) -> Split | Stream:
