@@ -163,6 +163,23 @@ def test_the_images_of_a_folder_are_named(run: Path, tmp_path: Path) -> None:
     assert str(found.exception) == f"{tmp_path / 'none'} holds no images"
 
 
+@pytest.mark.parametrize("command", ["train", "compare", "ablate", "export", "eval"])
+def test_a_place_that_cannot_be_written_is_said_first(
+    command: str, run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "x"
+    given = {
+        "export": [str(run), "--out", str(out / "net.pt2")],
+        "eval": [str(run), "--data", str(tmp_path), "--out", str(out)],
+    }.get(command, ["--data", str(tmp_path), "--out", str(out)])
+    found = CliRunner().invoke(app, [command, *given])
+    assert f"must be a folder that can be written to, {out} gives: Not a directory" in (
+        str(found.exception)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_renamed_class_is_named(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "f", train=1, test=1, colours=("blue", "green"))
     (folder / "test" / "green").rename(folder / "test" / "leaf")

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from senet import use_backend
-from senet.errors import ConfigError, MissingPackageError
+from senet.errors import ConfigError, DataError, MissingPackageError
 from senet.insertion import SEConfig, se_modules, se_parameters
 from senet.schema import overridden
 from senet.training.building import build_network, start_as_he
@@ -98,6 +98,19 @@ def test_going_on_needs_the_same_options(run: Path, tmp_path: Path) -> None:
     assert train(free, out=copy, placement=CPU, resume=True)["state"] == "done"
     with pytest.raises(ConfigError, match="precision 'fp16' needs a GPU"):
         train(overridden(CONFIG, {"precision": "fp16"}), out=tmp_path / "new", placement=CPU)
+
+
+def test_a_finished_run_goes_on_with_its_own_classes_only(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "a")
+    changes = {"data.name": str(folder), "image_size": 8, "epochs": 1, "batch_size": 8}
+    config = overridden(RunConfig("resnet20"), changes)
+    done = train(config, out=tmp_path / "run", placement=CPU)
+    assert train(config, out=tmp_path / "run", placement=CPU, resume=True) == done
+    for split in ("train", "test"):
+        (folder / split / "blue").rename(folder / split / "sky")
+
+    with pytest.raises(DataError, match="class 0 was 'blue', is 'red'; give the data as they were"):
+        train(config, out=tmp_path / "run", placement=CPU, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -125,8 +125,11 @@ def eval_(
     from senet.training import evaluation
     from senet.training.data import open_split
     from senet.training.loop.placement import find_device
+    from senet.training.run_folder import check_writable
 
     shown = _crops(method, crop, resize, scales)
+    if out is not None:
+        check_writable(out)
     networks = _networks(runs, model, weights, classes, normalization, crop)
     config = configured_data(networks, changes)
     split = open_split(config.data, training=False)

@@ -65,10 +65,12 @@ def export(
     """Write a trained network for ONNX Runtime, OpenVINO or PyTorch, and compare it there."""
     from senet.deploy.rewrite import FORMS
     from senet.training.exported import export_network, some_test_images
+    from senet.training.run_folder import check_writable
 
     target = _target(source, out, file_format)
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
+    check_writable(target.parent)
     trained = _network(source, weights, classes, normalization)
     if image_size is not None:
         if image_size < 1:

@@ -16,14 +16,22 @@ from senet.progress import Progress, silent
 from senet.schema import overridden
 from senet.training.building import build_network, check_network
 from senet.training.config import RunConfig, read_yaml, to_yaml
-from senet.training.data import ImageData, load_data
+from senet.training.data import ImageData, Split, load_data, open_splits
+from senet.training.data.class_names import class_names
 from senet.training.loop.checkpoints import newest_checkpoint
 from senet.training.loop.gate_log import Gates
 from senet.training.loop.placement import Placement, find_device, is_first_process
 from senet.training.loop.runner import train_run
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.loop.tensorboard import TensorBoard
-from senet.training.run_folder import check_same, has_content, now, versions, write_result
+from senet.training.run_folder import (
+    check_classes,
+    check_same,
+    has_content,
+    now,
+    versions,
+    write_result,
+)
 
 __all__ = ["SCHEMA", "train"]
 
@@ -157,13 +165,23 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
 
 
 def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
-    """Return the result of a run that is done: going on with it changes nothing."""
+    """Return the result of a run that is done: going on with it changes nothing.
+
+    Raises:
+        DataError: the data are gone, or have other classes than the run.
+    """
     try:
         result: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         done = result["state"] == "done" and len(result["epochs"]) == config.train.epochs
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return result if done and newest_checkpoint(folder) is not None else None
+    if not done or newest_checkpoint(folder) is None:
+        return None
+    train, test = open_splits(config.data)
+    if isinstance(train, Split):  # the classes of a stream may be known only once it is read
+        names = class_names(config.data, train, test, train.labels)
+        check_classes(result["data"]["classes"], names, folder)
+    return result
 
 
 def _network(config: RunConfig, data: ImageData) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from senet.schema import Config, differences
 __all__ = [
     "check_classes",
     "check_same",
+    "check_writable",
     "device_name",
     "has_content",
     "now",
@@ -37,7 +39,7 @@ def has_content(
     resume: bool,
     cure: str = "go on with what is there by --resume, or choose another folder",
 ) -> bool:
-    """Return whether there is something in the folder to go on with; nothing is written.
+    """Return whether there is something in the folder to go on with; nothing is left written.
 
     Args:
         folder: of the results.
@@ -45,15 +47,36 @@ def has_content(
         cure: what to try where it is not to be resumed.
 
     Raises:
-        ConfigError: it is a file, or it is not empty and not to be resumed.
+        ConfigError: it is a file, cannot be written to, or is not empty and not to be resumed.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"out must be a folder, {folder} is a file")
+    check_writable(folder)
     if not folder.exists() or not any(folder.iterdir()):
         return False
     if not resume:
         raise ConfigError(f"out must be a new or an empty folder, {folder} is not empty; {cure}")
     return True
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `ConfigError` if no file can be written to the folder; nothing is left in it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
+    try:
+        for path in reversed(missing):
+            path.mkdir()
+            made.append(path)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"out must be a folder that can be written to, {folder} gives: "
+            f"{error.strerror or error}; name another place"
+        ) from error
+    finally:
+        for path in reversed(made):
+            path.rmdir()
 
 
 def check_same(
