@@ -115,6 +115,8 @@ def onnx(nets: dict[str, nn.Module], image: Tensor, _: str) -> tuple[dict[str, C
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # else the idle threads of the other networks' sessions spin, and take the processors
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     calls = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, net in nets.items():
