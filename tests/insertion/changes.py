@@ -189,6 +189,26 @@ def hook_in_place_of_forward(model: nn.Module) -> None:
     model.layer1.register_forward_hook(lambda *_: None)
 
 
+def block_gone(model: nn.Module) -> None:
+    del at(model, "layer1.0.bn2").se
+
+
+def block_made_an_identity(model: nn.Module) -> None:
+    at(model, "layer1.0.bn2").se = nn.Identity()
+
+
+def block_compiled(model: nn.Module) -> None:
+    norm = at(model, "layer1.0.bn2")
+    norm.se = torch.compile(norm.se, backend="eager")
+
+
+def block_of_a_subclass(model: nn.Module) -> None:
+    class Own(senet.SqueezeExcitation):  # type: ignore[misc]
+        pass
+
+    at(model, "layer1.0.bn2").se.__class__ = Own
+
+
 def block_replaced(model: nn.Module) -> None:
     norm = at(model, "layer1.0.bn2")
     norm.se = copy.deepcopy(norm.se)

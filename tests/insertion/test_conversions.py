@@ -25,6 +25,7 @@ from changes import (
 from torch import nn
 
 import senet
+from senet.errors import ConfigError, InsertionError
 
 CONFIGS: list[dict[str, Any]] = [{}, {"integration": "inner"}, {"integration": "identity"}]
 CONVERSIONS = [
@@ -114,3 +115,72 @@ def test_a_wrapper_that_is_taken_off_after_insertion() -> None:
             del module._old_forward
     torch.testing.assert_close(output(model), expected)
     torch.testing.assert_close(output(copy.deepcopy(model)), expected)
+
+
+@pytest.mark.parametrize("part", ["", "layer1"])
+def test_remove_right_after_a_conversion(part: str) -> None:
+    model = inserted()
+    bare = copy.deepcopy(model)
+    senet.remove(bare.get_submodule(part))
+    blocks = len(senet.se_modules(model.get_submodule(part)))
+
+    model = by_torch(model)
+    assert len(senet.remove(model.get_submodule(part))) == blocks
+
+    assert sorted(model.state_dict()) == sorted(bare.state_dict())
+    torch.testing.assert_close(output(model), output(bare))
+    assert list(senet.se_modules(model)) == list(senet.se_modules(bare))
+
+
+def test_after_a_conversion_the_blocks_are_known_to_all(tmp_path: Path) -> None:
+    model = inserted()
+    senet.save(model, tmp_path)
+    with pytest.raises(InsertionError, match=r"has 8 .*call senet\.remove"):
+        senet.insert(by_torch(copy.deepcopy(model)), EXAMPLE)
+    with pytest.raises(InsertionError, match=r"call senet\.remove"):
+        senet.load(by_torch(copy.deepcopy(model)), tmp_path)
+    with pytest.raises(ConfigError, match="it has inserted SE blocks"):
+        senet.cost(by_torch(copy.deepcopy(model)), EXAMPLE, config=senet.SEConfig(), timing=False)
+    groups = senet.se_parameters(by_torch(copy.deepcopy(model)))
+    assert [len(group) for group in groups] == [len(g) for g in senet.se_parameters(model)]
+
+
+@pytest.mark.parametrize("path", ["layer1.0", "layer1.0.bn2", "layer1.0.relu", "layer1", ""])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("integration", ["standard", "identity", "post", "inner_act"])
+def test_a_forward_that_was_set_after_insertion_works_after_removal(
+    integration: str, path: str, *, first: bool
+) -> None:
+    """It leads to the method of the class that the module had with its block."""
+    torch.manual_seed(0)
+    model = families.build("torchvision/resnet18").eval()
+    calls: list[str] = []
+
+    def count(name: str) -> None:
+        module = model.get_submodule(path)
+        old = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return old(*args, **kwargs)
+
+        module.forward = forward
+
+    expected = output(model)
+    if first:
+        count("before")
+    senet.insert(model, EXAMPLE, senet.SEConfig(integration=integration))
+    count("after")
+    senet.remove(model)
+    torch.testing.assert_close(output(model), expected)
+    assert set(calls) == {"after", *(["before"] if first else [])}
+
+
+def test_a_method_that_was_kept_works_after_removal() -> None:
+    """Of a batch norm in front of a block, as of the activation behind it."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    expected = output(model)
+    senet.insert(model, EXAMPLE)
+    kept = model.forward
+    senet.remove(model)
+    torch.testing.assert_close(kept(EXAMPLE), expected)

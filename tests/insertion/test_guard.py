@@ -17,6 +17,10 @@ from changes import (
     Change,
     adapted,
     at,
+    block_compiled,
+    block_gone,
+    block_made_an_identity,
+    block_of_a_subclass,
     block_replaced,
     built_again,
     by_the_class,
@@ -61,6 +65,8 @@ LOSSES: list[tuple[Change, str]] = [
     (stage_replaced, "left out 2: layer1.0.bn2 ("),
     (stage_deleted, "left out 2: layer1.0.bn2 (not there), layer1.1.bn2 (not there)"),
     (adapted, "left out 1: layer1.0.bn2 (in an adapter's base layer)"),
+    (block_gone, "left out 1: layer1.0.bn2 (its child se is gone)"),
+    (block_made_an_identity, "left out 1: layer1.0.bn2 (its child se is now a Identity)"),
 ]
 losses = pytest.mark.parametrize(
     ("lose", "message"), LOSSES, ids=lambda v: getattr(v, "__name__", "")
@@ -98,7 +104,9 @@ def test_so_does_a_copy_a_pickle_and_a_larger_network(lose: Change, message: str
     output(model)
 
 
-@pytest.mark.parametrize("lose", [frozen, fused, stage_replaced, adapted])
+@pytest.mark.parametrize(
+    "lose", [frozen, fused, stage_replaced, adapted, block_gone, block_made_an_identity]
+)
 def test_nothing_is_saved_with_blocks_missing(lose: Change, tmp_path: Path) -> None:
     model = inserted()
     lose(model)
@@ -159,6 +167,8 @@ NO_LOSSES: list[Change] = [
     by_the_class,
     hook_in_place_of_forward,
     block_replaced,
+    block_compiled,
+    block_of_a_subclass,
 ]
 
 

@@ -205,3 +205,20 @@ def test_weights_of_an_older_version_have_no_plan_in_them(saved: Path) -> None:
     assert len(senet.load(fresh(), saved)) == 8
     (saved / "senet.json").unlink()
     refused(saved, fresh(), r"must hold senet\.json and model\.safetensors")
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file"])
+def test_a_folder_that_cannot_be_written(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "net"
+    file.write_text("kept")
+    with pytest.raises(DataError, match="must be a folder that can be written: ") as caught:
+        senet.save(with_blocks(), file if place == "a file" else file / "folder")
+    assert "\n" not in str(caught.value)
+    assert file.read_text() == "kept"
+
+
+def test_what_fails_does_not_draw_from_the_generator(saved: Path) -> None:
+    model = families.build("torchvision/resnet34")
+    before = torch.get_rng_state()
+    refused(saved, model, "must fit this ResNet")
+    assert torch.equal(torch.get_rng_state(), before)

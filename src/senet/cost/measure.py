@@ -25,6 +25,7 @@ from senet.cost.model_copies import (
 from senet.errors import ConfigError, InputError, NoSitesError
 from senet.insertion import SEConfig, Site, insert, remove
 from senet.insertion.graft import grafts
+from senet.insertion.guard import settle
 from senet.insertion.reading import tensors, unchanged
 
 __all__ = ["cost"]
@@ -121,6 +122,7 @@ def _check(
             f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}; "
             "to count without timing give timing=False"
         )
+    settle(model)
     if config is not None and (against is not None or grafts(model)):
         reason = "against is given" if against is not None else "it has inserted SE blocks"
         raise ConfigError(

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from senet.blocks import residual_tail
 from senet.blocks.fusion import activation_inside, batch_norm_se
 from senet.blocks.squeeze_excitation import hooked
-from senet.insertion.graft import Exchanged, exchange, grafts_of, lends, made_class
+from senet.insertion.graft import (
+    Exchanged,
+    exchange,
+    forward_without,
+    grafts_of,
+    lends,
+    made_class,
+)
 
 __all__ = ["Tail", "look_around", "tail_of"]
 
@@ -87,6 +94,8 @@ class _WithTail(Exchanged):
 
     def forward(self, x: Any) -> Any:
         """Return what its own forward returns."""
+        if not isinstance(self, _WithTail):
+            return forward_without(self)(x)
         tail = tail_of(self._senet_base)
         if tail is None or not tail.fits(self) or not isinstance(x, Tensor):
             return super().forward(x)
@@ -98,6 +107,8 @@ class _InOrder(Exchanged):
 
     def forward(self, input: Any) -> Any:  # noqa: A002 - the name in torch.nn.Sequential
         """Return the last module's output; the three are one op where they can be."""
+        if not isinstance(self, _InOrder):
+            return forward_without(self)(input)
         x, modules = input, list(self._modules.values())
         following = [*modules[1:], None]
         skip = False

@@ -39,6 +39,7 @@ __all__ = [
     "base_of",
     "carry",
     "exchange",
+    "forward_without",
     "grafts",
     "grafts_of",
     "lend_identity",
@@ -108,8 +109,9 @@ def _inserted_into(module: nn.Module) -> tuple[dict[str, Any], dict[str, nn.Modu
     attributes = {name: vars(module)[name] for name in (MARK, _TAPS) if name in vars(module)}
     if _IDENTITY in vars(module):
         attributes[_IDENTITY] = None
-    blocks = {graft.child: getattr(module, graft.child) for graft in grafts_of(module)}
-    return attributes, blocks
+    children = module._modules
+    names = [graft.child for graft in grafts_of(module) if graft.child in children]
+    return attributes, {name: children[name] for name in names}  # type: ignore[misc]
 
 
 def _built(
@@ -130,8 +132,9 @@ class _WithSE(Exchanged, Host):
     _senet_forward: Any = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self._senet_forward is _RUNNING:
-            return super().forward(*args, **kwargs)
+        if not isinstance(self, _WithSE) or self._senet_forward is _RUNNING:
+            before = super().forward if isinstance(self, _WithSE) else forward_without(self)
+            return before(*args, **kwargs)
         x: Any = args[0] if len(args) == 1 and not kwargs else None
         se = self.block_inside(x)
         if se is not None:
@@ -147,12 +150,8 @@ class _WithSE(Exchanged, Host):
         inner = self._senet_forward
         if inner is None:
             output = super().forward(*args, **kwargs)
-        else:  # which may look up the class's forward, and then means what that was
-            vars(self)[_INNER] = _RUNNING
-            try:
-                output = inner(*args, **kwargs)
-            finally:
-                vars(self)[_INNER] = inner
+        else:
+            output = self._run(inner, args, kwargs)
         for module in taps:
             setattr(module, _IDENTITY, None)
         if "output" in blocks:
@@ -162,6 +161,14 @@ class _WithSE(Exchanged, Host):
             identity = getattr(self, _IDENTITY)
             output = output + (blocks["shortcut"](identity) - identity)
         return output
+
+    def _run(self, inner: Any, args: Any, kwargs: Any) -> Any:
+        """Run a forward that may look up the class's, and then means what that was before."""
+        vars(self)[_INNER] = _RUNNING
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            vars(self)[_INNER] = inner
 
     def block_inside(self, x: Any) -> SqueezeExcitation | None:
         """Return the block if it and this module, a batch norm, are one op for x, else None."""
@@ -271,6 +278,14 @@ def _take_forward(module: nn.Module) -> None:
         own[_INNER] = own.pop("forward")
 
 
+def forward_without(module: Any) -> Any:
+    """Return what runs where other code has kept a forward of the class that a module had before.
+
+    Such a method still runs after `senet.remove`, on a module of another class.
+    """
+    return vars(module).get(_INNER) or type(module).forward.__get__(module)
+
+
 def lend_identity(block: nn.Module, path: str) -> None:
     """Let a block of layers give its input to the module at `path` below it."""
     _take_forward(block)
@@ -290,8 +305,8 @@ def strip(module: nn.Module) -> None:
         module._modules.pop(graft.child, None)
     for name in (MARK, _IDENTITY, _TAPS):
         own.pop(name, None)
-    if _INNER in own:
-        own.setdefault("forward", own.pop(_INNER))
+    if _INNER in own and "forward" not in own:  # else what was set later may lead to it
+        own["forward"] = own.pop(_INNER)
     exchange(module, base)
 
 

@@ -6,6 +6,7 @@ network, and each of its parts with blocks, has a forward hook that looks before
 the modules on the way to each block are there, and are what insertion made them: a dictionary
 look-up or two for each. Only where that fails is anything else done:
 
+- A block that was exchanged for another SE block is run as it is.
 - A block that stands under a new module in the old one's place, as a conversion to SyncBatchNorm
   leaves it, is run by the new one from now on.
 - A forward on the object that holds what the module ran before is what the block stands behind.
@@ -25,6 +26,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
+from senet.blocks import SqueezeExcitation
 from senet.blocks.host import Host
 from senet.errors import InsertionError
 from senet.insertion.graft import MARK, base_of, carry, grafts_of
@@ -33,6 +35,7 @@ from senet.insertion.site_plan import Site
 __all__ = ["guarded", "settle", "unwatch", "watch"]
 
 _RECORD = "_senet_guard"
+_MOVED = "_senet_moved"  # of a module that was replaced: the one that carries its blocks now
 _UNKNOWN = "unknown"  # in the place of a forward on an object that is not accepted yet
 
 # By path: the forwards that are set on objects.
@@ -48,7 +51,7 @@ class _Record:
         hosts: the modules below that carry blocks, by path.
         accepted: forwards on objects on the way to them that are known to run them.
         steps: the modules on the way, each behind its parent: the parent's index among these (0 is
-            the module with the hook), the name there, the class if it carries blocks, and the
+            the module with the hook), the name there, the names and types of its blocks, and the
             forward on the object, None where there is none.
         name: of the module in the model that blocks were inserted into.
     """
@@ -56,7 +59,7 @@ class _Record:
     hosts: dict[str, nn.Module]
     accepted: _Forwards
     name: str
-    steps: tuple[tuple[int, str, bool, Any], ...] = ()
+    steps: tuple[tuple[int, str, tuple[tuple[str, type], ...], Any], ...] = ()
 
 
 def watch(model: nn.Module) -> None:
@@ -81,8 +84,12 @@ def guarded(model: nn.Module) -> bool:
     return any(_RECORD in vars(module) for module in model.modules())
 
 
-def settle(model: nn.Module) -> None:
+def settle(model: nn.Module, *, strict: bool = True) -> None:
     """Do now what would be done before the next call.
+
+    Args:
+        model: the network.
+        strict: refuse a network that has lost blocks; else see to the others only.
 
     Raises:
         InsertionError: blocks would not be run; the message names them.
@@ -90,7 +97,11 @@ def settle(model: nn.Module) -> None:
     for module in list(model.modules()):
         record = vars(module).get(_RECORD)
         if record is not None and not _holds(module, record):
-            _settle(module)
+            try:
+                _settle(module)
+            except InsertionError:
+                if strict:
+                    raise
 
 
 def _look(module: nn.Module, _: Any) -> None:
@@ -108,12 +119,16 @@ _look.only_looks = True  # type: ignore[attr-defined]
 def _holds(root: nn.Module, record: _Record) -> bool:
     """Whether all is as noted. This runs before every call: no more than look-ups."""
     modules = [root]
-    for parent, name, host, forward in record.steps:
+    for parent, name, blocks, forward in record.steps:
         module = modules[parent]._modules.get(name) if name else root
         if module is None or module.__dict__.get("forward") is not forward:
             return False
-        if host and not (MARK in module.__dict__ and isinstance(module, Host)):
-            return False
+        if blocks:
+            if not (MARK in module.__dict__ and isinstance(module, Host)):
+                return False
+            for child, kind in blocks:
+                if type(module._modules.get(child)) is not kind:
+                    return False
         modules.append(module)
     return True
 
@@ -146,7 +161,9 @@ def _note(root: nn.Module, record: _Record) -> None:
     for path, module in way.items():
         parent, _, name = path.rpartition(".")
         forward = accepted.get(path, _UNKNOWN) if "forward" in vars(module) else None
-        steps.append((indices[parent] if path else 0, name, _carries(module), forward))
+        marks = grafts_of(module) if _carries(module) else ()
+        blocks = tuple((mark.child, type(module._modules.get(mark.child))) for mark in marks)
+        steps.append((indices[parent] if path else 0, name, blocks, forward))
     vars(root)[_RECORD] = replace(record, steps=tuple(steps))
     if _look not in root._forward_pre_hooks.values():
         root.register_forward_pre_hook(_look)
@@ -161,14 +178,14 @@ def _settle(root: nn.Module) -> dict[str, nn.Module]:
     record: _Record = vars(root)[_RECORD]
     lost = {}
     for path, host in record.hosts.items():
-        marks = grafts_of(host)
-        if marks:  # else they were removed, not lost
+        if grafts_of(_latest(host)):  # else they were removed, not lost
             reason = _reason(root, path, host, record)
             if reason:
                 lost[path] = reason
+    hosts = _hosts(root)
+    lost |= _without_block(hosts)
     if lost:
         raise _error(root, lost)
-    hosts = _hosts(root)
     accepted, unproven = {}, {}
     for path, module in _on_the_way(root, hosts).items():
         forward = vars(module).get("forward")
@@ -209,6 +226,8 @@ def _reason(root: nn.Module, path: str, host: nn.Module, record: _Record) -> str
     blocks = {mark.child: host._modules.get(mark.child) for mark in marks}
     if whole and all(block and here._modules.get(name) is block for name, block in blocks.items()):
         carry(here, marks)
+        vars(host)[_MOVED] = here
+        vars(here).pop(_MOVED, None)  # it may be the host itself, or one that came back
         return ""
     # the module may stand elsewhere, as where a part was wrapped
     now = [p for p, module in _hosts(root).items() if _is_for(marks[0].site, module)]
@@ -218,6 +237,30 @@ def _reason(root: nn.Module, path: str, host: nn.Module, record: _Record) -> str
     if len(now) >= len(before):
         return ""
     return f"now a {type(here).__name__}" if whole else "not there"
+
+
+def _latest(host: nn.Module) -> nn.Module:
+    """The module that carries the blocks of a host now, also where other records know of it."""
+    while _MOVED in vars(host):
+        host = vars(host)[_MOVED]
+    return host
+
+
+def _without_block(hosts: dict[str, nn.Module]) -> dict[str, str]:
+    """The hosts of which a child is no SE block any more, with what it is."""
+    lost = {}
+    for path, host in hosts.items():
+        for mark in grafts_of(host):
+            block = host._modules.get(mark.child)
+            if not _is_block(block):
+                now = "is gone" if block is None else f"is now a {type(block).__name__}"
+                lost[path] = f"its child {mark.child} {now}"
+    return lost
+
+
+def _is_block(module: nn.Module | None) -> bool:
+    """Whether a module is an SE block, or a wrapper around one."""
+    return module is not None and any(isinstance(m, SqueezeExcitation) for m in module.modules())
 
 
 def _is_for(site: Site, module: nn.Module) -> bool:

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet.errors import DataError, InsertionError
+from senet.errors import DataError, InsertionError, first_line
 from senet.files import write_text, write_whole
 from senet.insertion.config import SEConfig
 from senet.insertion.graft import grafts
 from senet.insertion.guard import settle
 from senet.insertion.site_plan import Site
-from senet.insertion.surgery import attach, detach
+from senet.insertion.surgery import attach, undone
 
-__all__ = ["load", "save", "write_weights"]
+__all__ = ["load", "save", "write_model", "write_weights"]
 
 _FORMAT = "senet.insertion/1"
 _WEIGHTS, _PLAN = "model.safetensors", "senet.json"
@@ -41,7 +41,18 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 
     Raises:
         InsertionError: the model has no inserted blocks, or has lost some; see `senet.insert`.
+        DataError: the folder cannot be written; what was there before is kept.
     """
+    try:
+        write_model(model, Path(folder))
+    except OSError as error:
+        raise DataError(
+            f"{folder} must be a folder that can be written: {first_line(error)}; give another one"
+        ) from error
+
+
+def write_model(model: nn.Module, folder: Path) -> None:
+    """Do what `save` does; that the folder cannot be written stays an OSError."""
     settle(model)
     present = grafts(model)
     if not present:
@@ -55,8 +66,8 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         "sites": [graft.site.to_dict() for graft in present],
     }
     text = json.dumps(plan, indent=1) + "\n"
-    write_weights(model, Path(folder) / _WEIGHTS, senet=text)
-    write_text(Path(folder) / _PLAN, text)
+    write_weights(model, folder / _WEIGHTS, senet=text)
+    write_text(folder / _PLAN, text)
 
 
 def write_weights(model: nn.Module, path: Path, **header: str) -> None:
@@ -117,17 +128,15 @@ def load(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[Site, ...]:
     source = Path(folder)
     header, state = _read_weights(source)
     config, sites = _read_plan(source / _PLAN, header)
+    settle(model)
     if grafts(model):
         raise InsertionError(
             "the model must be the plain base network, but has inserted SE blocks; "
             "call senet.remove(model) first"
         )
-    attach(model, sites, config)
-    try:
+    with undone(model):
+        attach(model, sites, config)
         _load_state(model, state, source)
-    except BaseException:
-        detach(model)
-        raise
     return sites
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -23,7 +24,7 @@ from senet.insertion.graft import (
     lend_identity,
     strip,
 )
-from senet.insertion.guard import guarded, unwatch, watch
+from senet.insertion.guard import guarded, settle, unwatch, watch
 from senet.insertion.refusals import check_model
 from senet.insertion.site_plan import Site, SitePlan
 from senet.insertion.sites import find_sites
@@ -37,6 +38,7 @@ __all__ = [
     "remove",
     "se_modules",
     "se_parameters",
+    "undone",
 ]
 
 # where a block works: the names for the child, the first that is free
@@ -115,8 +117,8 @@ def insert(model: nn.Module, example_input: Any, config: SEConfig | None = None)
         What was done.
 
     Raises:
-        InsertionError: the model has inserted blocks already; or it, or a part of it, is compiled,
-            wrapped, traced, scripted, quantised or lazy. Nothing is changed.
+        InsertionError: the model has inserted blocks already, or has lost some; or it, or a part of
+            it, is compiled, wrapped, traced, scripted, quantised or lazy. Nothing is changed.
         NoSitesError: nothing was found; the message says what was looked at.
         InputError: the model does not run on the example input.
 
@@ -133,6 +135,7 @@ def insert(model: nn.Module, example_input: Any, config: SEConfig | None = None)
     """
     config = config or SEConfig()
     check_model(model)
+    settle(model)
     if present := grafts(model):
         raise InsertionError(
             f"the model must have no inserted SE blocks, but has {len(present)} "
@@ -179,21 +182,30 @@ def attach(model: nn.Module, sites: Iterable[Site], config: SEConfig) -> None:
     sites = tuple(sites)
     for site in sites:
         _check(model, site)
-    blocks = []
-    for site in sites:
-        device, dtype = _placement(model, site.path)
-        options = config.block_options()
-        blocks.append(
-            SqueezeExcitation(
-                site.channels, hidden=site.hidden, device=device, dtype=dtype, **options
+    with undone(model):
+        blocks = []
+        for site in sites:
+            device, dtype = _placement(model, site.path)
+            options = config.block_options()
+            blocks.append(
+                SqueezeExcitation(
+                    site.channels, hidden=site.hidden, device=device, dtype=dtype, **options
+                )
             )
-        )
-    try:
         for site, block in zip(sites, blocks, strict=True):
             _attach(model, site, config, block)
         watch(model)
+
+
+@contextmanager
+def undone(model: nn.Module) -> Iterator[None]:
+    """Take every block away if what is inside fails, and put back the generator of torch."""
+    generator = torch.get_rng_state()
+    try:
+        yield
     except BaseException:
         detach(model)
+        torch.set_rng_state(generator)
         raise
 
 
@@ -273,6 +285,7 @@ def remove(model: nn.Module) -> tuple[Site, ...]:
         >>> len(remove(net)), type(net[1]).__name__
         (1, 'ReLU')
     """
+    settle(model, strict=False)
     if not grafts(model) and not guarded(model):
         raise InsertionError(
             "the model must have SE blocks from senet.insert, but has none; "

@@ -20,9 +20,10 @@ from torch import nn
 
 from senet.errors import DataError, InputError, MissingPackageError, optional
 from senet.files import write_text
-from senet.insertion import load, save, se_modules
+from senet.insertion import load, se_modules
 from senet.insertion.graft import grafts
-from senet.insertion.saving import write_weights
+from senet.insertion.guard import settle
+from senet.insertion.saving import write_model, write_weights
 from senet.models.families import NETWORKS
 from senet.models.origin import Origin, keep_origin, origin_of
 from senet.models.registry import create_model
@@ -50,12 +51,13 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         ConfigError: the network is of another origin.
         OSError: the folder cannot be written.
     """
+    settle(model)
     config = _config(model)
     target = Path(folder)
 
     def write(made: Path) -> None:
         if grafts(model):
-            save(model, made)
+            write_model(model, made)
         else:
             write_weights(model, made / _WEIGHTS)
         write_text(made / _CONFIG, json.dumps(config, indent=1) + "\n")

@@ -59,7 +59,8 @@ def test_another_number_of_classes(tmp_path: Path) -> None:
         ),
         (
             lambda: ResNet(depths=ONE, stride_first=True, num_classes=10),
-            r"layer1\.0\.bn3\.se\.fc1\.weight \[16, 256\] is not of this network",
+            r"layer1\.0\.bn3\.se\.fc1\.weight \[16, 256\] is not of this network.*"
+            r"the network has none: call senet\.insert\(model, example_input\) first",
         ),
         (
             lambda: senet.create_model("se_resnet20"),
@@ -142,3 +143,11 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
         load_weights(with_classes(10), path, sha256="abc")
     with pytest.raises(InputError, match="head=False leaves out the last linear layer"):
         load_weights(ResNet(depths=ONE, stride_first=True, num_classes=0, se=SE), path, head=False)
+
+
+def test_a_folder_of_senet_save_is_for_senet_load(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU())
+    senet.insert(net, torch.zeros(1, 3, 8, 8))
+    senet.save(net, tmp_path)
+    with pytest.raises(DataError, match=r"a folder of senet\.save; call senet\.load\(model, fol"):
+        load_weights(net, tmp_path)

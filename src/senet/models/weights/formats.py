@@ -53,6 +53,11 @@ def kind_of(path: Path) -> str:
         DataError: there is no such file, it is empty, or it is something else: what, and what to
             do with it.
     """
+    if (path / "senet.json").is_file():
+        raise DataError(
+            f"{path} must be a file of weights, but is a folder of senet.save; call "
+            "senet.load(model, folder) with the plain base network"
+        )
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -33,6 +33,10 @@ _ACTING = re.compile(
 )
 
 
+# What a pickle of a module with inserted blocks wraps the module's state in: see graft.py there.
+_INSERTED = "senet.insertion.graft._State"
+
+
 class _RefusedError(pickle.UnpicklingError):
     """A file asks for a function that acts on the machine."""
 
@@ -63,6 +67,12 @@ class StandIn(dict[Any, Any]):
         return StandIn()
 
     def __setstate__(self, state: object) -> None:
+        if isinstance(state, StandIn) and state.asked == _INSERTED:
+            self.__setstate__(state.get("base"))
+            blocks, modules = state.get("blocks"), self.setdefault("_modules", {})
+            if isinstance(blocks, dict) and isinstance(modules, dict):
+                modules.update(blocks)
+            return
         for part in state if isinstance(state, tuple) else (state,):
             if isinstance(part, dict):
                 self.update(part)

@@ -175,6 +175,11 @@ def _cure(model: nn.Module, wrong: _Wrong) -> str:
     if wrong.names.keys() <= set(_head(model, strict=False)):
         return HEAD_CURE
     if all(re.search(r"\.(fc[12]|se)\.", name) for name in wrong.names):
+        if not se_paths(model):
+            return (
+                "the file has SE blocks and the network has none: call "
+                "senet.insert(model, example_input) first, or build the network with se=..."
+            )
         return "the SE blocks of network and file differ: build it with those of the file (se=...)"
     if not wrong.shapes and not wrong.strange:
         return "the file is cut off, or of a smaller network"
