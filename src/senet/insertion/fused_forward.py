@@ -95,7 +95,7 @@ class _WithTail(Exchanged):
     def forward(self, x: Any) -> Any:
         """Return what its own forward returns."""
         if not isinstance(self, _WithTail):
-            return forward_without(self)(x)
+            return forward_without(self)(x)  # type: ignore[unreachable]
         tail = tail_of(self._senet_base)
         if tail is None or not tail.fits(self) or not isinstance(x, Tensor):
             return super().forward(x)
@@ -108,7 +108,7 @@ class _InOrder(Exchanged):
     def forward(self, input: Any) -> Any:  # noqa: A002 - the name in torch.nn.Sequential
         """Return the last module's output; the three are one op where they can be."""
         if not isinstance(self, _InOrder):
-            return forward_without(self)(input)
+            return forward_without(self)(input)  # type: ignore[unreachable]
         x, modules = input, list(self._modules.values())
         following = [*modules[1:], None]
         skip = False
