@@ -22,10 +22,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
-import senet
 from senet.errors import DataError
 from senet.models.weights import inert
 from senet.models.weights.inert import StandIn, read_torch
@@ -339,21 +337,3 @@ def test_a_user_who_forbids_it_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(DataError, match="TORCH_FORCE_WEIGHTS_ONLY_LOAD forbids to read past that"):
         read_torch(tmp_path / "net.pth")
-
-
-@pytest.mark.parametrize("integration", ["standard", "identity", "inner"])
-def test_a_whole_network_with_inserted_blocks(integration: str, tmp_path: Path) -> None:
-    def changed() -> nn.Module:
-        net = torchvision.models.resnet18(num_classes=10).eval()
-        senet.insert(net, torch.zeros(1, 3, 64, 64), senet.SEConfig(integration=integration))
-        for parameter in senet.se_parameters(net).se:
-            nn.init.normal_(parameter)
-        return net
-
-    net, other = changed(), changed()
-    torch.save(net, tmp_path / "whole.pth")
-    report = senet.load_weights(other, tmp_path / "whole.pth")
-    assert not report.ignored
-    for name, value in net.state_dict().items():
-        if not name.endswith("num_batches_tracked"):
-            assert torch.equal(other.state_dict()[name], value), name

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from networks import (
     PAIRS,
     animated,
@@ -15,6 +16,7 @@ from networks import (
     with_classes,
 )
 from safetensors.torch import save_file
+from torch import nn
 
 import senet
 from senet.models.weights import load_weights, preprocessing
@@ -132,3 +134,21 @@ def test_the_published_resnet20(shared_data: Path) -> None:
     assert report.sha256 is not None
     assert report.sha256.startswith("12fca82f")
     assert abs(right - 820) <= 2  # JPEG decoders may differ in a bit
+
+
+@pytest.mark.parametrize("integration", ["standard", "identity", "inner"])
+def test_a_whole_network_with_inserted_blocks(integration: str, tmp_path: Path) -> None:
+    def changed() -> nn.Module:
+        net = torchvision.models.resnet18(num_classes=10).eval()
+        senet.insert(net, torch.zeros(1, 3, 64, 64), senet.SEConfig(integration=integration))
+        for parameter in senet.se_parameters(net).se:
+            nn.init.normal_(parameter)
+        return net
+
+    net, other = changed(), changed()
+    torch.save(net, tmp_path / "whole.pth")
+    report = senet.load_weights(other, tmp_path / "whole.pth")
+    assert not report.ignored
+    for name, value in net.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(other.state_dict()[name], value), name
