@@ -66,7 +66,7 @@ LOSSES: list[tuple[Change, str]] = [
     (stage_deleted, "left out 2: layer1.0.bn2 (not there), layer1.1.bn2 (not there)"),
     (adapted, "left out 1: layer1.0.bn2 (in an adapter's base layer)"),
     (block_gone, "left out 1: layer1.0.bn2 (its child se is gone)"),
-    (block_made_an_identity, "left out 1: layer1.0.bn2 (its child se is now a Identity)"),
+    (block_made_an_identity, "left out 1: layer1.0.bn2 (its child se is of class Identity now)"),
 ]
 losses = pytest.mark.parametrize(
     ("lose", "message"), LOSSES, ids=lambda v: getattr(v, "__name__", "")

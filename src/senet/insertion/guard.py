@@ -253,7 +253,7 @@ def _without_block(hosts: dict[str, nn.Module]) -> dict[str, str]:
         for mark in grafts_of(host):
             block = host._modules.get(mark.child)
             if not _is_block(block):
-                now = "is gone" if block is None else f"is now a {type(block).__name__}"
+                now = "is gone" if block is None else f"is of class {type(block).__name__} now"
                 lost[path] = f"its child {mark.child} {now}"
     return lost
 
