@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import senet
+from senet import SEBatchNorm2d
 from senet.deploy import deploy
 from senet.deploy.canonical import CanonicalSE, GatedConv
 from senet.errors import InputError, InsertionError, UnknownNameError
@@ -219,6 +220,28 @@ class Peeking(nn.Module):
 def test_a_network_that_would_compute_something_else_is_refused() -> None:
     with pytest.raises(InsertionError, match="outputs of the network differ"):
         deploy(as_trained(Peeking()), example(2))
+
+
+class InPlace(nn.Module):
+    """A residual block that adds to its identity in place, and goes on with that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 1), SEBatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = torch.relu(x)
+        identity.add_(self.norm(self.conv(x)))
+        return identity
+
+
+def test_an_addition_in_place_whose_identity_is_read_again_is_kept() -> None:
+    net, x = as_trained(nn.Sequential(nn.Conv2d(3, 8, 1), InPlace())), example(2)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert report(deployed).joined == []
 
 
 def wrapped(inner: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,11 +170,8 @@ def engine_of(path: Path) -> Engine:
     for engine in ENGINES.values():
         if path.suffix.lower() == engine.suffix:
             return engine
-    raise unknown_name("file ending", path.suffix or path.name, _endings())
-
-
-def _endings() -> Sequence[str]:
-    return [engine.suffix for engine in ENGINES.values()]
+    endings = [engine.suffix for engine in ENGINES.values()]
+    raise unknown_name("file ending", path.suffix or path.name, endings)
 
 
 def load_exported(path: str | Path) -> Loaded:

@@ -132,6 +132,9 @@ def _join(module: nn.Module, node: fx.Node) -> bool:
             continue
         if branch.op != "call_module" or len(branch.users) != 1 or branch is identity:
             continue
+        in_place = node.target in (operator.iadd, "add_")
+        if in_place and operands[0] is identity and len(identity.users) > 1:
+            continue  # what else reads the identity may want the sum
         path = str(branch.target)
         block = module.get_submodule(path)
         calls = [each for each in node.graph.nodes if each.target == path]
