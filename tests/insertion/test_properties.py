@@ -100,6 +100,43 @@ def test_detection(name: str, sites: int) -> None:
     assert all("backbone" in site.path for site in report.sites)
 
 
+def plain_detector() -> torch.nn.Module:
+    """A detector on plain convolutions, whose heads are plain convolutions as well."""
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.ops import MultiScaleRoIAlign
+
+    layers = [torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+              torch.nn.Conv2d(8, 16, 3, 2, 1), torch.nn.BatchNorm2d(16), torch.nn.ReLU()]  # fmt: skip
+    body = torch.nn.Sequential(*layers)
+    body.out_channels = 16  # type: ignore[assignment]
+    anchors = AnchorGenerator(((16, 32),), ((1.0,),))
+    pool = MultiScaleRoIAlign(["0"], 3, 2)
+    return FasterRCNN(
+        body, 3, min_size=64, max_size=96, rpn_anchor_generator=anchors, box_roi_pool=pool,
+        rpn_post_nms_top_n_test=20,
+    ).eval()  # type: ignore[no-any-return]  # fmt: skip
+
+
+def test_blocks_of_a_detector_are_in_its_backbone() -> None:
+    """A plain convolution of the proposal head is a site only where it is asked for."""
+    model, example = plain_detector(), ([torch.rand(3, 64, 80)],)
+    before = model(*example)
+    report = senet.insert(model, example)
+
+    assert [site.path for site in report.sites] == ["backbone.2", "backbone.5"]
+    [(block, reason)] = report.skipped
+    assert block.startswith("rpn.head")
+    assert "in the head of a detector" in reason
+    for name, value in model(*example)[0].items():
+        assert torch.equal(value, before[0][name])
+
+    asked = senet.find_sites(plain_detector(), example, senet.SEConfig(include="*"))
+    assert [site.path for site in asked][:2] == ["backbone.2", "backbone.5"]
+    assert len(asked) == 3
+    assert asked[2].path.startswith("rpn.head")
+
+
 def test_a_detector_trains_as_before() -> None:
     base = detector("fasterrcnn_resnet50_fpn").train()
     changed = copy.deepcopy(base)

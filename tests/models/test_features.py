@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.counted import on_meta
 from senet.errors import ConfigError, UnknownNameError
-from senet.insertion import insert
+from senet.insertion import insert, se_modules
 from senet.models import backbone, create_model, input_size
 
 
@@ -40,6 +40,8 @@ def hooked(model: nn.Module, x: Tensor) -> list[Tensor]:
         "se_resnet20",
         "wrn16_8",
         "timm/resnet10t",
+        "timm/resnetv2_18",
+        "timm/convnext_atto",
     ],
 )
 def test_maps_are_those_of_the_whole_network(name: str) -> None:
@@ -70,6 +72,68 @@ def test_shapes_of_the_large_ones(name: str) -> None:
     expected = [each.shape for each in hooked(model, x)]
 
     assert [each.shape for each in backbone(model).eval()(x)] == expected
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "resnetv2_18", "vovnet39a", "hrnet_w18_small"])
+def test_stages_below_the_children(name: str) -> None:
+    """Chosen maps of timm's networks are those of its own feature extraction."""
+    model = create_model(f"timm/{name}", num_classes=3).eval()
+    x = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        expected = model.forward_intermediates(x, intermediates_only=True)[-3:]
+        body = backbone(model, out_indices=(-3, -2, -1))
+        maps = body(x)
+
+    assert [each.shape for each in maps] == [each.shape for each in expected]
+    assert all(torch.equal(*pair) for pair in zip(maps, expected, strict=True))
+    assert body.feature_info.channels() == [each.shape[1] for each in maps]
+    assert body.feature_info.reduction() == [8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("resnet18", ["relu", "layer1", "layer2", "layer3", "layer4"]),
+        ("squeezenet1_1", [f"features.{i}" for i in (1, 4, 7, 12)]),
+        (
+            "densenet121",
+            ["features.relu0", *(f"features.denseblock{i}" for i in (1, 2, 3)), "features.norm5"],
+        ),
+        ("mobilenet_v3_small", [f"features.{i}" for i in (0, 1, 3, 8, 12)]),
+        ("googlenet", ["conv1", "conv3", "inception3b", "inception4e", "inception5b"]),
+        ("inception_v3", ["Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"]),
+        ("regnet_x_400mf", ["stem", *(f"trunk_output.block{i}" for i in (1, 2, 3, 4))]),
+    ],
+)
+def test_stages_of_networks_that_say_nothing(name: str, modules: list[str]) -> None:
+    """torchvision's networks: the last layer of each resolution, read off the architecture."""
+    model = create_model(f"torchvision/{name}", num_classes=3).eval()
+    x = torch.randn(1, 3, 128, 96)
+    model.feature_info = [{"module": module} for module in modules]
+    with torch.no_grad():
+        expected = hooked(model, torch.nn.functional.pad(x, (0, 128, 0, 96)))
+        del model.feature_info
+        state = torch.get_rng_state()
+        body = backbone(model)
+        assert torch.equal(torch.get_rng_state(), state)
+        maps = body(torch.nn.functional.pad(x, (0, 128, 0, 96)))
+
+    assert len(maps) == len(expected)
+    assert all(torch.equal(*pair) for pair in zip(maps, expected, strict=True))
+    assert not model.training
+
+
+def test_blocks_of_a_torchvision_network_stay() -> None:
+    model = create_model("torchvision/squeezenet1_1", num_classes=3).eval()
+    x = torch.randn(2, 3, 64, 64)
+    insert(model, x)
+    for block in se_modules(model).values():
+        torch.nn.init.normal_(block.fc2.weight)
+    with torch.no_grad():
+        expected = model.features(x)
+
+        assert torch.allclose(backbone(model)(x)[-1], expected, atol=1e-6)
+    assert len(se_modules(model)) == 8
 
 
 def test_shake_even_reads_its_stem_behind_the_activation() -> None:
@@ -118,7 +182,7 @@ def test_index_that_is_not_there(indices: tuple[int, ...]) -> None:
 
 
 def test_network_that_does_not_say_where_its_maps_are() -> None:
-    with pytest.raises(ConfigError, match="needs a network with feature_info, and this Linear has"):
+    with pytest.raises(ConfigError, match="and this Linear is neither; take one"):
         backbone(nn.Linear(2, 2))
 
 

@@ -76,7 +76,8 @@ class SEConfig(Config):
         stages: only these stages; stage s has maps 2**s times smaller than the input, the paper's
             stage 2 to 5 of a ResNet. None takes all.
         include: only these sites: a glob over module paths ("layer4.*"), several of them, or a
-            function of the `Site`.
+            function of the `Site`. None takes all, but those in the heads of a detector, which "*"
+            takes too.
         exclude: not these sites, in the same form.
         existing: what to do in a branch that has an SE block (or a gate of its kind) already:
             "skip" it or "add" a second one.

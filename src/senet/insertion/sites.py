@@ -79,6 +79,14 @@ def _wanted(site: Site, config: SEConfig) -> bool:
     )
 
 
+def _in_head(model: nn.Module, site: Site) -> bool:
+    """Whether a site is in a detector (of torchvision's build) and not in its backbone."""
+    detector = hasattr(model, "backbone") and (
+        hasattr(model, "roi_heads") or hasattr(model, "anchor_generator")
+    )
+    return detector and not site.path.startswith("backbone.")
+
+
 def _site(
     units: Units, unit: Unit, anchor: Anchor, config: SEConfig, image: tuple[int, ...]
 ) -> Site:
@@ -185,7 +193,11 @@ def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = N
             )
             continue
         site = _site(units, unit, anchor, config, image)
-        if _wanted(site, config):
+        if config.include is None and _in_head(model, site):
+            skipped.append(
+                (unit.block, "in the head of a detector; `include` takes it all the same")
+            )
+        elif _wanted(site, config):
             sites.setdefault((site.path, site.where), site)
     existing = tuple(dict.fromkeys(gated.path for gated in units.gating.existing))
     return SitePlan(

@@ -11,6 +11,7 @@ from senet.errors import ConfigError, optional
 from senet.insertion import SEConfig
 from senet.models.nets.classifier import Classifier
 from senet.models.registry import create_model
+from senet.models.resolutions import by_resolution
 
 __all__ = ["backbone", "features_of"]
 
@@ -31,8 +32,12 @@ def backbone(
     It is what timm's `features_only=True` gives: a module whose output is the list of maps, finest
     first, and whose `feature_info` has `channels()`, `reduction()` (how many times smaller than the
     image) and `module_name()`. What comes behind the last map that is asked for is left out. The
-    names of parameters stay; only where a network of timm has its layers in one sequence, they have
-    one level less (`features_0.weight`).
+    names of parameters stay, with two exceptions: where a network has its layers in one sequence,
+    they have one level less (`features_0.weight`); and where its stages are nested deeper, as in
+    timm's ConvNeXt, ResNetV2, VoVNet and HRNet, its own forward runs, below the name `model`.
+
+    A network without `feature_info`, as torchvision's, runs once on an image of zeros: the last
+    layer of each resolution gives the map.
 
     Args:
         network: a name of this project's networks; or a network, with weights perhaps. Its modules
@@ -44,8 +49,8 @@ def backbone(
         layout: see `senet.create_model`, for a name.
 
     Raises:
-        ConfigError: an index that the network does not have, or a network that does not say where
-            its maps are (it has no `feature_info`).
+        ConfigError: an index that the network does not have, or a network whose stages cannot be
+            found: it says nothing of them, and does not run its layers one behind the other.
         UnknownNameError: there is no such network.
         MissingPackageError: timm is not installed, which takes a network apart into stages.
 
@@ -66,13 +71,12 @@ def features_of(network: nn.Module, out_indices: Sequence[int] | None = None) ->
     """Return the backbone of a network; see `backbone`."""
     with optional("senet.backbone"):
         from timm.models import FeatureListNet
+        from timm.models._features import FeatureGetterNet
 
-    known = getattr(network, "feature_info", None)
+    known: Any = getattr(network, "feature_info", None)
     if not isinstance(known, Sequence):
-        raise ConfigError(
-            f"a backbone needs a network with feature_info, and this {type(network).__name__} has "
-            "none; take one of the project's networks, or of timm's"
-        )
+        network = layers = by_resolution(network)
+        known = layers.feature_info
     count = len(known)
     wanted = range(count) if out_indices is None else out_indices
     for index in wanted:
@@ -82,10 +86,37 @@ def features_of(network: nn.Module, out_indices: Sequence[int] | None = None) ->
                 f"got {tuple(wanted)}"
             )
     indices = tuple(sorted(index % count for index in wanted))
-    body: nn.Module = FeatureListNet(network, indices, flatten_sequential=nested(network))
+    body: nn.Module
+    modules = [known[index]["module"] for index in indices]
+    if _in_reach(network, modules, flat=nested(network)):
+        body = FeatureListNet(network, indices, flatten_sequential=nested(network))
+    elif hasattr(network, "forward_intermediates"):
+        body = FeatureGetterNet(network, indices)
+    else:
+        raise ConfigError(
+            f"the stages of this {type(network).__name__} ({', '.join(modules)}) must be its "
+            "children, or the network must have timm's forward_intermediates; try a newer timm"
+        )
     return body
 
 
 def nested(network: nn.Module) -> bool:
     """Return whether the modules of `feature_info` are one level below the network's children."""
     return not isinstance(network, Classifier) and any(hasattr(network, name) for name in _NESTED)
+
+
+def _in_reach(network: nn.Module, modules: Sequence[str], *, flat: bool) -> bool:
+    """Whether timm's list of layers reaches the modules; it runs the children in their order.
+
+    Those are the network's own, or with `flat` those of a sequence among them. A list of modules in
+    between has no forward of its own.
+    """
+    reached: set[str] = set()
+    for name, child in network.named_children():
+        if type(child) in (nn.ModuleList, nn.ModuleDict):
+            break
+        if flat and isinstance(child, nn.Sequential):
+            reached |= {f"{name}.{inner}" for inner, _ in child.named_children()}
+        else:
+            reached.add(name)
+    return reached.issuperset(modules)
