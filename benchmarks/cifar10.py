@@ -26,6 +26,7 @@ from bench_train_step import commit
 from torch import Tensor, nn
 
 import senet
+from senet.analysis.series import upgraded
 from senet.compare import compare
 from senet.models import create_model
 from senet.training import DataConfig, TrainConfig
@@ -185,18 +186,24 @@ def accuracy_table(result: dict[str, Any]) -> str:
     for seed in result["config"]["seeds"]:
         plain, se = accuracy["plain", seed], accuracy["se", seed]
         lines.append(f"| {seed} | {percent(plain)} | {percent(se)} | {100 * (se - plain):+.2f} |")
-    summary = result["summary"]
+    means = upgraded(result)["summary"]["arms"]
     cells = [
-        percent(summary[arch]["mean"])
-        + (f" ± {100 * summary[arch]['std']:.2f}" if summary[arch]["std"] is not None else "")
+        percent(means[arch]["mean"])
+        + (f" ± {100 * means[arch]['std']:.2f}" if means[arch]["std"] is not None else "")
         for arch in ("plain", "se")
     ]
-    gap = summary["difference"]
+    gap = difference(result)
     interval = "no interval"
     if gap["low"] is not None:
         interval = f"[{100 * gap['low']:+.2f}, {100 * gap['high']:+.2f}]"
     lines.append(f"| **mean** | {cells[0]} | {cells[1]} | {100 * gap['mean']:+.2f} {interval} |")
     return "\n".join(lines)
+
+
+def difference(result: dict[str, Any]) -> dict[str, Any]:
+    """SE minus plain, of a result of any schema."""
+    entry: dict[str, Any] = upgraded(result)["summary"]["differences"][0]["difference"]
+    return entry
 
 
 def recipe(result: dict[str, Any]) -> str:
@@ -232,7 +239,7 @@ def cost_sentence(result: dict[str, Any]) -> str:
 
 def seen(result: dict[str, Any]) -> str:
     """Which effect the interval could have shown; the paper's own are about one point."""
-    gap = result["summary"]["difference"]
+    gap = difference(result)
     if gap["low"] is None:
         return ""
     half = 50 * (gap["high"] - gap["low"])

@@ -24,7 +24,7 @@ result = compare(
 for run in result["runs"]:
     print(f"{run['arch']:5} seed {run['seed']}: {run['test_accuracy']:.1%} of the test images")
 
-difference = result["summary"]["difference"]
+difference = result["summary"]["differences"][0]["difference"]
 low, high = (100 * difference[end] for end in ("low", "high"))
 print(
     f"SE - plain: {100 * difference['mean']:+.1f} points, 95 % interval [{low:+.1f}, {high:+.1f}]"

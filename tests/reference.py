@@ -91,8 +91,9 @@ def squeeze_excite(
     excitation: str = "sigmoid",
     centered: bool = False,
     mask: Tensor | None = None,
+    descriptor: Tensor | None = None,
 ) -> Tensor:
-    """The whole block, for [N, C, *spatial]."""
+    """The whole block, for [N, C, *spatial]; a descriptor [C] stands in place of the squeeze."""
     weights = (weight1, bias1, weight2, bias2)
     options = {"excitation": excitation, "centered": centered}
     if mode == "none":  # every position is a sample of its own, without space
@@ -101,7 +102,8 @@ def squeeze_excite(
             for p in positions(x)
         ]
         return torch.stack(columns, dim=2).reshape(x.shape)
-    s = excite(squeeze(x, mode, mask), *weights, **options)  # type: ignore[arg-type]
+    z = squeeze(x, mode, mask) if descriptor is None else descriptor.expand(x.shape[:2])
+    s = excite(z, *weights, **options)  # type: ignore[arg-type]
     samples = [
         torch.stack([x[n, c] * s[n, c] for c in range(x.shape[1])]) for n in range(x.shape[0])
     ]

@@ -118,18 +118,19 @@ def make_result() -> Maker:
     def make(
         *,
         seeds: int = 3,
+        arms: tuple[str, ...] = ("plain", "se"),
         finished: int | None = None,
         epochs: int = 30,
         classes: list[str] = CIFAR10,
         blocks: list[tuple[str, int, int]] = RESNET20,
         **changes: Any,
     ) -> dict[str, Any]:
-        order = [(arch, seed) for seed in range(seeds) for arch in ("plain", "se")]
+        order = [(arch, seed) for seed in range(seeds) for arch in arms]
         finished = len(order) if finished is None else finished
         runs = [_run(arch, seed, epochs, "done") for arch, seed in order[:finished]]
         runs += [_run(arch, seed, epochs // 3, "partial") for arch, seed in order[finished:][:1]]
         result = {
-            "schema": "senet.compare/1",
+            "schema": "senet.compare/2",
             "command": "senet compare --model resnet20 --data hfds/cifar10 --epochs 30 --seeds 3",
             "versions": {"senet": "0.1.0", "torch": "2.11.0", "python": "3.12.3", "timm": "1.0.31"},
             "device": "cpu, 2 cores",
@@ -138,6 +139,7 @@ def make_result() -> Maker:
                 "model": "resnet20",
                 "data": "hfds/cifar10",
                 "epochs": epochs,
+                "arms": list(arms),
                 "seeds": list(range(seeds)),
                 "batch_size": 128,
                 "lr": 0.1,

@@ -209,6 +209,34 @@ def test_a_wide_figure_scrolls_and_does_not_shrink(make_result: Any) -> None:
     assert "By channel, block by block, 12 of 40" in _read(page).text
 
 
+def test_three_arms(make_result: Any) -> None:
+    result = make_result(epochs=3, classes=["cat", "dog"], blocks=FEW, arms=("plain", "se", "mute"))
+    page = render_report(result)
+    parsed = _read(page)
+
+    for text in (
+        "Arm against arm",
+        "mute, test accuracy",
+        "mute \u2212 plain",
+        "No significant difference between SE and plain on 3 seeds; no significant difference",
+        "272,095",
+    ):
+        assert text in parsed.text
+    assert "Unfinished" not in parsed.text
+    labels = [a["aria-label"] or "" for t, a in parsed.tags if t == "svg"]
+    assert any("plain and SE and mute" in label for label in labels)
+    assert len(parsed.ids) == len(set(parsed.ids))
+
+
+def test_arms_without_se(make_result: Any) -> None:
+    arms = ("plain", "constant")
+    page = render_report(make_result(epochs=3, excitations=None, cost=None, arms=arms))
+    text = _read(page).text
+
+    assert "constant \u2212 plain" in text
+    assert "SE" not in text.partition("How to repeat it")[0]
+
+
 @pytest.mark.parametrize(("finished", "done"), [(0, 0), (1, 1), (3, 3), (5, 5)])
 def test_interrupted(make_result: Any, finished: int, done: int) -> None:
     page = render_report(make_result(epochs=3, finished=finished, excitations=None, cost=None))
@@ -278,5 +306,5 @@ def test_what_is_unavailable_is_said() -> None:
 
 
 def test_another_schema_is_refused() -> None:
-    with pytest.raises(InputError, match=r"of schema senet\.compare/1, got 'senet\.cost/1'"):
+    with pytest.raises(InputError, match=r"of schema senet\.compare/2, got 'senet\.cost/1'"):
         render_report({"schema": "senet.cost/1"})

@@ -211,7 +211,7 @@ def test_another_module_in_its_place_is_called() -> None:
     assert y.abs().max() <= 1
 
 
-@pytest.mark.parametrize("squeeze", ["max", "none"])
+@pytest.mark.parametrize("squeeze", ["max", "none", "constant"])
 def test_other_squeezes(squeeze: str) -> None:
     norm = scattered(SEBatchNorm2d(8, se={"squeeze": squeeze}, dtype=torch.float64))
     compare(norm, copy.deepcopy(norm), torch.randn(3, 8, 4, 4, dtype=torch.float64))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 import reference
 from senet import SqueezeExcitation
 from senet.blocks import Gate
+from senet.blocks.squeeze_excitation import SQUEEZES
 from senet.errors import ConfigError, InputError, UnknownNameError
-from senet.functional import EXCITATIONS, SQUEEZES
+from senet.functional import EXCITATIONS
 from tolerances import assert_close
 
 SPATIAL = [(), (5,), (3, 4), (2, 3, 2), (2, 1, 2, 2)]
@@ -38,6 +39,13 @@ def arguments(block: SqueezeExcitation) -> list[Tensor | None]:
     return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
 
 
+def squeezed_by(block: SqueezeExcitation) -> dict[str, Any]:
+    """What its z is, as the reference takes it."""
+    if block.squeeze == "constant":
+        return {"descriptor": block.descriptor.double()}
+    return {"mode": block.squeeze}
+
+
 def gate_of(block: SqueezeExcitation) -> list[Tensor]:
     """A list that gets the gate of every forward pass."""
     seen: list[Tensor] = []
@@ -51,7 +59,8 @@ def gate_of(block: SqueezeExcitation) -> list[Tensor]:
 def test_values_and_gradients(squeeze: str, bias: bool, spatial: tuple[int, ...]) -> None:
     block = trained(6, hidden=3, squeeze=squeeze, bias=bias, dtype=torch.float64)
     x = torch.randn(2, 6, *spatial, dtype=torch.float64, requires_grad=True)
-    got, expected = block(x), reference.squeeze_excite(x, *arguments(block), mode=squeeze)
+    expected = reference.squeeze_excite(x, *arguments(block), **squeezed_by(block))
+    got = block(x)
     assert got.dtype == torch.float64
     assert_close(got, expected, name="output")
     seed = torch.randn_like(expected)
@@ -159,7 +168,7 @@ def test_a_block_in_half_precision_gates_in_float32(dtype: torch.dtype, squeeze:
     y = block(x)
     assert (y.dtype, seen[0].dtype) == (dtype, torch.float32)
     wide = [None if a is None else a.double() for a in arguments(block)]
-    assert_close(y, reference.squeeze_excite(x.double(), *wide, mode=squeeze))
+    assert_close(y, reference.squeeze_excite(x.double(), *wide, **squeezed_by(block)))
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -218,6 +227,21 @@ def test_a_centred_block_starts_as_the_identity_and_learns(squeeze: str, excitat
     (y * torch.randn_like(y)).sum().backward()
     assert bool((block.fc2.weight.grad.abs().sum() > 0).all())  # type: ignore[union-attr]
     assert bool((block.fc2.bias.grad != 0).all())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_constant_reaches_every_hidden_unit(seed: int) -> None:
+    torch.manual_seed(seed)
+    block = SqueezeExcitation(16, hidden=2, squeeze="constant", bias=False, centered=True)
+    assert bool((block.fc1(block.descriptor[None]) > 0).all())
+
+
+def test_a_constant_gate_is_that_of_every_image() -> None:
+    block = trained(8, squeeze="constant")
+    seen = gate_of(block)
+    block(torch.randn(3, 8, 5, 5))
+    assert seen[0].shape == (3, 8)
+    assert torch.equal(seen[0], block.constant_gate().expand(3, -1))
 
 
 def test_both_layers_of_a_centred_block_move_by_the_second_step() -> None:
@@ -281,7 +305,9 @@ def test_a_hook_on_the_gate_sees_the_excitation() -> None:
     assert_close(y, x * seen[0][..., None, None])
 
 
-@pytest.mark.parametrize("options", [{}, {"centered": True, "squeeze": "max", "bias": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"centered": True, "squeeze": "max", "bias": False}, {"squeeze": "constant"}]
+)
 def test_copies_compute_the_same(options: dict[str, Any]) -> None:
     block = trained(8, **options)
     fresh = SqueezeExcitation(8, **options)

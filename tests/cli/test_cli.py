@@ -237,9 +237,19 @@ RESULT: dict[str, Any] = {
     "config": {"model": "resnet20"},
     "data": {"name": "digits"},
     "summary": {
-        "plain": {"mean": 0.9, "std": 0.01, "n": 3},
-        "se": {"mean": 0.92, "std": None, "n": 1},
-        "difference": {"mean": 0.02, "low": -0.01, "high": 0.05, "n": 3, "confidence": 0.95},
+        "arms": {
+            "plain": {"mean": 0.9, "std": 0.01, "n": 3},
+            "se": {"mean": 0.92, "std": None, "n": 1},
+        },
+        "differences": [
+            {
+                "arm": "se",
+                "against": "plain",
+                "difference": {"mean": 0.02, "low": -0.01, "high": 0.05}
+                | {"n": 3, "confidence": 0.95},
+                "verdict": "no significant difference on 3 seeds",
+            }
+        ],
         "verdict": "no significant difference on 3 seeds",
     },
     "cost": {
@@ -272,10 +282,25 @@ def test_table_shows_percent_and_differences() -> None:
 
 
 def test_table_of_an_interrupted_comparison_has_gaps() -> None:
-    summary = {"plain": None, "se": None, "difference": None, "verdict": "no seed has both runs"}
+    open_ = {"arm": "se", "against": "plain", "difference": None, "verdict": "no seed has both"}
+    summary = {"arms": {"plain": None, "se": None}, "differences": [open_]}
 
     assert printed_table(RESULT | {"summary": summary, "cost": None}) == [
         ["test accuracy, %", "-", "-", "-", ""]
+    ]
+
+
+def test_table_of_three_arms() -> None:
+    gap = {"mean": 0.01, "low": 0.004, "high": 0.016, "n": 3, "confidence": 0.95}
+    pairs = (("se", "plain", gap), ("constant", "plain", None), ("se", "constant", gap))
+    differences = [{"arm": a, "against": b, "difference": d} for a, b, d in pairs]
+    arms = RESULT["summary"]["arms"] | {"constant": None}
+    rows = printed_table(RESULT | {"summary": {"arms": arms, "differences": differences}})
+
+    assert rows[:3] == [
+        ["test accuracy, %", "90.00 ± 1.00", "92.00", "-", "+1.00", "-", "+1.00", ""],
+        ["95 % interval", "", "", "", "[+0.40, +1.60]", "", "[+0.40, +1.60]", ""],
+        ["parameters", "1,000", "1,010", "", "+10", "", "", "1.0100"],
     ]
 
 

@@ -24,7 +24,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 def test_resume_of_something_else(pictures: DataConfig, tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
 
-    with pytest.raises(DataError, match=r"nothing to resume|must be of schema 'senet.compare/1'"):
+    with pytest.raises(DataError, match=r"nothing to resume|must be of schema 'senet.compare/2'"):
         compared(pictures, tmp_path, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 

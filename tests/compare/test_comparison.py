@@ -89,7 +89,7 @@ def test_result_has_the_schema(finished: Path) -> None:
         *("schema", "state", "command", "versions", "device", "date", "config", "data"),
         *("runs", "summary", "cost", "excitations"),
     ]
-    assert (result["schema"], result["state"]) == ("senet.compare/1", "done")
+    assert (result["schema"], result["state"]) == ("senet.compare/2", "done")
     assert [(run["arch"], run["seed"], run["state"]) for run in result["runs"]] == [
         *(("plain", 0, "done"), ("se", 0, "done"), ("plain", 1, "done"), ("se", 1, "done"))
     ]
@@ -109,8 +109,9 @@ def test_summary_is_that_of_the_runs(finished: Path) -> None:
     gaps = [runs[1]["test_accuracy"] - runs[0]["test_accuracy"]]
     gaps += [runs[3]["test_accuracy"] - runs[2]["test_accuracy"]]
 
-    assert summary["plain"]["n"] == summary["se"]["n"] == summary["difference"]["n"] == 2
-    assert summary["difference"]["mean"] == pytest.approx(sum(gaps) / 2)
+    (entry,) = summary["differences"]
+    assert [of["n"] for of in (*summary["arms"].values(), entry["difference"])] == [2, 2, 2]
+    assert entry["difference"]["mean"] == pytest.approx(sum(gaps) / 2)
     assert isinstance(summary["verdict"], str)
 
 
@@ -240,6 +241,24 @@ def test_resume_where_nothing_is_begins(pictures: DataConfig, tmp_path: Path) ->
     result = compared(pictures, tmp_path / "out", resume=True, seeds=1, train=train)
     assert result["state"] == "done"
     assert result["summary"]["verdict"] == "one seed: no interval, no verdict"
+
+
+def test_a_folder_of_the_first_schema_is_gone_on_with(
+    pictures: DataConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    part = interrupted(pictures, out, monkeypatch, 9 + 1)
+    means = part["summary"]["arms"]
+    del part["config"]["arms"]
+    part["schema"] = "senet.compare/1"
+    part["summary"] = {**means, "difference": None, "verdict": "open"}
+    (out / "results.json").write_text(json.dumps(part))
+
+    with pytest.raises(ConfigError, match="arms was"):
+        compared(pictures, out, resume=True, arms=("plain", "se", "constant"))
+    whole = compared(pictures, out, resume=True)
+    assert whole["schema"] == "senet.compare/2"
+    assert without_clock(whole) == without_clock(read(finished))
 
 
 def test_resume_with_other_options_is_refused(pictures: DataConfig, finished: Path) -> None:

@@ -45,7 +45,7 @@ def test_every_gate_in_every_dimension(dims: int, init: str, excitation: str, fo
     assert (CanonicalSE in kinds) == (form == "portable")
 
 
-@pytest.mark.parametrize("squeeze", ["avg", "max"])
+@pytest.mark.parametrize("squeeze", ["avg", "max", "constant"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     "integration", ["standard", "pre", "post", "identity", "inner", "inner_act"]
@@ -60,6 +60,8 @@ def test_every_integration(integration: str, squeeze: str, bias: bool) -> None:
 
     assert_equal(net, deployed, x)
     assert report(deployed).blocks == 2
+    if squeeze == "constant" and integration in ("standard", "inner"):  # behind a batch norm
+        assert len(report(deployed).constant) == 2
 
 
 def test_a_gate_with_spatial_dimensions_is_kept_and_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import families
 import pytest
@@ -51,6 +52,15 @@ def test_a_residual_branch_is_found_where_it_meets_its_identity() -> None:
     assert (site.channels, site.hidden, site.size, site.stage) == (32, 2, (16, 16), 1)
     assert site.parameters == 32 * 2 + 2 + 2 * 32 + 32
     assert site.macs == 2 * 32 * 2
+
+
+@pytest.mark.parametrize("options", [{}, {"squeeze": "constant"}, {"bias": False}])
+def test_the_plan_counts_what_insertion_adds(options: dict[str, Any]) -> None:
+    model, config = Residual(), senet.SEConfig(**options)
+    before = sum(p.numel() for p in model.parameters())
+    plan = senet.find_sites(model, IMAGE, config)
+    senet.insert(model, IMAGE, config)
+    assert sum(p.numel() for p in model.parameters()) - before == plan.parameters
 
 
 def test_finding_reads_only() -> None:

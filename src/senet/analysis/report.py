@@ -10,12 +10,25 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from senet.analysis import number_texts as texts
 from senet.analysis.excitations import spaced
-from senet.analysis.series import curves, is_done, number, pairs, part, runs_of, shorten, summary_of
+from senet.analysis.series import (
+    arms_of,
+    contrasts,
+    curves,
+    is_done,
+    number,
+    pairs,
+    part,
+    runs_of,
+    shorten,
+    summary_of,
+    title,
+    upgraded,
+)
 from senet.analysis.stats import proportion_interval
 from senet.errors import InputError, optional
 
@@ -48,24 +61,27 @@ def render_report(result: Mapping[str, Any]) -> str:
     excitations all give a page.
 
     Args:
-        result: what `senet compare` writes as results.json, schema `senet.compare/1`.
+        result: what `senet compare` writes as results.json, schema `senet.compare/2`; one of
+            schema 1 is shown as well.
 
     Raises:
         InputError: the dict is of another schema.
         MissingPackageError: Jinja2, matplotlib or scipy is not installed, whatever the result.
 
     Example:
-        >>> html = render_report({"schema": "senet.compare/1", "config": {"model": "resnet20"}})
+        >>> html = render_report({"schema": "senet.compare/2", "config": {"model": "resnet20"}})
         >>> "senet compare: resnet20" in html, "no verdict" in html
         (True, True)
     """
     schema = str(result.get("schema") or _SCHEMA)
     if not schema.startswith(_SCHEMA):
-        raise InputError(f"a report shows a result of schema {_SCHEMA}1, got {schema!r}")
+        raise InputError(f"a report shows a result of schema {_SCHEMA}2, got {schema!r}")
+    result = upgraded(result)
     page = _environment().get_template("report.html")
     config, data, cost = (part(result, name) for name in ("config", "data", "cost"))
     runs, timing = runs_of(result), part(cost, "timing")
-    quantities = _quantities(cost, timing)
+    quantities, arms = _quantities(cost, timing), arms_of(result)
+    summary = summary_of(result)
     return page.render(
         result=result,
         config=config,
@@ -73,10 +89,14 @@ def render_report(result: Mapping[str, Any]) -> str:
         se=part(config, "se"),
         where={**part(result, "versions"), **{key: result.get(key) for key in ("device", "date")}},
         data=data,
-        summary=summary_of(result),
+        verdict=str(summary["verdict"]),
+        arms=_arms(summary, arms),
+        differences=[_named(each) for each in summary["differences"]],
+        means=summary["arms"],
+        difference=next(_se_against_plain(summary), None),
         runs=sorted(runs, key=lambda run: (str(run.get("seed")), str(run.get("arch")))),
         done=sum(is_done(run) for run in runs),
-        planned=2 * len(config.get("seeds") or []),
+        planned=len(arms) * len(config.get("seeds") or []),
         cost=cost,
         timing=timing,
         quantities=quantities,
@@ -104,7 +124,12 @@ def _environment() -> Environment:
     )
     names = ("decimal", "duration", "interval", "percent", "points", "quantity")
     environment.filters |= {name: getattr(texts, name) for name in names}
-    environment.filters |= {"inline": _inline, "value": _value, "wilson": _wilson}
+    environment.filters |= {
+        "inline": _inline,
+        "arm_title": title,
+        "value": _value,
+        "wilson": _wilson,
+    }
     environment.globals["none_"] = texts.NONE
     environment.tests["known"] = lambda value: not math.isnan(number(value))
     return environment
@@ -131,6 +156,30 @@ def _wilson(accuracy: Any, images: Any) -> str:
         return texts.NONE
     interval = proportion_interval(round(accuracy * images), int(images))
     return f"{texts.decimal(100 * interval.low, 1)} to {texts.decimal(100 * interval.high, 1)}"
+
+
+def _arms(summary: Mapping[str, Any], arms: Sequence[str]) -> list[dict[str, Any]]:
+    """Return each arm with its name, colour and mean accuracy, where it has one."""
+    from senet.analysis.figures.drawing import COLOUR, arm_colour
+
+    means = part(summary, "arms")
+    tones = {arm: f"var(--{arm})" if arm in COLOUR else arm_colour(arm, arms) for arm in arms}
+    return [
+        {"arm": arm, "name": title(arm), "tone": tones[arm], "accuracy": part(means, arm)}
+        for arm in arms
+    ]
+
+
+def _named(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a difference with its name."""
+    name = f"{title(str(entry.get('arm')))} \u2212 {title(str(entry.get('against')))}"
+    return {"name": name, "verdict": entry.get("verdict"), **part(entry, "difference")}
+
+
+def _se_against_plain(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for entry in summary["differences"]:
+        if (entry.get("arm"), entry.get("against")) == ("se", "plain"):
+            yield _named(entry)
 
 
 class _Quantity(NamedTuple):
@@ -188,9 +237,9 @@ def _balance(result: Mapping[str, Any], quantities: list[_Quantity]) -> dict[str
     """What SE gains, seed by seed, and what it costs."""
     from senet.analysis.figures import cost_bars, paired_accuracy
 
-    drawings, runs = {}, runs_of(result)
-    if pairs(runs)[0]:
-        drawings["gain"] = paired_accuracy(runs)
+    drawings, runs, arms = {}, runs_of(result), arms_of(result)
+    if any(pairs(runs, *both)[0] for both in contrasts(arms)):
+        drawings["gain"] = paired_accuracy(runs, arms=arms)
     ratios = {q.label: q.ratio for q in quantities if math.isfinite(q.ratio)}
     if ratios:
         drawings["cost"] = cost_bars(ratios)
@@ -200,11 +249,11 @@ def _balance(result: Mapping[str, Any], quantities: list[_Quantity]) -> dict[str
 def _learning_curves(result: Mapping[str, Any]) -> list[Drawing]:
     from senet.analysis.figures import learning_curves
 
-    runs = runs_of(result)
+    runs, arms = runs_of(result), arms_of(result)
     return [
-        learning_curves(runs, quantities=[name], name=name)
+        learning_curves(runs, arms=arms, quantities=[name], name=name)
         for name in ("test_accuracy", "train_loss")
-        if curves(runs, "plain", name) or curves(runs, "se", name)
+        if any(curves(runs, arm, name) for arm in arms)
     ]
 
 

@@ -1,4 +1,4 @@
-"""From a `senet.compare/1` result to the numbers that a figure or a table shows.
+"""From a `senet.compare/2` result to the numbers that a figure or a table shows.
 
 Gaps are allowed everywhere: a run may be unfinished and a value None, and an interrupted comparison
 is still worth looking at.
@@ -14,8 +14,12 @@ from typing import Any, NamedTuple
 from senet.analysis.stats import mean_std, paired_difference, verdict
 
 __all__ = [
+    "TWO_ARMS",
     "Curve",
     "Run",
+    "arms_of",
+    "by_seed",
+    "contrasts",
     "curves",
     "is_done",
     "mean_curve",
@@ -26,9 +30,12 @@ __all__ = [
     "shorten",
     "summarise",
     "summary_of",
+    "title",
+    "upgraded",
 ]
 
 Run = Mapping[str, Any]
+TWO_ARMS = ("plain", "se")
 
 
 class Curve(NamedTuple):
@@ -100,38 +107,113 @@ def _accuracies(runs: Sequence[Run], arch: str) -> dict[int, float]:
     return {seed: value for seed, value in by_seed.items() if not math.isnan(value)}
 
 
-def pairs(runs: Sequence[Run]) -> tuple[list[float], list[float]]:
-    """Return the test accuracies (plain, SE) of the seeds that both networks finished."""
-    plain, se = _accuracies(runs, "plain"), _accuracies(runs, "se")
-    seeds = sorted(plain.keys() & se.keys())
-    return [plain[seed] for seed in seeds], [se[seed] for seed in seeds]
+def pairs(
+    runs: Sequence[Run], arm: str = "se", against: str = "plain"
+) -> tuple[list[float], list[float]]:
+    """Return the test accuracies (against, arm) of the seeds that both networks finished."""
+    first, second = _accuracies(runs, against), _accuracies(runs, arm)
+    seeds = sorted(first.keys() & second.keys())
+    return [first[seed] for seed in seeds], [second[seed] for seed in seeds]
 
 
-def summarise(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what finished runs say: both networks' mean accuracy, the difference, the verdict.
+def by_seed(runs: Sequence[Run], arms: Sequence[str]) -> list[dict[str, float]]:
+    """Return, for each seed, the test accuracies of the arms that have finished it."""
+    of_arms = {arm: _accuracies(runs, arm) for arm in arms}
+    seeds = sorted({seed for values in of_arms.values() for seed in values})
+    return [{arm: of[seed] for arm, of in of_arms.items() if seed in of} for seed in seeds]
 
-    Returns:
-        The summary of a `senet.compare/1` result; None for a network without a finished run, and
-        for the difference where no seed has both.
+
+def title(arm: str) -> str:
+    """Return what a reader calls an arm.
 
     Example:
-        >>> summarise([{"arch": "plain", "seed": 0, "test_accuracy": 0.5}])["plain"]
+        >>> title("se"), title("constant")
+        ('SE', 'constant')
+    """
+    return "SE" if arm == "se" else arm
+
+
+def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Return which arms are compared, as (arm, against): each with plain, and SE with a constant.
+
+    Example:
+        >>> contrasts(["plain", "se", "constant"])
+        [('se', 'plain'), ('constant', 'plain'), ('se', 'constant')]
+        >>> contrasts(["se", "constant"])
+        [('se', 'constant')]
+    """
+    base = next(arm for arm in ("plain", "constant", *arms) if arm in arms)
+    compared = [(arm, base) for arm in arms if arm != base]
+    both = base == "plain" and {"se", "constant"} <= set(arms)
+    return [*compared, ("se", "constant")] if both else compared
+
+
+def summarise(runs: Sequence[Run], arms: Sequence[str] = TWO_ARMS) -> dict[str, Any]:
+    """Return what finished runs say: the arms' mean accuracies, their differences, the verdict.
+
+    Returns:
+        The summary of a `senet.compare/2` result; None for an arm without a finished run, and for
+        a difference where no seed has both.
+
+    Example:
+        >>> summarise([{"arch": "plain", "seed": 0, "test_accuracy": 0.5}])["arms"]["plain"]
         {'mean': 0.5, 'std': None, 'n': 1}
     """
-    means = {arch: list(_accuracies(runs, arch).values()) for arch in ("plain", "se")}
-    plain, se = pairs(runs)
-    difference = paired_difference(plain, se) if plain else None
+    means = {arm: list(_accuracies(runs, arm).values()) for arm in arms}
+    compared = contrasts(arms)
+    differences = [_compared(runs, *both, named=len(compared) > 1) for both in compared]
     return {
-        **{arch: asdict(mean_std(values)) if values else None for arch, values in means.items()},
-        "difference": asdict(difference) if difference else None,
-        "verdict": verdict(difference),
+        "arms": {
+            arm: asdict(mean_std(values)) if values else None for arm, values in means.items()
+        },
+        "differences": differences,
+        "verdict": "; ".join(each["verdict"] for each in differences),
     }
+
+
+def _compared(runs: Sequence[Run], arm: str, against: str, *, named: bool) -> dict[str, Any]:
+    """Return one of the differences of a summary."""
+    first, second = pairs(runs, arm, against)
+    difference = paired_difference(first, second) if first else None
+    return {
+        "arm": arm,
+        "against": against,
+        "difference": asdict(difference) if difference else None,
+        "verdict": verdict(difference, arm=title(arm), against=title(against) if named else ""),
+    }
+
+
+def arms_of(result: Mapping[str, Any]) -> list[str]:
+    """Return the arms of a result; those of the first schema are plain and SE."""
+    given = part(result, "config").get("arms")
+    return [str(arm) for arm in given] if isinstance(given, list) and given else list(TWO_ARMS)
+
+
+def upgraded(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `senet.compare/1` result, which has two arms, as one of today's schema.
+
+    Example:
+        >>> upgraded({"summary": {"difference": None, "verdict": "open"}})["summary"]["differences"]
+        [{'arm': 'se', 'against': 'plain', 'difference': None, 'verdict': 'open'}]
+    """
+    summary, config = part(result, "summary"), part(result, "config")
+    new: dict[str, Any] = {**result, "schema": "senet.compare/2"}
+    if config:
+        new["config"] = {"arms": arms_of(result), **config}
+    if "difference" in summary:
+        given = {name: summary.get(name) for name in ("difference", "verdict")}
+        new["summary"] = {
+            "arms": {arm: summary.get(arm) for arm in TWO_ARMS},
+            "differences": [{"arm": "se", "against": "plain", **given}],
+            "verdict": summary.get("verdict"),
+        }
+    return new
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the summary of a result; what it lacks is computed, or empty."""
-    given, computed = part(result, "summary"), summarise(runs_of(result))
-    return {key: given.get(key) or value or {} for key, value in computed.items()}
+    given, computed = part(result, "summary"), summarise(runs_of(result), arms_of(result))
+    return {key: given.get(key) or value for key, value in computed.items()}
 
 
 def shorten(text: str, length: int = 18) -> str:

@@ -202,15 +202,22 @@ def _size(difference: float, scale: float, unit: str) -> str:
 
 
 def verdict(
-    difference: PairedDifference | None, *, scale: float = 100.0, unit: str = "points"
+    difference: PairedDifference | None,
+    *,
+    scale: float = 100.0,
+    unit: str = "points",
+    arm: str = "SE",
+    against: str = "",
 ) -> str:
     """Say in one plain sentence what the paired difference allows to conclude.
 
     Args:
-        difference: SE minus plain of a quantity of which more is better; None if no seed has both
-            runs.
+        difference: the arm minus what it is compared with, of a quantity of which more is better;
+            None if no seed has both runs.
         scale: multiplies the difference for display; 100 turns fractions into percentage points.
         unit: what the scaled difference is counted in, in the plural.
+        arm: what the sentence calls the arm.
+        against: what it is compared with; named where there are more than two arms.
 
     Example:
         >>> verdict(paired_difference([0.90, 0.91, 0.92], [0.91, 0.93, 0.95]))
@@ -220,14 +227,16 @@ def verdict(
         >>> verdict(paired_difference([0.9], [0.95]))
         'one seed: no interval, no verdict'
     """
+    between = f" between {arm} and {against}" if against else ""
     if difference is None:
-        return "no seed has both runs: no verdict"
+        return f"no seed has both runs: no verdict{between}"
     if difference.n == 1:
-        return "one seed: no interval, no verdict"
+        return f"one seed: no interval, no verdict{between}"
     word = "better" if difference.mean > 0 else "worse"
-    by = f"SE is {word} by {_size(difference.mean, scale, unit)}"
+    than = f" than {against}" if against else ""
+    by = f"{arm} is {word}{than} by {_size(difference.mean, scale, unit)}"
     if difference.significant:
         return f"{by} ({100 * difference.confidence:g} % confidence, {difference.n} seeds)"
     if difference.significant is None:
         return f"{by} on each of {difference.n} seeds: no spread between them, no verdict"
-    return f"no significant difference on {difference.n} seeds"
+    return f"no significant difference{between} on {difference.n} seeds"

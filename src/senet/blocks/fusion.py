@@ -11,10 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet import ops
 from senet.blocks.squeeze_excitation import SqueezeExcitation, hooked
+from senet.functional import add_act, no_autocast
 
 __all__ = ["activation_inside", "batch_norm_se", "fusible", "residual_tail"]
 
@@ -54,6 +56,8 @@ def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
         se: the block.
         x: the input.
     """
+    if _own(se, x, "constant"):  # it is another gamma
+        return base.forward in _TORCH and (_group(norm) is None or not norm.training)
     if not _own(se, x):
         return False
     frozen, with_activation = _of_others(base)
@@ -66,9 +70,9 @@ def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
     return with_activation or base.forward in _TORCH
 
 
-def _own(se: nn.Module, x: Any) -> bool:
-    """Whether se(x) is the paper's block, and need not be called as a module."""
-    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or hooked(se):
+def _own(se: nn.Module, x: Any, squeeze: str = "avg") -> bool:
+    """Whether se(x) is a block with this squeeze, and need not be called as a module."""
+    if type(se) is not SqueezeExcitation or se.squeeze != squeeze or hooked(se):
         return False
     return isinstance(x, Tensor) and x.dim() >= 2 and x.shape[1] == se.channels
 
@@ -143,6 +147,9 @@ def batch_norm_se(
             momentum, group = _momentum(norm), _group(norm)
             if not norm.track_running_stats:
                 mean = var = None
+    if se.squeeze == "constant":
+        statistics = mean, var, training, 0.0 if training and ops.recomputing() else momentum
+        return add_act(_scaled_norm(norm, se, x, *statistics), identity, activation)
     if inside is None and "act" in norm._modules:
         inside = _own_activation(norm)
     return ops.batch_norm_se(
@@ -160,6 +167,24 @@ def batch_norm_se(
         eps=norm.eps,
         group=group,
     )
+
+
+def _scaled_norm(
+    norm: Any,
+    se: SqueezeExcitation,
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    training: bool,  # noqa: FBT001 - in the order of torch.nn.functional.batch_norm
+    momentum: float,
+) -> Tensor:
+    """Return s * BN(x) for a gate s that is constant: a batch norm with s gamma and s beta."""
+    with no_autocast(x):
+        s = se.constant_gate(len(x))[0] if len(x) else se.constant_gate()[0]
+    like = next((vector for vector in (norm.weight, mean) if vector is not None), x)
+    gamma = s if norm.weight is None else s * norm.weight
+    beta = None if norm.bias is None else (s * norm.bias).to(like.dtype)
+    return F.batch_norm(x, mean, var, gamma.to(like.dtype), beta, training, momentum, norm.eps)
 
 
 def _own_activation(norm: Any) -> str | None:

@@ -13,7 +13,12 @@ from senet import functional, ops
 from senet.blocks.host import as_leaf
 from senet.errors import ConfigError, InputError, unknown_name
 
-__all__ = ["Dense", "Gate", "SqueezeExcitation", "hooked"]
+__all__ = ["SQUEEZES", "Dense", "Gate", "SqueezeExcitation", "hooked"]
+
+SQUEEZES = (*functional.SQUEEZES, "constant")
+
+# What a constant descriptor starts with; Huang et al., section 4.
+_DESCRIPTOR = 0.1
 
 # Names under which other libraries keep the two layers: timm's SqueezeExcite, and the Linear form
 # that many ports use. timm's SEModule and torchvision call them fc1 and fc2, as we do.
@@ -101,8 +106,10 @@ class SqueezeExcitation(nn.Module):
         channels: C.
         reduction: the paper's r; the hidden width is h = max(1, C // r).
         hidden: the exact hidden width instead.
-        squeeze: "avg" (the paper's), "max" (table 11) or "none" (NoSqueeze, table 16: the gate
-            keeps the resolution).
+        squeeze: "avg" (the paper's), "max" (table 11), "none" (NoSqueeze, table 16: the gate keeps
+            the resolution) or "constant": a learned `descriptor` [C] in place of the squeeze, so
+            that the gate does not depend on the image. Behind a batch norm it is another gamma: it
+            costs no pass over memory, and `senet.deploy` leaves nothing of it.
         excitation: "sigmoid" (the paper's), "tanh", "relu" (table 12) or "hard_sigmoid".
         bias: biases in both layers: on in the authors' released models, off in the paper's
             ablations.
@@ -116,7 +123,9 @@ class SqueezeExcitation(nn.Module):
         ConfigError: a width or ratio that cannot be.
         UnknownNameError: no such squeeze or excitation.
 
-    Source: J. Hu et al., "Squeeze-and-Excitation Networks", sections 3 and 6.
+    Source: J. Hu et al., "Squeeze-and-Excitation Networks", sections 3 and 6. The constant: Z.
+        Huang et al., "Stripe Observation Guided Inference Cost-free Attention Mechanism", ECCV
+        2024.
 
     Example:
         >>> se = SqueezeExcitation(64)
@@ -143,8 +152,8 @@ class SqueezeExcitation(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if squeeze not in functional.SQUEEZES:
-            raise unknown_name("squeeze", squeeze, functional.SQUEEZES)
+        if squeeze not in SQUEEZES:
+            raise unknown_name("squeeze", squeeze, SQUEEZES)
         width = functional.hidden_channels(channels, reduction)  # checks both
         width = width if hidden is None else hidden
         if width < 1:
@@ -154,6 +163,8 @@ class SqueezeExcitation(nn.Module):
             )
         self.channels = channels
         self.squeeze = squeeze
+        if squeeze == "constant":
+            self.descriptor = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))
         self.fc1 = Dense(channels, width, bias=bias, device=device, dtype=dtype)
         self.fc2 = Dense(width, channels, bias=bias, device=device, dtype=dtype)
         self.gate = Gate(excitation, centered=centered)
@@ -162,9 +173,16 @@ class SqueezeExcitation(nn.Module):
     def reset_parameters(self) -> None:
         """Draw new parameters: He's normal initialisation, zero biases.
 
-        A centred block starts as the identity, W2 = 0.
+        A centred block starts as the identity, W2 = 0. A constant descriptor starts at 0.1, and the
+        rows of W1 get the sign with which it reaches every hidden unit: one that is 0 for all
+        images would never learn.
         """
         nn.init.kaiming_normal_(self.fc1.weight, nonlinearity="relu")
+        if self.squeeze == "constant":
+            nn.init.constant_(self.descriptor, _DESCRIPTOR)
+            with torch.no_grad():
+                weight = self.fc1.weight
+                weight.copy_(torch.where(weight.sum(1, keepdim=True) < 0, -weight, weight))
         if self.centered:
             nn.init.zeros_(self.fc2.weight)
         else:
@@ -186,6 +204,14 @@ class SqueezeExcitation(nn.Module):
     def excite(self, z: Tensor) -> Tensor:
         """Return the gate s [N, C] of a squeeze z [N, C] (or both [N, C, *spatial])."""
         return self.gate(self.fc2(torch.relu(self.fc1(z))))  # type: ignore[no-any-return]
+
+    def constant_gate(self, images: int = 1) -> Tensor:
+        """Return the gate [images, C] of a block with squeeze="constant", every row the same.
+
+        In float32, or float64 for a descriptor in float64.
+        """
+        dtype = torch.promote_types(self.descriptor.dtype, torch.float32)
+        return self.excite(self.descriptor.to(dtype).expand(images, -1))
 
     def excitation(self) -> Callable[[Tensor], Tensor]:
         """Return the excitation as `senet.ops` takes it.
@@ -224,6 +250,8 @@ class SqueezeExcitation(nn.Module):
         if mask is None and self.squeeze == "avg":
             return ops.recalibrate(x, self.excitation())
         with functional.no_autocast(x):
+            if self.squeeze == "constant":
+                return functional.scale(x, self.constant_gate(len(x)))
             z = functional.squeeze(x, self.squeeze, mask=mask)
             return functional.scale(x, self.excite(z))
 

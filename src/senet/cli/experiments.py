@@ -35,17 +35,21 @@ _MODEL = "resnet20"
 def compare(
     *,
     changes: dict[str, Any],
+    arms: Annotated[
+        str, typer.Option(help="Networks to compare: plain,se,constant ...", metavar="NAMES")
+    ] = "plain,se",
     seeds: o.Seeds = 3,
     out: o.Out = Path("runs/compare"),
     resume: o.Resume = False,
     device: o.Device = "auto",
     no_timing: o.NoTiming = False,
 ) -> None:
-    """Train a network without and with SE blocks, alike in everything else, and compare them."""
+    """Train a network in arms, as without and with SE, alike in everything else; compare them."""
     from senet.compare import compare as run  # loads Lightning: not for `senet --help`
 
     config = overridden(RunConfig(_MODEL, se=SEConfig()), changes)
-    options: Any = {"seeds": seeds, "out": out, "resume": resume, "device": device}
+    names = [name.strip() for name in arms.split(",") if name.strip()]
+    options: Any = {"arms": names, "seeds": seeds, "out": out, "resume": resume, "device": device}
     console, result = run_job(run, **_parts(config), **options, timing=not no_timing)
     show_result(console, result, out / "report.html")
     finished(console, result, resume=resume)

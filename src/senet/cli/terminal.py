@@ -123,17 +123,25 @@ def show_result(console: Console, result: Mapping[str, Any], report: Path) -> No
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """Return accuracy and cost of both networks, side by side."""
-    config = result["config"]
+    """Return accuracy and cost of the arms, side by side."""
+    from senet.analysis.series import title
+
+    config, summary = result["config"], result["summary"]
+    arms = list(summary["arms"])
+    compared = [
+        f"{title(each['arm'])} - {title(each['against'])}" for each in summary["differences"]
+    ]
     table = Table(title=f"{config['model']} on {result['data']['name']}", title_justify="left")
     if result.get("cost"):
         batch = result["cost"]["input"][0][0]
         table.caption = f"multiply-adds, memory and times of a batch of {batch}"
         table.caption_justify = "left"
     table.add_column("")
-    for head in ("plain", "SE", "SE - plain", "SE / plain"):
+    for head in (*map(title, arms), *compared):
         table.add_column(head, justify="right")
-    for row in (*_accuracy_rows(result["summary"]), *_cost_rows(result.get("cost"))):
+    if "SE - plain" in compared:
+        table.add_column("SE / plain", justify="right")
+    for row in (*_accuracy_rows(summary), *_cost_rows(result.get("cost"), arms, compared)):
         table.add_row(*row)
     return table
 
@@ -147,16 +155,20 @@ def _spread(estimate: Mapping[str, Any] | None, *, scale: float = 1.0) -> str:
 
 
 def _accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    cells = [_spread(summary[arch], scale=100) for arch in ("plain", "se")]
-    difference = summary["difference"]
-    if difference is None:
-        return [("test accuracy, %", *cells, _MISSING, "")]
-    rows = [("test accuracy, %", *cells, f"{100 * difference['mean']:+.2f}", "")]
-    if difference["low"] is not None:
-        low, high = 100 * difference["low"], 100 * difference["high"]
-        name = f"  {100 * difference['confidence']:g} % interval"
-        rows.append((name, "", "", rf"\[{low:+.2f}, {high:+.2f}]", ""))
+    cells = [_spread(estimate, scale=100) for estimate in summary["arms"].values()]
+    differences = [each["difference"] for each in summary["differences"]]
+    means = [_MISSING if each is None else f"{100 * each['mean']:+.2f}" for each in differences]
+    rows = [("test accuracy, %", *cells, *means)]
+    if any(each and each["low"] is not None for each in differences):
+        name = f"  {100 * next(filter(None, differences))['confidence']:g} % interval"
+        rows.append((name, *[""] * len(cells), *map(_interval, differences)))
     return rows
+
+
+def _interval(difference: Mapping[str, Any] | None) -> str:
+    if difference is None or difference["low"] is None:
+        return ""
+    return rf"\[{100 * difference['low']:+.2f}, {100 * difference['high']:+.2f}]"
 
 
 # name in the cost report: what the table calls it, its unit, digits
@@ -169,15 +181,20 @@ _COSTS = {
 }
 
 
-def _cost_rows(cost: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
-    total = {} if cost is None else cost["total"]
+def _cost_rows(
+    cost: Mapping[str, Any] | None, arms: Sequence[str], compared: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """Return what plain and SE cost, in their columns and that of their difference."""
+    total = cost["total"] if cost else {}
     rows: list[tuple[str, ...]] = []
     for name, (label, unit, digits) in _COSTS.items() if total else ():
         values = [total[column].get(name) for column in ("plain", "se", "difference")]
         if None not in values:
             plain, se, more = (value / unit for value in values)
-            cells = f"{plain:,.{digits}f}", f"{se:,.{digits}f}", f"{more:+,.{digits}f}"
-            rows.append((label, *cells, f"{total['ratio'][name]:.4f}"))
+            cells = {"plain": f"{plain:,.{digits}f}", "se": f"{se:,.{digits}f}"}
+            cells["SE - plain"] = f"{more:+,.{digits}f}"
+            shown = [cells.get(column, "") for column in (*arms, *compared)]
+            rows.append((label, *shown, f"{total['ratio'][name]:.4f}"))
     return rows
 
 

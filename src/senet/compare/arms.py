@@ -34,4 +34,5 @@ ARMS: dict[str, Arm] = {
     "identity": Arm({"se.integration": "identity"}),
     "inner": Arm({"se.integration": "inner"}),
     "nosqueeze": Arm({"se.squeeze": "none"}),
+    "constant": Arm({"se.squeeze": "constant"}),
 }

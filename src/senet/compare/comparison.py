@@ -1,17 +1,19 @@
-"""`senet.compare.compare`: a network without and with SE blocks, side by side: the main job."""
+"""`senet.compare.compare`: a network in several arms, as without and with SE: the main job."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from senet.analysis import record_excitations, render_report, summarise
+from senet.analysis.series import TWO_ARMS, upgraded
 from senet.compare.experiment import Experiment, Trial
 from senet.cost import cost
+from senet.errors import ConfigError
 from senet.files import write_text
 from senet.insertion import SEConfig
 from senet.progress import Progress, silent
@@ -35,8 +37,8 @@ from senet.training.run_folder import (
 
 __all__ = ["compare"]
 
-SCHEMA = "senet.compare/1"
-_ARMS = ("plain", "se")
+SCHEMA = "senet.compare/2"
+_OLDER = "senet.compare/1"  # two arms, plain and SE
 T = TypeVar("T")
 
 
@@ -46,6 +48,7 @@ def compare(
     data: DataConfig | str = "digits",
     train: TrainConfig | None = None,
     se: SEConfig | None = None,
+    arms: Sequence[str] = TWO_ARMS,
     weights: str | None = None,
     seeds: int = 3,
     out: str | os.PathLike[str] = "runs/compare",
@@ -55,9 +58,9 @@ def compare(
     command: str | None = None,
     on_progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Train a network without and with SE blocks, alike in everything else, and compare them.
+    """Train a network in several arms, as without and with SE, alike in all else; compare them.
 
-    For each seed 0..k-1 both networks start from the same weights, with `init="identity"` even from
+    For each seed 0..k-1 all networks start from the same weights, with `init="identity"` even from
     the same function, and see the same images in the same order under the same augmentation. The
     accuracies are those on the test split after the last epoch; nothing is chosen on it.
 
@@ -69,10 +72,12 @@ def compare(
         model: a name that `senet.create_model` takes, or a function of (num_classes, in_chans) that
             builds the plain network, with weights of its own if it likes.
         data: which images; a string is the name.
-        train: the recipe of both; its seed is replaced by that of each run.
+        train: the recipe of all; its seed is replaced by that of each run.
         se: which blocks.
-        weights: what both networks start from: a file, or a name, that `senet.load_weights` takes.
-        seeds: k, how many pairs to train.
+        arms: names of `ARMS`, at least two. "constant" has gates that do not see the image: what
+            "se" gains over it is what looking at the image is worth.
+        weights: what all networks start from: a file, or a name, that `senet.load_weights` takes.
+        seeds: k, how many runs of each arm.
         out: folder for results.json, report.html and runs/; new or empty.
         resume: go on with the comparison in `out`.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
@@ -81,19 +86,23 @@ def compare(
         on_progress: called with (description, done, total).
 
     Returns:
-        The result, schema `senet.compare/1`, as in results.json; docs/compare.md describes it.
+        The result, schema `senet.compare/2`, as in results.json; docs/compare.md describes it.
         Its "state" is "done", or "partial" after Ctrl-C.
 
     Raises:
         ConfigError: an option that cannot be, a folder that is not empty, options that changed.
         DataError: missing or unreadable data, too few classes, images the network cannot take.
-        UnknownNameError: no such network, or no such data.
+        UnknownNameError: no such network, no such data, or no such arm.
         NoSitesError: the network has no place for an SE block.
         KeyboardInterrupt: Ctrl-C before anything was written, or a second one.
     """
     images_of = DataConfig(data) if isinstance(data, str) else data
     config = RunConfig(model, weights, se or SEConfig(), images_of, train or TrainConfig())
-    experiment = Experiment(config, _ARMS, seeds, find_device(device), Path(out))
+    experiment = Experiment(config, tuple(arms), seeds, find_device(device), Path(out))
+    if len(experiment.arms) < 2:
+        raise ConfigError(
+            f"arms must be at least two, got {', '.join(arms) or 'none'}; try plain,se"
+        )
     earlier = _earlier(experiment, resume=resume)
     images = load_data(config.data, input_size=config.input_size(), on_progress=on_progress)
     if earlier:
@@ -109,7 +118,7 @@ def compare(
             for trial in experiment.train(images, on_progress=on_progress, stop=stop):
                 if any(epoch["test_accuracy"] is not None for epoch in trial.run.epochs):
                     result["runs"].append(_run_entry(trial))
-                result["summary"] = summarise(result["runs"])
+                result["summary"] = summarise(result["runs"], experiment.arms)
                 write_result(results, result)
             on_progress("recording the excitations", 0, 1)
             result["excitations"] = _excitations(experiment, images, stop)
@@ -134,6 +143,7 @@ def _options(experiment: Experiment) -> dict[str, Any]:
         "data": data.pop("name"),
         "data_root": data.pop("root"),
         **data,
+        "arms": list(experiment.arms),
         "seeds": list(range(experiment.seeds)),
         **train,
         "device": str(experiment.device),
@@ -145,7 +155,7 @@ def _earlier(experiment: Experiment, *, resume: bool) -> dict[str, Any]:
     """Return the result that is gone on with, empty where there is none."""
     if not has_content(experiment.folder, resume=resume):
         return {}
-    earlier = read_result(experiment.folder / "results.json", SCHEMA)
+    earlier = upgraded(read_result(experiment.folder / "results.json", SCHEMA, _OLDER))
     check_same(earlier["config"], _options(experiment))
     return earlier
 
@@ -164,7 +174,7 @@ def _new_result(experiment: Experiment, data: ImageData, *, command: str | None)
         "config": _options(experiment),
         "data": data.summary(),
         "runs": [],
-        "summary": summarise([]),
+        "summary": summarise([], experiment.arms),
         "cost": None,
         "excitations": None,
     }
@@ -188,7 +198,9 @@ def _run_entry(trial: Trial) -> dict[str, Any]:
 def _cost(
     experiment: Experiment, data: ImageData, on_progress: Progress, *, timing: bool
 ) -> dict[str, Any]:
-    """Return what SE costs in this network."""
+    """Return what SE costs in this network, empty without an SE arm."""
+    if "se" not in experiment.arms:
+        return {}
     on_progress("measuring the cost", 0, 1)
     net = experiment.network("plain", 0, data).to(experiment.device)
     report = cost(
@@ -207,7 +219,9 @@ def _until(stop: Stop, batches: Iterable[T]) -> Iterator[T]:
 
 
 def _excitations(experiment: Experiment, data: ImageData, stop: Stop) -> dict[str, Any]:
-    """Return the gates of the first seed's SE network on the test images."""
+    """Return the gates of the first seed's SE network on the test images, empty without one."""
+    if "se" not in experiment.arms:
+        return {}
     net = load_weights(experiment.network("se", 0, data), experiment.folder_of("se", 0))
     batches = _until(stop, data.test_batches(experiment.config.train))
     return record_excitations(net.to(experiment.device), batches, classes=data.classes).to_dict()

@@ -58,7 +58,7 @@ class Experiment:
         folder: gets runs/ARM-seedK.
 
     Raises:
-        ConfigError: no seed, or a precision that the device does not have.
+        ConfigError: no seed, an arm named twice, or a precision that the device does not have.
         UnknownNameError: no such arm.
     """
 
@@ -72,6 +72,8 @@ class Experiment:
         for arm in self.arms:
             if arm not in ARMS:
                 raise unknown_name("arm", arm, ARMS)
+        if len(set(self.arms)) < len(self.arms):
+            raise ConfigError(f"arms must differ, got {', '.join(self.arms)}")
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}; 3 give an interval")
         if self.config.train.precision == "fp16" and self.device.type == "cpu":

@@ -182,6 +182,10 @@ def _own(block: SqueezeExcitation) -> Excitation | None:
     if block.squeeze == "none":
         return None
     weight2, bias2 = _parameters(block.fc2)
+    if block.squeeze == "constant":  # so is what the second layer returns
+        layers = copy.deepcopy(block).double()
+        bias2 = layers.fc2(torch.relu(layers.fc1(layers.descriptor.detach()[None])))[0].detach()
+        weight2 = torch.zeros_like(weight2)
     kind, factor = block.gate.excitation, 1.0
     if block.centered and kind == "relu":
         bias2 = 1 + (weight2.new_zeros(len(weight2)) if bias2 is None else bias2)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from senet.blocks.squeeze_excitation import SQUEEZES
 from senet.errors import ConfigError
-from senet.functional import EXCITATIONS, SQUEEZES, hidden_channels
+from senet.functional import EXCITATIONS, hidden_channels
 from senet.schema import Config, option
 
 __all__ = ["INTEGRATIONS", "SEConfig", "Selector"]
@@ -66,7 +67,7 @@ class SEConfig(Config):
     Attributes:
         reduction: the paper's r; the hidden width is max(1, C // r).
         hidden: the exact hidden width, the same for all blocks, instead of `reduction`.
-        squeeze: "avg", "max" or "none"; see `senet.SqueezeExcitation`.
+        squeeze: "avg", "max", "none" or "constant"; see `senet.SqueezeExcitation`.
         excitation: "sigmoid", "tanh", "relu" or "hard_sigmoid".
         bias: biases in the two layers (on in the authors' released models, off in the paper's
             ablations).

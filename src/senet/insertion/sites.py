@@ -94,6 +94,7 @@ def _site(
     channels, size = value.shape[1], value.shape[2:]
     hidden = config.hidden_for(channels)
     positions = math.prod(size) if config.squeeze == "none" else 1
+    vectors = (hidden + channels if config.bias else 0) + channels * (config.squeeze == "constant")
     return Site(
         path=anchor.path,
         where=anchor.where,
@@ -104,7 +105,7 @@ def _site(
         hidden=hidden,
         size=size,
         stage=stage_of(image, size),
-        parameters=2 * channels * hidden + (hidden + channels if config.bias else 0),
+        parameters=2 * channels * hidden + vectors,
         macs=2 * channels * hidden * positions,
     )
 

@@ -124,7 +124,7 @@ def check_classes(before: Sequence[str], now: Sequence[str], folder: Path) -> No
     )
 
 
-def read_result(path: Path, schema: str) -> dict[str, Any]:
+def read_result(path: Path, schema: str, *older: str) -> dict[str, Any]:
     """Return the result in a file.
 
     Raises:
@@ -132,7 +132,7 @@ def read_result(path: Path, schema: str) -> dict[str, Any]:
     """
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = result["schema"] == schema and isinstance(result["config"], Mapping)
+        known = result["schema"] in (schema, *older) and isinstance(result["config"], Mapping)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"there is nothing to resume in {path.parent}: its {path.name} cannot be read "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from senet.errors import InputError
 from senet.files import write_text, write_whole
 
-__all__ = ["CLASS_COLOURS", "COLOUR", "NAMES", "Drawing", "canvas", "panel", "style"]
+__all__ = ["CLASS_COLOURS", "COLOUR", "Drawing", "arm_colour", "canvas", "panel", "style"]
 
 # On white. The two networks differ in hue and in lightness. `report.css` has the same colours under
 # the same names, and others for a dark page; `figures.mplstyle` uses them.
@@ -40,11 +40,18 @@ CLASS_COLOURS = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
-NAMES = {"plain": "plain", "se": "SE"}
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 _ROOT = (
     "stroke-linejoin: round; stroke-linecap: butt; font-family: 'DejaVu Sans', Verdana, sans-serif"
 )
+
+
+def arm_colour(arm: str, arms: Sequence[str]) -> str:
+    """Return the colour of an arm: that of its name, or by its place among the others."""
+    if arm in ("plain", "se"):
+        return COLOUR[arm]
+    others = [each for each in arms if each not in ("plain", "se")]
+    return CLASS_COLOURS[(4 + 3 * others.index(arm)) % len(CLASS_COLOURS)]
 
 
 @contextmanager

@@ -9,9 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from senet.analysis.figures.drawing import COLOUR, NAMES, Drawing, canvas, panel, style
+from senet.analysis.figures.drawing import COLOUR, Drawing, arm_colour, canvas, panel, style
 from senet.analysis.number_texts import decimal
-from senet.analysis.series import Curve, Run, curves, mean_curve, pairs, shorten
+from senet.analysis.series import (
+    TWO_ARMS,
+    Curve,
+    Run,
+    by_seed,
+    contrasts,
+    curves,
+    mean_curve,
+    pairs,
+    shorten,
+    title,
+)
 from senet.analysis.stats import paired_difference
 from senet.errors import InputError, unknown_name
 
@@ -24,31 +35,33 @@ _CURVES: dict[str, tuple[str, bool, Any]] = {
     "train_accuracy": ("Training accuracy", True, "lower right"),
     "train_loss": ("Training loss", False, "upper right"),
 }
-# SE is drawn over plain: where the two are one, both can be seen.
-_WIDTH = {"plain": 3.0, "se": 1.7}
+# The others are drawn over plain: where they are one, both can be seen.
+_PLAIN_WIDTH, _WIDTH = 3.0, 1.7
 
 
-def _draw_curves(axis: Axes, arch: str, of_arch: Sequence[Curve]) -> None:
-    if len(of_arch) > 1:
-        for curve in of_arch:
-            axis.plot(curve.epochs, curve.values, color=COLOUR[arch], lw=0.8, alpha=0.5)
-    mean = mean_curve(of_arch)
+def _draw_curves(axis: Axes, arm: str, colour: str, of_arm: Sequence[Curve]) -> None:
+    if len(of_arm) > 1:
+        for curve in of_arm:
+            axis.plot(curve.epochs, curve.values, color=colour, lw=0.8, alpha=0.5)
+    mean = mean_curve(of_arm)
     marker = "o" if len(mean.epochs) < 3 else ""
-    (line,) = axis.plot(mean.epochs, mean.values, color=COLOUR[arch], marker=marker, ms=4)
-    line.set(label=NAMES[arch], linewidth=_WIDTH[arch])
+    (line,) = axis.plot(mean.epochs, mean.values, color=colour, marker=marker, ms=4)
+    line.set(label=title(arm), linewidth=_PLAIN_WIDTH if arm == "plain" else _WIDTH)
 
 
 def learning_curves(
     runs: Sequence[Run],
     *,
+    arms: Sequence[str] = TWO_ARMS,
     quantities: Sequence[str] = ("test_accuracy", "train_loss"),
     name: str = "curves",
 ) -> Drawing:
-    """Draw learning curves of plain and SE networks: a thin line per seed, a thick one their mean.
+    """Draw learning curves of the arms: a thin line per seed, a thick one their mean.
 
     Args:
-        runs: runs of a `senet.compare/1` result; unfinished ones count in the mean only where no
+        runs: runs of a `senet.compare/2` result; unfinished ones count in the mean only where no
             other is there.
+        arms: which.
         quantities: one panel each: "test_accuracy", "test_loss", "train_accuracy", "train_loss".
         name: of the drawing.
 
@@ -68,20 +81,21 @@ def learning_curves(
     with style():
         figure, axes = canvas(len(quantities), 1)
         for axis, quantity in zip(axes, quantities, strict=True):
-            title, fraction, corner = _CURVES[quantity]
-            panel(axis, title, x="epoch")
+            heading, fraction, corner = _CURVES[quantity]
+            panel(axis, heading, x="epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             if fraction:
                 axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-            by_arch = {arch: curves(runs, arch, quantity) for arch in NAMES}
-            if not any(by_arch.values()):
+            by_arm = {arm: curves(runs, arm, quantity) for arm in arms}
+            if not any(by_arm.values()):
                 raise InputError(f"no run has a value of {quantity!r} to draw")
-            for arch, of_arch in by_arch.items():
-                if of_arch:
-                    _draw_curves(axis, arch, of_arch)
+            for arm, of_arm in by_arm.items():
+                if of_arm:
+                    _draw_curves(axis, arm, arm_colour(arm, arms), of_arm)
             axis.legend(loc=corner)
     shown = " and ".join(_CURVES[q][0].lower() for q in quantities)
-    return Drawing(name, f"{shown} by epoch, plain and SE".capitalize(), figure)
+    names = " and ".join(title(arm) for arm in arms)
+    return Drawing(name, f"{shown.capitalize()} by epoch, {names}", figure)
 
 
 def _not_magnified(low: float, high: float) -> tuple[float, float]:
@@ -91,49 +105,80 @@ def _not_magnified(low: float, high: float) -> tuple[float, float]:
 
 
 def paired_accuracy(
-    runs: Sequence[Run], *, confidence: float = 0.95, name: str = "paired"
+    runs: Sequence[Run],
+    *,
+    arms: Sequence[str] = TWO_ARMS,
+    confidence: float = 0.95,
+    name: str = "paired",
 ) -> Drawing:
-    """Draw the test accuracies as pairs: left a line from plain to SE per seed, right SE - plain.
+    """Draw the test accuracies as pairs: left a line over the arms per seed, right the differences.
 
-    The right panel has a dot per seed and the mean with its t interval.
+    Each difference has a dot per seed and the mean with its t interval.
+
+    Args:
+        runs: as in `learning_curves`; finished ones count.
+        arms: from left to right.
+        confidence: of the intervals.
+        name: of the drawing.
 
     Raises:
         InputError: no seed has a finished run of both networks.
     """
-    plain, se = pairs(runs)
-    if not plain:
+    found = {both: pairs(runs, *both) for both in contrasts(arms)}
+    compared = {both: values for both, values in found.items() if values[0]}
+    if not compared:
         raise InputError("no seed has a finished run of both networks; there is no pair to draw")
+    lines = [line for line in by_seed(runs, arms) if len(line) > 1]
     with style():
-        figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+        figure = Figure(figsize=(2.2 + 1.1 * len(arms), 2.9), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[5, 4])
         panel(left, "Test accuracy by seed")
-        left.plot([0, 1], [plain, se], color=COLOUR["muted"], lw=1, alpha=0.6)
-        for x, arch, values in ((0, "plain", plain), (1, "se", se)):
-            left.plot([x] * len(values), values, "o", color=COLOUR[arch], ms=6, clip_on=False)
-        left.set_ylim(*_not_magnified(min(plain + se), max(plain + se)))
-        left.set_xticks([0, 1], list(NAMES.values()))
-        left.set_xlim(-0.25, 1.25)
+        for line in lines:
+            x = [arms.index(arm) for arm in line]
+            left.plot(x, list(line.values()), color=COLOUR["muted"], lw=1, alpha=0.6)
+        for x_of, arm in enumerate(arms):
+            values = [line[arm] for line in lines if arm in line]
+            colour = arm_colour(arm, arms)
+            left.plot([x_of] * len(values), values, "o", color=colour, ms=6, clip_on=False)
+        everything = [value for line in lines for value in line.values()]
+        left.set_ylim(*_not_magnified(min(everything), max(everything)))
+        left.set_xticks(range(len(arms)), [shorten(title(arm), 12) for arm in arms])
+        left.set_xlim(-0.25, len(arms) - 0.75)
         left.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        _draw_gains(right, plain, se, confidence)
+        _draw_gains(right, compared, arms, confidence)
         for axis in (left, right):
             axis.grid(visible=False, axis="x")
-    return Drawing(name, f"Test accuracy of plain and SE on {len(plain)} seeds, in pairs", figure)
+    names = " and ".join(title(arm) for arm in arms)
+    seeds = max(len(values[0]) for values in compared.values())
+    return Drawing(name, f"Test accuracy of {names} on {seeds} seeds, in pairs", figure)
 
 
-def _draw_gains(axis: Axes, plain: list[float], se: list[float], confidence: float) -> None:
-    difference = paired_difference(plain, se, confidence=confidence)
-    panel(axis, "SE \u2212 plain, points")
+def _draw_gains(
+    axis: Axes,
+    compared: Mapping[tuple[str, str], tuple[list[float], list[float]]],
+    arms: Sequence[str],
+    confidence: float,
+) -> None:
+    """Draw each difference: the seeds' dots, beside them the mean with its interval."""
+    labels = [f"{title(arm)} \u2212 {title(against)}" for arm, against in compared]
+    alone = len(compared) == 1
+    panel(axis, f"{labels[0]}, points" if alone else "Differences, points")
     axis.axhline(0, color=COLOUR["muted"], lw=1)
-    gains = [100 * (s - p) for p, s in zip(plain, se, strict=True)]
-    axis.plot([0] * len(gains), gains, "o", color=COLOUR["muted"], ms=4.5, alpha=0.7)
-    low, high = difference.low, difference.high
-    if low is not None and high is not None:
-        axis.plot([1, 1], [100 * low, 100 * high], color=COLOUR["se"], lw=2.5)
-    axis.plot([1], [100 * difference.mean], "D", color=COLOUR["se"], ms=7)
-    axis.set_xticks(
-        [0, 1], ["seeds", f"mean, {100 * confidence:g} %" if len(gains) > 1 else "mean"]
-    )
-    axis.set_xlim(-0.6, 1.6)
+    for k, ((arm, _), (first, second)) in enumerate(compared.items()):
+        seeds, mean = (0.0, 1.0) if alone else (k - 0.16, k + 0.16)
+        difference = paired_difference(first, second, confidence=confidence)
+        gains = [100 * (b - a) for a, b in zip(first, second, strict=True)]
+        axis.plot([seeds] * len(gains), gains, "o", color=COLOUR["muted"], ms=4.5, alpha=0.7)
+        low, high, colour = difference.low, difference.high, arm_colour(arm, arms)
+        if low is not None and high is not None:
+            axis.plot([mean, mean], [100 * low, 100 * high], color=colour, lw=2.5)
+        axis.plot([mean], [100 * difference.mean], "D", color=colour, ms=7)
+    if alone:
+        interval = f"mean, {100 * confidence:g} %" if len(gains) > 1 else "mean"
+        axis.set_xticks([0, 1], ["seeds", interval])
+    else:
+        axis.set_xticks(range(len(compared)), [label.replace(" ", "\n", 1) for label in labels])
+    axis.set_xlim(-0.6, max(1.6, len(compared) - 0.4))
 
 
 def cost_bars(ratios: Mapping[str, float], *, name: str = "cost") -> Drawing:
