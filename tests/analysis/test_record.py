@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from itertools import count
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from senet import SEBatchNorm2d, SqueezeExcitation
-from senet.analysis import ExcitationRecorder, record_excitations
+from senet.analysis import record_gates
 from senet.errors import InputError
 from tolerances import assert_close
 
@@ -49,7 +50,7 @@ def _hooks(model: nn.Module) -> list[OrderedDict[int, Any]]:
 @pytest.mark.parametrize("squeeze", ["avg", "max", "none"])
 def test_means_are_those_of_the_gates(squeeze: str) -> None:
     model, batches = Net(squeeze=squeeze), _batches()
-    gates = record_excitations(model, batches, classes=CLASSES)
+    gates = record_gates(model, batches, classes=CLASSES)
 
     x, labels = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
     with torch.no_grad():
@@ -63,7 +64,7 @@ def test_means_are_those_of_the_gates(squeeze: str) -> None:
 
 
 def test_blocks_come_in_the_order_in_which_they_run() -> None:
-    gates = record_excitations(Net(), _batches(1), classes=CLASSES)
+    gates = record_gates(Net(), _batches(1), classes=CLASSES)
 
     assert [(b.path, b.stage, b.channels) for b in gates.blocks] == [
         ("early", 1, 4),
@@ -83,12 +84,12 @@ def test_stage_is_known_where_the_norm_asks_for_the_gate_itself() -> None:
 
     model = nn.Sequential(nn.MaxPool2d(4), Fused())
 
-    assert record_excitations(model, _batches(1), classes=CLASSES).blocks[0].stage == 2
+    assert record_gates(model, _batches(1), classes=CLASSES).blocks[0].stage == 2
 
 
 def test_a_block_that_runs_twice_counts_twice() -> None:
     se = SqueezeExcitation(3, hidden=2)
-    gates = record_excitations(nn.Sequential(se, nn.ReLU(), se), _batches(1), classes=CLASSES)
+    gates = record_gates(nn.Sequential(se, nn.ReLU(), se), _batches(1), classes=CLASSES)
 
     assert [block.path for block in gates.blocks] == ["0"]
     assert sum(gates.images) == 5
@@ -99,7 +100,7 @@ def test_modes_parameters_and_outputs_stay() -> None:
     model.late.eval()
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
 
-    record_excitations(model, _batches(), classes=CLASSES)
+    record_gates(model, _batches(), classes=CLASSES)
 
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
@@ -124,7 +125,7 @@ def test_what_eval_does_besides_the_mode_is_not_done() -> None:
     model = nn.Sequential(_Merging(3, 8, 3), SqueezeExcitation(8))
     weight = model[0].weight.detach().clone()
 
-    record_excitations(model, _batches(1), classes=CLASSES)
+    record_gates(model, _batches(1), classes=CLASSES)
 
     assert torch.equal(model[0].weight, weight)
     assert (model[0].training, model[0].merged) == (True, False)
@@ -135,7 +136,7 @@ def test_a_model_that_was_compiled_before(how: str) -> None:
     torch.compiler.reset()
     plain = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), SqueezeExcitation(8, squeeze="max")))
     batches = _batches(1)
-    expected = record_excitations(plain, batches, classes=CLASSES)
+    expected = record_gates(plain, batches, classes=CLASSES)
     compiled: Any = plain
     if how == "torch.compile":
         compiled = torch.compile(plain, backend="eager")
@@ -147,7 +148,7 @@ def test_a_model_that_was_compiled_before(how: str) -> None:
     with torch.no_grad():
         compiled(batches[0][0])  # the graph fits what is recorded, so it would be used
 
-    gates = record_excitations(compiled, batches, classes=CLASSES)
+    gates = record_gates(compiled, batches, classes=CLASSES)
 
     assert [(b.path, b.stage) for b in gates.blocks] == [("0.1", 0)]
     assert_close(gates.blocks[0].mean, expected.blocks[0].mean, dtype=torch.float32)
@@ -165,57 +166,48 @@ def test_hooks_and_modes_go_back_when_the_loader_fails() -> None:
 
     model = Net().train()
     with pytest.raises(OSError, match="unreadable image"):
-        record_excitations(model, broken(), classes=CLASSES)
+        record_gates(model, broken(), classes=CLASSES)
 
     assert not any(_hooks(model))
     assert all(m.training for m in model.modules())
 
 
-def test_hooks_go_when_the_model_fails() -> None:
-    model = Net()
-    recorder = ExcitationRecorder(model)
-    with pytest.raises(RuntimeError), recorder:
-        model(torch.randn(1, 5, 16, 16))
+def test_nothing_stays_when_the_model_fails() -> None:
+    model = Net().train()
+    later = torch.randn(1, 5, 16, 16), torch.tensor([0])
+    with pytest.raises(RuntimeError):
+        record_gates(model, [*_batches(1), later], classes=CLASSES)
 
     assert not any(_hooks(model))
-
-
-def test_hooks_go_when_attaching_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Net()
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(model.early.gate, "register_forward_hook", refuse)
-    with pytest.raises(MemoryError), ExcitationRecorder(model):
-        pass
-
-    assert not any(_hooks(model))
+    assert all(m.training for m in model.modules())
+    assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
 
 
 def test_other_hooks_stay() -> None:
     model = Net()
     model.early.gate.register_forward_hook(lambda *_: None)
-    record_excitations(model, _batches(1), classes=CLASSES)
+    record_gates(model, _batches(1), classes=CLASSES)
 
     assert len(model.early.gate._forward_hooks) == 1
 
 
-def test_recorder_goes_on_where_it_stopped_and_needs_no_labels_for_one_class() -> None:
-    model = Net()
-    recorder = ExcitationRecorder(model)
-    for _ in range(2):
-        with recorder:
-            model(torch.randn(4, 3, 16, 16))
-    model(torch.randn(4, 3, 16, 16))
+def test_parts_add_up_to_the_whole_and_without_classes_no_labels_are_needed() -> None:
+    model, images = Net(), torch.randn(12, 3, 16, 16)
+    whole = record_gates(model, [images[:4], images[4:8], images[8:]])
+    parts = [record_gates(model, [part]) for part in images.split(4)]
+    merged = parts[2].merge(parts[0]).merge(parts[1])
 
-    gates = recorder.excitations()
-    assert (gates.classes, gates.images) == (("all",), (8,))
+    assert (merged.classes, merged.images) == (("all",), (12,))
+    for mine, theirs in zip(merged.blocks, whole.blocks, strict=True):
+        theirs_sums = theirs.sums.state()
+        for name, value in mine.sums.state().items():
+            same = torch.allclose if name == "map" else torch.equal  # the map's are floating point
+            assert same(value, theirs_sums[name]), name
 
 
 def test_max_batches_takes_no_more_from_the_loader() -> None:
     loader = iter(_batches(3))
-    gates = record_excitations(Net(), loader, classes=CLASSES, max_batches=2)
+    gates = record_gates(Net(), loader, classes=CLASSES, max_batches=2)
 
     assert sum(gates.images) == 10
     assert len(list(loader)) == 1
@@ -225,17 +217,17 @@ def test_max_batches_takes_no_more_from_the_loader() -> None:
 def test_half_and_double_models(dtype: torch.dtype) -> None:
     model = nn.Sequential(SqueezeExcitation(3, hidden=2)).to(dtype)
     batches = [(x.to(dtype), labels) for x, labels in _batches(1)]
-    gates = record_excitations(model, batches, classes=CLASSES)
+    gates = record_gates(model, batches, classes=CLASSES)
 
     assert gates.blocks[0].mean.dtype == torch.float64
-    assert 0 < gates.blocks[0].overall_mean < 1
+    assert 0 < gates.blocks[0].level.value < 1
 
 
 def test_batches_of_a_data_loader() -> None:
     images, labels = torch.randn(10, 3, 8, 8), torch.arange(10) % 3
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), 4)
 
-    assert record_excitations(Net(), loader, classes=CLASSES).images == (4, 3, 3)
+    assert record_gates(Net(), loader, classes=CLASSES).images == (4, 3, 3)
 
 
 IMAGES = torch.randn(2, 3, 16, 16)
@@ -245,7 +237,7 @@ REFUSED: list[tuple[Any, str]] = [
     ([(IMAGES, torch.tensor([0, 3]))], r"labels must lie in 0\.\.2, .* got 0\.\.3"),
     ([(IMAGES, torch.tensor([-1, 0]))], r"got -1\.\.0"),
     ([(IMAGES, torch.eye(3)[:2])], r"labels must be integers \[N\], got torch.float32 of shape"),
-    ([(IMAGES, torch.tensor([0, 1, 2]))], "'early' saw a batch of 2 with 3 labels"),
+    ([(IMAGES, torch.tensor([0, 1, 2]))], "a label for each image, got 3 for 2"),
 ]
 
 
@@ -253,26 +245,46 @@ REFUSED: list[tuple[Any, str]] = [
 def test_what_does_not_fit_is_refused(batches: Any, message: str) -> None:
     model = Net()
     with pytest.raises(InputError, match=message):
-        record_excitations(model, batches, classes=CLASSES)
+        record_gates(model, batches, classes=CLASSES)
 
     assert not any(_hooks(model))
 
 
-def test_a_model_without_blocks_is_refused() -> None:
-    with pytest.raises(InputError, match=r"Conv2d has no senet\.SqueezeExcitation"):
-        ExcitationRecorder(nn.Conv2d(3, 3, 1))
+def test_a_model_without_gates_is_refused() -> None:
+    with pytest.raises(InputError, match="Conv2d has no gate to look at"):
+        record_gates(nn.Conv2d(3, 3, 1), _batches(1), classes=CLASSES)
 
 
-def test_no_class_no_labels_nothing_recorded_twice_entered() -> None:
-    model = Net()
+def test_no_class_is_refused() -> None:
     with pytest.raises(InputError, match="at least one class"):
-        ExcitationRecorder(model, classes=[])
-    recorder = ExcitationRecorder(model, classes=CLASSES)
-    with pytest.raises(InputError, match="nothing was recorded"):
-        recorder.excitations()
-    with recorder, pytest.raises(InputError, match="running already"):
-        recorder.__enter__()
-    with recorder, pytest.raises(InputError, match="with no labels"):
-        model(IMAGES)
+        record_gates(Net(), _batches(1), classes=[])
 
-    assert not any(_hooks(model))
+
+def test_a_forward_that_is_never_the_same_is_refused() -> None:
+    calls = count(1)
+
+    class Dice(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(next(calls)):
+                x = x + 1
+            return super().forward(x)
+
+    with pytest.raises(InputError, match="operators differ from one run to the next"):
+        record_gates(Dice(), _batches(1), classes=CLASSES)
+
+
+def test_a_forward_that_depends_on_the_number_of_images_is_followed() -> None:
+    class Odd(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x * 1.0 if len(x) > 2 else x)
+
+    torch.manual_seed(1)
+    odd, even = Odd(), Net()
+    even.load_state_dict(odd.state_dict())
+    sizes = (1, 2, 5, 1, 4)
+    batches = [(torch.randn(n, 3, 16, 16), torch.zeros(n).long()) for n in sizes]
+    first, second = (record_gates(net, batches, classes=CLASSES) for net in (odd, even))
+
+    assert first.images == second.images == (13, 0, 0)
+    for mine, theirs in zip(first.blocks, second.blocks, strict=True):
+        assert torch.equal(mine.sums.by_class, theirs.sums.by_class)

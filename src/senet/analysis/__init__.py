@@ -3,11 +3,14 @@
 `senet.analysis.figures` draws (it alone loads matplotlib, so it is imported by name).
 """
 
-from senet.analysis.excitations import BlockExcitations, Excitations
-from senet.analysis.record import ExcitationRecorder, record_excitations
+from senet.analysis.gate_costs import BlockCost, GateCosts, gate_costs
+from senet.analysis.gate_statistics import BlockGates
+from senet.analysis.gates import Gates
+from senet.analysis.record import record_gates
 from senet.analysis.report import render_report
 from senet.analysis.series import summarise
 from senet.analysis.stats import (
+    Estimate,
     MeanStd,
     PairedDifference,
     ProportionInterval,
@@ -18,16 +21,19 @@ from senet.analysis.stats import (
 )
 
 __all__ = [
-    "BlockExcitations",
-    "ExcitationRecorder",
-    "Excitations",
+    "BlockCost",
+    "BlockGates",
+    "Estimate",
+    "GateCosts",
+    "Gates",
     "MeanStd",
     "PairedDifference",
     "ProportionInterval",
+    "gate_costs",
     "mean_std",
     "paired_difference",
     "proportion_interval",
-    "record_excitations",
+    "record_gates",
     "render_report",
     "summarise",
     "verdict",

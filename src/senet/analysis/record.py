@@ -1,241 +1,227 @@
-"""Recording the excitations of a network: the gates that its SE blocks give to each class.
-
-Figures 6 and 7 of the paper show these numbers. They are accumulated batch by batch, and no
-activation is kept.
-"""
+"""Recording the gates of a network over a data set, batch by batch; no activation is kept."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import partial
 from itertools import islice
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from senet.analysis.excitations import Excitations, Moments
-from senet.blocks import SqueezeExcitation
+from senet.analysis.gate_flow import (
+    GatePlan,
+    GateSite,
+    Reader,
+    evaluating,
+    gate_plan,
+    run_gates,
+    unwrapped,
+)
+from senet.analysis.gate_statistics import BlockGates
+from senet.analysis.gate_sums import GateSums, image_groups
+from senet.analysis.gates import Gates
 from senet.errors import InputError
+from senet.progress import Progress, silent
 
-__all__ = ["ExcitationRecorder", "record_excitations"]
+__all__ = ["Planned", "labelled_batches", "record_gates"]
 
-
-def _spatial(args: tuple[Any, ...]) -> tuple[int, ...]:
-    """The spatial size of the first argument, () where it is no feature map."""
-    first = args[0] if args else None
-    return tuple(first.shape[2:]) if isinstance(first, Tensor) else ()
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    """Whether `torch.compile(module)` or `module.compile()` has made the call of a module."""
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+_PLANNING = 2  # images on which the gates are looked for
 
 
 @final
-class ExcitationRecorder:
-    """Context manager that records the gates of every SE block in a model while it runs.
-
-    It hooks the `gate` of every `senet.SqueezeExcitation`, whose output is the excitation s [N, C];
-    with squeeze="none" s is [N, C, *spatial], and its mean over space is recorded. On exit the
-    hooks are removed, also after an exception. The caller runs the model, in any mode, and its
-    output is as always; `record_excitations` is the ready-made evaluation pass.
-
-    A model that was compiled before does not call hooks that are new: inside the `with` block
-    everything that `torch.compile` has compiled runs eagerly.
+class Planned:
+    """A network with its gates, which are found on the first batch, and again where runs differ.
 
     Args:
-        model: any model with SE blocks inside.
-        classes: names of the classes. With more than one, call `label` before each batch.
+        model: the network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.net = unwrapped(model)
+        self.plan: GatePlan | None = None
+
+    def found(self) -> GatePlan:
+        """Return the gates that were found; something must have run."""
+        if self.plan is None:
+            raise InputError("nothing has run yet: run the network first")
+        return self.plan
+
+    def run(
+        self, images: Tensor, *, read: Reader | None = None, **options: Any
+    ) -> tuple[Any, list[tuple[GateSite, Any]]]:
+        """Run the network; see `run_gates`.
+
+        Returns:
+            What it returns, and of each gate (site, read(site, gate, map)), if `read` is given.
+
+        Raises:
+            InputError: it has no gate, or its operators differ from one run to the next.
+        """
+        rows: list[tuple[GateSite, Any]] = []
+        if read is not None:
+            options["read"] = lambda site, *each: rows.append((site, read(site, *each)))
+        for example in (images[:_PLANNING], images):
+            if self.plan is None:
+                self.plan = gate_plan(self.net, example)
+            output = run_gates(self.net, images, self.plan, **options)
+            if output is not None:
+                return output, rows
+            self.plan = None
+            rows.clear()
+        raise InputError(
+            f"{type(self.net).__name__} must do the same for the same images, but its operators "
+            "differ from one run to the next; make its forward deterministic in evaluation mode"
+        )
+
+
+def labelled_batches(
+    net: nn.Module,
+    batches: Iterable[Any],
+    classes: int,
+    *,
+    max_batches: int | None,
+    device: torch.device | str | None,
+    on_progress: Callable[[int, int], None],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return checked (images on the device, labels int64 [N] on the CPU).
+
+    Args:
+        net: whose device counts if none is given.
+        batches: of (images, labels).
+        classes: how many; of one, labels are not looked at.
+        max_batches: stop after so many; None for all.
+        device: where to send the images.
+        on_progress: called with (done, total) after each batch; total is 0 where it is not known.
 
     Raises:
-        InputError: the model has no SE block; labels are missing or do not fit.
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), SqueezeExcitation(8, centered=True))
-        >>> with ExcitationRecorder(model, classes=["cat", "dog"]) as recorder:
-        ...     recorder.label([0, 1, 1])
-        ...     y = model(torch.randn(3, 3, 6, 6))
-        >>> gates = recorder.excitations()
-        >>> gates.blocks[0].path, gates.images, gates.blocks[0].overall_mean
-        ('1', (1, 2), 1.0)
+        InputError: a batch or its labels do not fit, or none came.
     """
-
-    def __init__(self, model: nn.Module, *, classes: Sequence[str] = ("all",)) -> None:
-        self._is_compiled = any(_is_compiled(module) for module in model.modules())
-        model = getattr(model, "_orig_mod", model)
-        modules = model.named_modules()
-        self._se = {path: m for path, m in modules if isinstance(m, SqueezeExcitation)}
-        if not self._se:
+    if device is None:
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    total = len(batches) if isinstance(batches, Sized) else 0
+    total = total if max_batches is None else min(total, max_batches)
+    done = 0
+    for done, batch in enumerate(islice(batches, max_batches), 1):
+        images, labels = batch, None
+        if isinstance(batch, list | tuple) and len(batch) >= 2:
+            images, labels = batch[0], batch[1]
+        if not isinstance(images, Tensor) or (labels is None and classes > 1):
             raise InputError(
-                f"{type(model).__name__} has no senet.SqueezeExcitation to record; "
-                "insert some with senet.insert(model, example_input)"
+                f"a batch must be (images, labels), got {type(batch).__name__}; "
+                "wrap the loader in a generator that yields such pairs"
             )
-        if not classes:
-            raise InputError("classes must name at least one class; leave it out to have one")
-        self._model = model
-        self._classes = tuple(classes)
-        self._labels: Tensor | None = None
-        self._input_size: tuple[int, ...] = ()
-        self._map_sizes: dict[str, tuple[int, ...]] = {}
-        self._stages: dict[str, int | None] = {}
-        self._images = torch.zeros(len(self._classes), dtype=torch.int64)
-        self._moments: dict[str, Moments] = {}
-        self._active: ExitStack | None = None
-
-    def label(self, labels: Tensor | Sequence[int]) -> None:
-        """Set the classes of the next batch: one index into `classes` for each image, [N]."""
-        given = torch.as_tensor(labels).detach().cpu()
-        if given.dim() != 1 or given.is_floating_point() or given.is_complex():
-            raise InputError(
-                f"labels must be integers [N], got {given.dtype} of shape {list(given.shape)}; "
-                "turn one-hot or mixed labels into class indices first"
-            )
-        given = given.to(torch.int64)
-        if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < len(self._classes):
-            raise InputError(
-                f"labels must lie in 0..{len(self._classes) - 1}, one for each of the "
-                f"{len(self._classes)} classes, got {int(given.min())}..{int(given.max())}"
-            )
-        self._labels = given
-
-    def excitations(self) -> Excitations:
-        """Return what has been recorded so far."""
-        if not self._moments:
-            raise InputError("nothing was recorded; run the model inside the `with` block first")
-        blocks = [moments.block(p, self._stages[p]) for p, moments in self._moments.items()]
-        never_ran = tuple(path for path in self._se if path not in self._moments)
-        return Excitations(self._classes, tuple(self._images.tolist()), tuple(blocks), never_ran)
-
-    def __enter__(self) -> Self:
-        if self._active is not None:
-            raise InputError("this recorder is running already; make a second one")
-        with ExitStack() as stack:  # what is attached is removed if the rest fails
-            self._attach(stack)
-            self._active = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        active, self._active = self._active, None
-        if active is not None:
-            active.close()
-
-    def _attach(self, stack: ExitStack) -> None:
-        if self._is_compiled:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.callback(self._model.register_forward_pre_hook(self._on_input).remove)
-        for path, block in self._se.items():
-            # A batch norm with an SE block inside may ask for the gate without calling the block:
-            # its input has the size of the map too.
-            owner = self._model.get_submodule(path.rpartition(".")[0])
-            for module in (block, owner) if getattr(owner, "se", None) is block else (block,):
-                if module is not self._model:
-                    hook = partial(self._on_map, path)
-                    stack.callback(module.register_forward_pre_hook(hook).remove)
-            gate_hook = partial(self._on_gate, path)
-            stack.callback(block.gate.register_forward_hook(gate_hook).remove)
-
-    def _on_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._input_size = _spatial(args)
-        if isinstance(module, SqueezeExcitation):
-            self._map_sizes[""] = self._input_size
-        if self._labels is not None:
-            self._images += torch.bincount(self._labels, minlength=len(self._classes))
-        elif len(self._classes) == 1 and args and isinstance(args[0], Tensor):
-            self._images += len(args[0])
-
-    def _on_map(self, path: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._map_sizes[path] = _spatial(args)
-
-    def _on_gate(self, path: str, _module: nn.Module, _args: tuple[Any, ...], s: Tensor) -> None:
-        gates = s.detach().flatten(2).mean(2) if s.dim() > 2 else s.detach()
-        labels = self._labels
-        if labels is None and len(self._classes) == 1:
-            labels = torch.zeros(len(gates), dtype=torch.int64)
-        if labels is None or len(labels) != len(gates):
-            came = "no labels" if labels is None else f"{len(labels)} labels"
-            raise InputError(
-                f"block {path!r} saw a batch of {len(gates)} with {came}; call "
-                "recorder.label(labels) with one label for each image before running the model"
-            )
-        if path not in self._moments:
-            self._moments[path] = Moments(len(self._classes), gates.shape[1])
-            self._stages[path] = self._stage(path)
-        # to the CPU first: not every device has float64
-        self._moments[path].add(gates.cpu().to(torch.float64), labels)
-
-    def _stage(self, path: str) -> int | None:
-        input_size = max(self._input_size, default=0)
-        map_size = max(self._map_sizes.get(path, ()), default=0)
-        return round(math.log2(input_size / map_size)) if map_size and input_size else None
+        if classes == 1:
+            labels = torch.zeros(len(images), dtype=torch.int64)
+        yield images.to(device), _checked(labels, len(images), classes)
+        on_progress(done, total)
+    if not done:
+        raise InputError("no batch came; give a loader that is not empty, and max_batches >= 1")
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in.
+def _checked(labels: Any, images: int, classes: int) -> Tensor:
+    given = torch.as_tensor(labels).detach().cpu()
+    if given.dim() != 1 or given.is_floating_point() or given.is_complex():
+        raise InputError(
+            f"labels must be integers [N], got {given.dtype} of shape {list(given.shape)}; "
+            "turn one-hot or mixed labels into class indices first"
+        )
+    if len(given) != images:
+        raise InputError(f"a batch must have a label for each image, got {len(given)} for {images}")
+    given = given.to(torch.int64)
+    if images and not 0 <= int(given.min()) <= int(given.max()) < classes:
+        raise InputError(
+            f"labels must lie in 0..{classes - 1}, one for each of the "
+            f"{classes} classes, got {int(given.min())}..{int(given.max())}"
+        )
+    return given
 
-    The flags are set one by one: `eval()` of some modules does more (LoRA layers merge).
-    """
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
-
-def record_excitations(
+def record_gates(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    classes: Sequence[str],
+    classes: Sequence[str] | None = None,
     max_batches: int | None = None,
     device: torch.device | str | None = None,
-) -> Excitations:
-    """Run a model over labelled images and return the gates of its SE blocks by class.
+    on_progress: Progress = silent,
+) -> Gates:
+    """Run a model over images and return what its gates do, by block, class and channel.
 
-    The model runs in evaluation mode without gradients. It keeps its device, every module the mode
-    it was in, and no hook.
+    Gates are found by the data flow: a factor of one number per image and channel that is computed
+    from the map that it multiplies. So SE blocks of this project are seen, those of timm and
+    torchvision, and hand-written ones. The model runs in evaluation mode without gradients; it
+    keeps its device and every module the mode it was in, and gets no hook. Compiled parts run
+    eagerly. Memory is that of one sum per block, class and channel, whatever the number of images.
+
+    In several processes, each records its part, and `Gates.all_reduce` adds them up exactly.
 
     Args:
-        model: any model with `senet.SqueezeExcitation` inside that takes images [N, C, *spatial].
+        model: any network that takes images [N, C, *spatial].
         batches: a data loader, or any iterable, of (images, labels) with integer labels [N].
-        classes: name of each class; label k is classes[k].
+        classes: name of each class; label k is classes[k]. Without, labels are not looked at.
         max_batches: stop after so many batches; None for all.
         device: where to send the images; None for the device of the model's parameters.
-
-    Returns:
-        The excitations; `to_dict()` makes them JSON-able, `senet.analysis.figures` draws them.
+        on_progress: called with (description, done, total); total is 0 where it is not known.
 
     Raises:
-        InputError: no SE block, no batch, or batches and labels that do not fit.
+        InputError: no gate, no batch, or batches and labels that do not fit.
 
     Example:
+        >>> from senet import SqueezeExcitation
         >>> model = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), SqueezeExcitation(8))
         >>> data = [(torch.randn(4, 1, 17, 17), torch.tensor([0, 1, 0, 1]))]
-        >>> gates = record_excitations(model, data, classes=["zero", "one"])
+        >>> gates = record_gates(model, data, classes=["zero", "one"])
         >>> gates.images, gates.blocks[0].stage, gates.blocks[0].mean.shape
         ((2, 2), 1, torch.Size([2, 8]))
     """
-    if device is None:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    recorder = ExcitationRecorder(model, classes=classes)
-    ran = 0
-    with _evaluating(model), recorder:
-        for batch in islice(batches, max_batches):
-            if not isinstance(batch, list | tuple) or len(batch) < 2:
-                raise InputError(
-                    f"a batch must be (images, labels), got {type(batch).__name__}; "
-                    "wrap the loader in a generator that yields such pairs"
-                )
-            recorder.label(batch[1])
-            model(batch[0].to(device))
-            ran += 1
-    if not ran:
-        raise InputError("no batch came; give a loader that is not empty, and max_batches >= 1")
-    return recorder.excitations()
+    names = ("all",) if classes is None else tuple(classes)
+    if not names:
+        raise InputError("classes must name at least one class; leave it out to have one")
+    planned = Planned(model)
+    sums: dict[str, GateSums] = {}
+    of_path: dict[str, GateSite] = {}
+    with evaluating(planned.net):
+        for images, labels in labelled_batches(
+            planned.net,
+            batches,
+            len(names),
+            max_batches=max_batches,
+            device=device,
+            on_progress=partial(on_progress, "recording gates"),
+        ):
+            groups = image_groups(images)
+            for site, (gate, map_sums) in planned.run(images, read=_reduced)[1]:
+                if site.path not in sums:
+                    sums[site.path] = GateSums(len(names), site.channels)
+                    of_path[site.path] = site
+                sums[site.path].add(gate, labels, groups, map_sums)
+    plan = planned.found()
+    runs = [site.path for site in plan.sites]
+    blocks = (
+        BlockGates(path, of_path[path].stage, of_path[path].scale, runs.count(path), each)
+        for path, each in sums.items()
+    )
+    return Gates(names, tuple(blocks), plan.never_ran)
+
+
+def _reduced(site: GateSite, gate: Tensor, of_map: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gates, float64 [N, C], and what is summed of the map, on the CPU.
+
+    A gate for each position counts by its mean.
+    """
+    s = gate.reshape(len(of_map), site.channels, -1)
+    return s.float().mean(2).cpu().to(torch.float64), _map_sums(s, of_map)
+
+
+def _map_sums(s: Tensor, of_map: Tensor) -> Tensor:
+    """Return the means over positions of u^2, s u^2, s^2 u^2 and s u, float64 [4, N, C]."""
+    u = of_map.float().reshape(*of_map.shape[:2], -1)
+    if s.shape[2] == u.shape[2] > 1:  # a gate for each position
+        s = s.float()
+        moments = (u * u, s * u * u, (s * u).square(), s * u)
+        return torch.stack([each.mean(2) for each in moments]).cpu().to(torch.float64)
+    square, mean = (each.mean(2).cpu().to(torch.float64) for each in (u * u, u))
+    s = s[..., 0].cpu().to(torch.float64)
+    return torch.stack([square, s * square, s.square() * square, s * mean])

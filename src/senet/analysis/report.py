@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from senet.analysis import number_texts as texts
-from senet.analysis.excitations import spaced
+from senet.analysis.gates import spaced
 from senet.analysis.series import (
     arms_of,
     contrasts,

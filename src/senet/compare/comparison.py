@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from senet.analysis import record_excitations, render_report, summarise
+from senet.analysis import record_gates, render_report, summarise
 from senet.analysis.series import TWO_ARMS, upgraded
 from senet.compare.experiment import Experiment, Trial
 from senet.cost import cost
@@ -120,7 +120,7 @@ def compare(
                     result["runs"].append(_run_entry(trial))
                 result["summary"] = summarise(result["runs"], experiment.arms)
                 write_result(results, result)
-            on_progress("recording the excitations", 0, 1)
+            on_progress("recording gates", 0, 1)
             result["excitations"] = _excitations(experiment, images, stop)
             result["state"] = "done"
         except Stopped:
@@ -224,4 +224,4 @@ def _excitations(experiment: Experiment, data: ImageData, stop: Stop) -> dict[st
         return {}
     net = load_weights(experiment.network("se", 0, data), experiment.folder_of("se", 0))
     batches = _until(stop, data.test_batches(experiment.config.train))
-    return record_excitations(net.to(experiment.device), batches, classes=data.classes).to_dict()
+    return record_gates(net.to(experiment.device), batches, classes=data.classes).to_dict()

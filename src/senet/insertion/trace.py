@@ -23,7 +23,7 @@ from senet.errors import InputError, InsertionError, first_line
 from senet.insertion.operators import CONVOLUTIONS, DENSE, NORMS, RESHAPES
 from senet.insertion.reading import TensorGuard, call_model, set_evaluation, tensors, unchanged
 
-__all__ = ["Call", "Flow", "Value", "record_flow"]
+__all__ = ["Call", "Flow", "FlowRecorder", "Value", "record_flow"]
 
 # Operators of which only the first output is part of the data flow: a norm's statistics, the
 # indices of a pooling and the mask of a dropout lead nowhere.
@@ -136,19 +136,31 @@ class Flow:
         return depths.get(end, 0)
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, guard: TensorGuard) -> None:
+class FlowRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operator while it is active, and notes what came from the inputs."""
+
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.guard = guard
         self.flow = Flow()
         self.stack: list[Call] = []
         self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
 
+    def compute(self, func: Any, args: Any, kwargs: Any, parents: tuple[int, ...]) -> Any:
+        """Call an operator. If it has parents, its output is the next value of the flow."""
+        return func(*args, **kwargs)
+
+    def add_inputs(self, example_input: Any) -> None:
+        """Note the tensors from which everything else is made."""
+        for leaf in tensors(example_input):
+            self.add(leaf, "input", (), 1 if leaf.dim() >= 3 else None)
+
     def find(self, tensor: Any) -> int | None:
+        """Return the index of the value that a tensor is; None where it is none."""
         known = self._known.get(id(tensor))
         return known[1] if known is not None and known[0]() is tensor else None
 
     def add(self, tensor: Tensor, op: str, parents: tuple[int, ...], layout: int | None) -> Value:
+        """Note a tensor as a new value."""
         values = self.flow.values
         index, scope = len(values), self.stack[-1].path if self.stack else ""
         ancestors = 1 << index
@@ -164,7 +176,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         known = (self.find(tensor) for tensor in tensors((args, kwargs)))
         parents = tuple(dict.fromkeys(index for index in known if index is not None))
-        out = self.guard.call(func, args, kwargs)
+        out = self.compute(func, args, kwargs, parents)
         if parents:
             op = func.overloadpacket.__name__
             outputs = tensors(out)
@@ -217,7 +229,17 @@ def _moved(op: str, value: Value, args: Any) -> int | None:
     return order.index(value.layout) if value.layout is not None else None
 
 
-def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> None:
+@final
+class _Guarded(FlowRecorder):  # type: ignore[no-untyped-call]
+    def __init__(self, guard: TensorGuard) -> None:
+        super().__init__()
+        self.guard = guard
+
+    def compute(self, func: Any, args: Any, kwargs: Any, parents: tuple[int, ...]) -> Any:
+        return self.guard.call(func, args, kwargs)
+
+
+def _run(model: nn.Module, example_input: Any, recorder: FlowRecorder) -> None:
     """Run the model in evaluation mode, its operators and module calls recorded."""
 
     def plain(leaf: Any) -> Any:
@@ -249,8 +271,7 @@ def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> None:
         with ops.use_backend("reference"), torch.inference_mode(mode=False), torch.no_grad():
             example = tree_map(plain, example_input)
             with recorder:
-                for leaf in tensors(example):
-                    recorder.add(leaf, "input", (), 1 if leaf.dim() >= 3 else None)
+                recorder.add_inputs(example)
                 returned = call_model(model, example)
         known = (recorder.find(leaf) for leaf in tensors(returned))
         recorder.flow.outputs = {index for index in known if index is not None}
@@ -268,7 +289,7 @@ def record_flow(model: nn.Module, example_input: Any) -> Flow:
     """
     try:
         with unchanged(model, example_input=example_input) as guard:
-            recorder = _Recorder(guard)
+            recorder = _Guarded(guard)
             _run(model, example_input, recorder)
     except InsertionError:
         raise

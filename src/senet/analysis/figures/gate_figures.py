@@ -11,8 +11,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from senet.analysis.excitations import spaced
 from senet.analysis.figures.drawing import CLASS_COLOURS, COLOUR, Drawing, canvas, panel, style
+from senet.analysis.gates import spaced
 from senet.analysis.series import number, shorten
 from senet.errors import InputError, unknown_name
 
@@ -81,7 +81,7 @@ def _blocks(excitations: Mapping[str, Any]) -> dict[str, Block]:
     """The blocks by their shortened paths, in order of depth."""
     blocks = [block for block in excitations.get("blocks") or [] if len(_channel_means(block))]
     if not blocks:
-        raise InputError("the excitations hold no block; record some with record_excitations")
+        raise InputError("the excitations hold no block; record some with record_gates")
     return dict(zip(_short_paths([block["path"] for block in blocks]), blocks, strict=True))
 
 
@@ -100,7 +100,7 @@ def excitation_profiles(
     the dark line; and up to ten classes, evenly spaced in their order. All panels share one scale.
 
     Args:
-        excitations: `Excitations.to_dict()`.
+        excitations: `Gates.to_dict()`.
         paths: which blocks; None for up to twelve, evenly spaced in depth.
         columns: panels in a row.
         legend: name the classes below the panels.
@@ -167,7 +167,7 @@ def excitation_heat_map(
     """Draw one number for every class and block.
 
     Args:
-        excitations: `Excitations.to_dict()`.
+        excitations: `Gates.to_dict()`.
         quantity: "mean", the mean gate over channels; or "distance", how class-specific the gates
             are: the root mean square over channels of class mean minus mean over all images.
         name: of the drawing.
@@ -226,7 +226,7 @@ def excitation_depth(
     """Draw what the gates do along the depth of the network, a point per block.
 
     Args:
-        excitations: `Excitations.to_dict()`.
+        excitations: `Gates.to_dict()`.
         quantity: "spread", the standard deviations between classes and within a class; or "mean",
             the mean gate with its standard deviation over images and channels as a whisker.
         name: of the drawing.

@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from senet.analysis import ExcitationRecorder
+from senet.analysis import record_gates
 from senet.files import write_text
 from senet.insertion import se_modules
 from senet.training.loop.callbacks import classifier, csv_text
@@ -58,17 +58,15 @@ class Gates(Callback):
         net = classifier(pl_module).tested
         if not trainer.is_global_zero or self._images is None or not se_modules(net):
             return
-        with torch.no_grad(), ExcitationRecorder(net) as recorder:
-            # `forward`, not a call: a compiled network does not see new hooks
-            net.forward(channels_last(self._images))
+        gates = record_gates(net, [channels_last(self._images)])
         self._images = None
-        for block in recorder.excitations().blocks:
+        for block in gates.blocks:
             self.rows.append(
                 {
                     "epoch": trainer.current_epoch + 1,
                     "block": block.path,
-                    "mean": float(f"{block.overall_mean:.5g}"),
-                    "std": float(f"{block.overall_std:.5g}"),
+                    "mean": float(f"{block.level.value:.5g}"),
+                    "std": float(f"{block.spread.value:.5g}"),
                     "channel_std": float(f"{block.channel_mean.std(correction=0).item():.5g}"),
                 }
             )
