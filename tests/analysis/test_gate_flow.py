@@ -115,6 +115,13 @@ def test_several_gates_of_one_module_have_names() -> None:
     assert paths == ["1", "1#2"]
 
 
+def test_a_gate_that_cannot_see_the_image_is_no_gate_and_does_run() -> None:
+    blocks = senet.SqueezeExcitation(3, 2, squeeze="constant"), senet.SqueezeExcitation(3, 2)
+    gates = record_gates(nn.Sequential(*blocks), [torch.randn(2, 3, 8, 8)])
+
+    assert ([block.path for block in gates.blocks], gates.never_ran) == (["1"], ())
+
+
 def test_the_network_itself_may_multiply() -> None:
     gates = record_gates(ByHand(3), [torch.randn(2, 3, 8, 8)])
     assert [block.path for block in gates.blocks] == [""]

@@ -66,7 +66,7 @@ class GatePlan:
     Attributes:
         sites: the products of a map and its gate; a block that runs twice has two, of one path.
         values: how many values a run has; one with another number has another flow.
-        never_ran: paths of SE blocks of this project that no forward pass reached.
+        never_ran: paths of SE blocks of this project, but for constant ones, that no pass reached.
     """
 
     sites: tuple[GateSite, ...]
@@ -120,7 +120,11 @@ def gate_plan(model: nn.Module, images: Tensor) -> GatePlan:
         )
     sites.sort(key=lambda site: site.product)
     ran = {site.path for site in sites}
-    never = tuple(path for path in se_modules(model) if path not in ran)
+    never = tuple(
+        path
+        for path, block in se_modules(model).items()
+        if path not in ran and block.squeeze != "constant"
+    )
     return GatePlan(tuple(sites), len(flow.values), never)
 
 

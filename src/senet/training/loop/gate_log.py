@@ -56,7 +56,8 @@ class Gates(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the gates."""
         net = classifier(pl_module).tested
-        if not trainer.is_global_zero or self._images is None or not se_modules(net):
+        looking = any(block.squeeze != "constant" for block in se_modules(net).values())
+        if not trainer.is_global_zero or self._images is None or not looking:
             return
         gates = record_gates(net, [channels_last(self._images)])
         self._images = None
