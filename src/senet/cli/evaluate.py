@@ -21,8 +21,12 @@ from senet.training.config import DataConfig, RunConfig
 __all__ = ["configured_data", "eval_", "predict"]
 
 Runs = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="[RUN]...", help="Folders of `senet train`; several are averaged."),
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN]...",
+        help="A run, an arm of a comparison, a checkpoint, a folder or file of a saved network, or "
+        "OWNER/REPOSITORY of the Hub; several are averaged.",
+    ),
 ]
 Models = Annotated[
     list[str] | None,
@@ -43,7 +47,7 @@ Scales = Annotated[str | None, typer.Option(help="Shorter sides for dense, as 22
 
 
 def _networks(
-    runs: list[Path] | None,
+    runs: list[str] | None,
     models: list[str] | None,
     weights: list[str] | None,
     classes: int | None,
@@ -51,17 +55,19 @@ def _networks(
     crop: int | None = None,
 ) -> list[Any]:
     from senet.training.exported import is_exported, load_exported_network
-    from senet.training.trained import load_folder, load_published_network
+    from senet.training.trained import load_written, load_published_network
 
     files = [name for name in models or [] if is_exported(name)]
     models = [name for name in models or [] if name not in files]
-    weights, runs = weights or [], runs or []
+    weights, runs = weights or [], [*(runs or [])]
+    if not models and not classes:
+        runs, weights = [*runs, *weights], []  # files that say which network they are of
     if not (runs or models or files) or bool(models) != bool(weights):
         raise ConfigError(
             "give folders of runs, or --model with --weights, or --model with an exported file"
         )
-    if not models and (classes or (normalization and not files)):
-        raise ConfigError("--classes and --normalization go with --model, a run says them itself")
+    if not models and classes:
+        raise ConfigError("--classes goes with --model, a run says it itself")
     if len(models) not in (0, 1, len(weights)):
         raise ConfigError(
             f"--model must be given once, or once for each of the {len(weights)} --weights, got "
@@ -71,7 +77,7 @@ def _networks(
     names = models * len(weights) if len(models) == 1 else models
     published = zip(names, weights, strict=True)
     return [
-        *(load_folder(run) for run in runs),
+        *(load_written(run, normalization=normalization) for run in runs),
         *(load_published_network(name, each, **options) for name, each in published),
         *(
             load_exported_network(file, normalization=normalization, image_size=crop)
@@ -197,7 +203,9 @@ def _text(result: dict[str, Any]) -> str:
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
     *,
-    run: Annotated[Path | None, typer.Option(help="Folder of `senet train`.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="A run, or what else `senet eval` takes as RUN.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A network, with --weights; or an exported .onnx, .xml or .pt2."),

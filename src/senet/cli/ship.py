@@ -119,7 +119,7 @@ def _target(source: str, out: Path | None, file_format: str | None) -> Path:
 def _network(
     source: str, weights: str | None, classes: int | None, normalization: str | None
 ) -> Any:
-    from senet.training.trained import load_folder, load_published_network
+    from senet.training.trained import load_written, load_published_network
 
     if not Path(source).is_dir():
         if weights is None:
@@ -130,7 +130,7 @@ def _network(
         return load_published_network(source, weights, **options)
     if weights or classes:
         raise ConfigError(f"--weights and --classes go with a name, {source} is a folder")
-    return load_folder(source, normalization=normalization)
+    return load_written(source, normalization=normalization)
 
 
 def _table(shipped: Any) -> Table:

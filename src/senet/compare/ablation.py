@@ -19,7 +19,7 @@ from senet.training.data import load_data
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stopped, stop_on_interrupt
 from senet.training.run_folder import (
-    check_classes,
+    check_data,
     check_same,
     has_content,
     read_result,
@@ -142,7 +142,7 @@ def ablate(
         _check_same(experiment.folder, earlier["config"], result["config"])
     images = load_data(config.data, input_size=config.input_size(), on_progress=on_progress)
     if earlier.get("data"):
-        check_classes(earlier["data"]["classes"], images.classes, experiment.folder)
+        check_data(earlier["data"], images.fingerprint(), experiment.folder)
     experiment.check(images)
     result["data"] = images.summary()
     write_result(results, result)

@@ -25,7 +25,7 @@ from senet.training.loop.module import channels_last
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.run_folder import (
-    check_classes,
+    check_data,
     check_same,
     device_name,
     has_content,
@@ -106,7 +106,7 @@ def compare(
     earlier = _earlier(experiment, resume=resume)
     images = load_data(config.data, input_size=config.input_size(), on_progress=on_progress)
     if earlier:
-        check_classes(earlier["data"]["classes"], images.classes, experiment.folder)
+        check_data(earlier["data"], images.fingerprint(), experiment.folder)
     experiment.check(images)
     result = _new_result(experiment, images, command=command)
     render_report(result)  # a package that the page lacks is missing now, not after the training

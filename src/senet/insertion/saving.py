@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from torch import Tensor, nn
 from senet.errors import DataError, InsertionError, first_line
 from senet.files import write_text, write_whole
 from senet.insertion.config import SEConfig
+from senet.insertion.facts import block_kinds, facts_of, keep_fact
 from senet.insertion.graft import grafts
 from senet.insertion.guard import settle
 from senet.insertion.site_plan import Site
 from senet.insertion.surgery import attach, undone
 
-__all__ = ["load", "save", "write_model", "write_weights"]
+__all__ = ["FORMAT", "load", "plan_of", "read_plan", "save", "write_model", "write_weights"]
 
-_FORMAT = "senet.insertion/1"
+FORMAT = "senet.insertion/1"
+_USE = ("classes", "preprocessing")  # facts that belong to the weights
 _WEIGHTS, _PLAN = "model.safetensors", "senet.json"
 
 
@@ -54,20 +57,24 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 def write_model(model: nn.Module, folder: Path) -> None:
     """Do what `save` does; that the folder cannot be written stays an OSError."""
     settle(model)
-    present = grafts(model)
-    if not present:
+    plan = plan_of(model)
+    if plan is None:
         raise InsertionError(
             "the model must have SE blocks from senet.insert, but has none; call senet.insert first"
         )
-    plan = {
-        "format": _FORMAT,
-        "model": type(model).__name__,
-        "config": present[0].config.to_dict(),
-        "sites": [graft.site.to_dict() for graft in present],
-    }
-    text = json.dumps(plan, indent=1) + "\n"
+    facts = {"format": FORMAT, "model": type(model).__name__, **plan, **facts_of(model)}
+    text = json.dumps({**facts, "blocks": block_kinds(model)}, indent=1) + "\n"
     write_weights(model, folder / _WEIGHTS, senet=text)
     write_text(folder / _PLAN, text)
+
+
+def plan_of(model: nn.Module) -> dict[str, Any] | None:
+    """Return configuration and sites of the inserted blocks, JSON-able; None where there is none."""
+    present = grafts(model)
+    if not present:
+        return None
+    sites = [graft.site.to_dict() for graft in present]
+    return {"config": present[0].config.to_dict(), "sites": sites}
 
 
 def write_weights(model: nn.Module, path: Path, **header: str) -> None:
@@ -111,7 +118,8 @@ def _distinct(state: dict[str, Any]) -> dict[str, Tensor]:
 def load(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[Site, ...]:
     """Rebuild a saved model on a fresh base network, in place.
 
-    The same blocks go to the same sites, then the weights are loaded.
+    The same blocks go to the same sites, then the weights are loaded. The classes and the images
+    that were kept with the model are kept with this one.
 
     Args:
         model: the base network, with any weights.
@@ -127,7 +135,8 @@ def load(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[Site, ...]:
     """
     source = Path(folder)
     header, state = _read_weights(source)
-    config, sites = _read_plan(source / _PLAN, header)
+    facts = _read_plan(source / _PLAN, header)
+    config, sites = read_plan(facts, source / _PLAN)
     settle(model)
     if grafts(model):
         raise InsertionError(
@@ -137,6 +146,9 @@ def load(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[Site, ...]:
     with undone(model):
         attach(model, sites, config)
         _load_state(model, state, source)
+    for name in _USE:
+        if facts.get(name) is not None:
+            keep_fact(model, name, facts[name])
     return sites
 
 
@@ -160,7 +172,7 @@ def _read_weights(source: Path) -> tuple[str | None, dict[str, Tensor]]:
         ) from error
 
 
-def _read_plan(path: Path, header: str | None) -> tuple[SEConfig, tuple[Site, ...]]:
+def _read_plan(path: Path, header: str | None) -> dict[str, Any]:
     """The plan that belongs to the weights: the one in their header, else that of the file."""
     if header is None or path.exists():
         try:
@@ -173,17 +185,31 @@ def _read_plan(path: Path, header: str | None) -> tuple[SEConfig, tuple[Site, ..
     return plan if header is None else _parsed(header, path)
 
 
-def _parsed(text: str, path: Path) -> tuple[SEConfig, tuple[Site, ...]]:
+def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         plan = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path} must be JSON as senet.save writes it: {error}") from error
-    if not isinstance(plan, dict) or plan.get("format") != _FORMAT:
+    if not isinstance(plan, dict) or plan.get("format") != FORMAT:
         given = plan.get("format") if isinstance(plan, dict) else type(plan).__name__
         raise DataError(
-            f"{path} must have the format {_FORMAT!r}, got {given!r}; "
+            f"{path} must have the format {FORMAT!r}, got {given!r}; "
             "was it written by another version?"
         )
+    read_plan(plan, path)
+    return plan
+
+
+def read_plan(plan: Mapping[str, Any], path: Path) -> tuple[SEConfig, tuple[Site, ...]]:
+    """Return configuration and sites out of what `plan_of` returned.
+
+    Args:
+        plan: with `config` and `sites`.
+        path: of the file, for the message.
+
+    Raises:
+        DataError: a site is not as `plan_of` writes it.
+    """
     try:
         sites = tuple(Site(**(site | {"size": tuple(site["size"])})) for site in plan["sites"])
     except (KeyError, TypeError) as error:

@@ -20,17 +20,19 @@ from torch import nn
 
 from senet.errors import DataError, InputError, MissingPackageError, optional
 from senet.files import write_text
-from senet.insertion import load, se_modules
+from senet.insertion import load
+from senet.insertion.facts import keep_fact
 from senet.insertion.graft import grafts
-from senet.insertion.guard import settle
 from senet.insertion.saving import write_model, write_weights
-from senet.models.families import NETWORKS
-from senet.models.origin import Origin, keep_origin, origin_of
-from senet.models.registry import create_model
+from senet.models.description import base_network, described, rebuilt
+from senet.models.origin import Origin, origin_of
 from senet.models.timm_registry import timm_description, timm_names
+from senet.models.weights.hubs import read_source
+from senet.models.weights.load import load_source
 from senet.models.weights.preprocess import Preprocessing, preprocessing, remember
+from senet.models.weights.source import FORMAT, Source
 
-__all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
+__all__ = ["from_pretrained", "network_of", "push_to_hub", "save_pretrained"]
 
 _FORMAT = "senet.hub/1"
 _WEIGHTS, _CONFIG, _PLAN, _CARD = "model.safetensors", "config.json", "senet.json", "README.md"
@@ -51,7 +53,6 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         ConfigError: the network is of another origin.
         OSError: the folder cannot be written.
     """
-    settle(model)
     config = _config(model)
     target = Path(folder)
 
@@ -59,7 +60,8 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         if grafts(model):
             write_model(model, made)
         else:
-            write_weights(model, made / _WEIGHTS)
+            facts = {**config["senet"], "format": FORMAT}
+            write_weights(model, made / _WEIGHTS, senet=json.dumps(facts))
         write_text(made / _CONFIG, json.dumps(config, indent=1) + "\n")
         if not (target / _CARD).exists():
             write_text(made / _CARD, _card(config["senet"]["network"]["name"]))
@@ -104,8 +106,11 @@ def from_pretrained(
 ) -> nn.Module:
     """Build a network from a folder of `senet.save_pretrained`, or from a repository of the Hub.
 
+    Any other file of weights that this project writes says as well which network it is, and is
+    taken too: a checkpoint of a run, a file of `senet convert`, a folder of `senet.save`.
+
     Args:
-        source: a folder, or "OWNER/REPOSITORY". A folder that exists comes first.
+        source: a folder, a file, or "OWNER/REPOSITORY". What exists comes first.
         revision: branch, tag or commit of the repository.
         token: for a private repository; the one that `hf auth login` stored if not given.
         cache_dir: where the Hub's client keeps files, if not where it always does.
@@ -115,10 +120,13 @@ def from_pretrained(
         The network, in evaluation mode.
 
     Raises:
-        DataError: the files are missing, broken or do not fit, or cannot be fetched.
+        DataError: the files are missing, broken or do not fit, or cannot be fetched; or they do
+            not say which network they are of.
         MissingPackageError: the Hub's client is not installed, and the source is no folder.
     """
     folder = Path(source)
+    if folder.is_file() or ((folder / _PLAN).is_file() and not (folder / _CONFIG).exists()):
+        return network_of(read_source(folder if folder.is_file() else folder / _WEIGHTS))
     if not folder.is_dir():
         folder = _fetched(
             str(source),
@@ -132,6 +140,19 @@ def from_pretrained(
     images = facts.get("preprocessing")
     if images is not None:
         remember(model, Preprocessing.from_dict(images))
+    if facts.get("classes") is not None:
+        keep_fact(model, "classes", facts["classes"])
+    return model.eval()
+
+
+def network_of(source: Source) -> nn.Module:
+    """Return the network that weights say they are of, with these weights, in evaluation mode.
+
+    Raises:
+        DataError: they do not say it, or do not fit what they say.
+    """
+    model = rebuilt(source.facts, source.name)
+    load_source(model, source)
     return model.eval()
 
 
@@ -187,23 +208,17 @@ def push_to_hub(
 def _config(model: nn.Module) -> dict[str, Any]:
     """Return what `config.json` holds: how the network is built, and timm's description of it."""
     origin = origin_of(model)
-    facts: dict[str, Any] = {
-        "format": _FORMAT,
-        "network": origin.to_dict(),
-        # whether SE blocks of the name are there that `senet.json` does not hold
-        "written": len(se_modules(model)) > len(grafts(model)),
-    }
-    if isinstance(getattr(model, "global_pool", None), str):
-        facts["head"] = {name: getattr(model, name) for name in ("global_pool", "drop_rate")}
-    described = dict(getattr(model, "pretrained_cfg", None) or {})
-    described.pop("file", None)  # where timm read weights on this machine
+    facts = {"format": _FORMAT, **described(model)}
+    del facts["plan"]  # in `senet.json`
+    description = dict(getattr(model, "pretrained_cfg", None) or {})
+    description.pop("file", None)  # where timm read weights on this machine
     with suppress(InputError):  # of random weights, nothing is known
         images = preprocessing(model)
         facts["preprocessing"] = images.to_dict()
-        described |= images.for_timm()
+        description |= images.for_timm()
     timms: dict[str, Any] = {}
     with suppress(MissingPackageError):  # which names are timm's, timm alone knows
-        timms = _for_timm(model, origin, described)
+        timms = _for_timm(model, origin, description)
     return {**timms, "senet": facts}
 
 
@@ -273,19 +288,7 @@ def _rebuilt(folder: Path, facts: Mapping[str, Any]) -> nn.Module:
     """Build the network that a folder describes, and load its weights."""
     from safetensors.torch import load_model
 
-    origin = Origin.from_dict(facts["network"])
-    network, se = origin.name, origin.se
-    if not facts["written"] and network in NETWORKS:
-        network, se = NETWORKS[network].plain, None
-    model = create_model(
-        network,
-        num_classes=origin.num_classes,
-        in_chans=origin.in_chans,
-        se=se,
-        layout=origin.layout,
-    )
-    for name, value in facts.get("head", {}).items():
-        setattr(model, name, value)
+    model = base_network(facts, str(folder))
     if (folder / _PLAN).exists():
         load(model, folder)
     else:
@@ -294,9 +297,9 @@ def _rebuilt(folder: Path, facts: Mapping[str, Any]) -> nn.Module:
         except Exception as error:
             raise DataError(
                 f"{folder / _WEIGHTS} must be a whole safetensors file with the weights of "
-                f"{network}, but: {_line(error)}"
+                f"{facts['network']['name']}, but: {_line(error)}"
             ) from error
-    return keep_origin(model, origin)
+    return model
 
 
 def _line(error: Exception) -> str:

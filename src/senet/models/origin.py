@@ -10,10 +10,11 @@ from typing import Any, final
 from torch import nn
 
 from senet.errors import ConfigError, DataError
+from senet.insertion.facts import facts_of, keep_fact
 
 __all__ = ["Origin", "keep_origin", "origin_of"]
 
-_ATTRIBUTE = "_senet_origin"
+_FACT = "network"
 
 
 @final
@@ -57,7 +58,7 @@ class Origin:
 
 def keep_origin(model: nn.Module, origin: Origin) -> nn.Module:
     """Keep with a network how it was built; return the network."""
-    setattr(model, _ATTRIBUTE, origin)
+    keep_fact(model, _FACT, origin.to_dict())
     return model
 
 
@@ -72,13 +73,14 @@ def origin_of(model: nn.Module) -> Origin:
         >>> origin_of(create_model("se_resnet20", se={"reduction": 4}))
         Origin(name='se_resnet20', num_classes=10, in_chans=3, se={'reduction': 4}, layout=None)
     """
-    origin = getattr(model, _ATTRIBUTE, None)
-    if not isinstance(origin, Origin):
+    known = facts_of(model).get(_FACT)
+    if known is None:
         raise ConfigError(
             f"the network must be one that senet.create_model built, so that its name can be "
             f"written down, and this {type(model).__name__} is not; create_model also builds "
             "torchvision's and timm's networks; any other goes to disk with senet.save"
         )
+    origin = Origin.from_dict(known)
     classes = getattr(model, "num_classes", None)
     if isinstance(classes, int) and classes != origin.num_classes:
         return dataclasses.replace(origin, num_classes=classes)

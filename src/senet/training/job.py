@@ -17,7 +17,7 @@ from senet.schema import overridden
 from senet.training.building import build_network, check_network
 from senet.training.config import RunConfig, read_yaml, to_yaml
 from senet.training.data import ImageData, Split, load_data, open_splits
-from senet.training.data.class_names import class_names
+from senet.training.data.class_names import class_names, images_per_class
 from senet.training.loop.checkpoints import newest_checkpoint
 from senet.training.loop.gate_log import Gates
 from senet.training.loop.placement import Placement, find_device, is_first_process
@@ -25,7 +25,7 @@ from senet.training.loop.runner import train_run
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.loop.tensorboard import TensorBoard
 from senet.training.run_folder import (
-    check_classes,
+    check_data,
     check_same,
     has_content,
     now,
@@ -168,7 +168,7 @@ def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """Return the result of a run that is done: going on with it changes nothing.
 
     Raises:
-        DataError: the data are gone, or have other classes than the run.
+        DataError: the data are gone, or are others than the run was begun with.
     """
     try:
         result: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -180,7 +180,8 @@ def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     train, test = open_splits(config.data)
     if isinstance(train, Split):  # the classes of a stream may be known only once it is read
         names = class_names(config.data, train, test, train.labels)
-        check_classes(result["data"]["classes"], names, folder)
+        counts = images_per_class(train, test, names)
+        check_data(result["data"], {"classes": names, "images_per_class": counts}, folder)
     return result
 
 

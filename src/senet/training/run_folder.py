@@ -6,8 +6,9 @@ import importlib.metadata
 import json
 import platform
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from senet.files import write_text
 from senet.schema import Config, differences
 
 __all__ = [
-    "check_classes",
+    "check_data",
     "check_same",
     "check_writable",
     "device_name",
@@ -103,25 +104,30 @@ def check_same(
         raise ConfigError(f"{where}{'; '.join(changed)}; give the old ones, or another out folder")
 
 
-def check_classes(before: Sequence[str], now: Sequence[str], folder: Path) -> None:
-    """Raise `DataError` if the data have other classes, or another order of them, than before.
+def check_data(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Raise `DataError` if the data are others than before: the classes, their order, the images.
 
     Args:
-        before: the classes that a run was begun with; index k is before[k].
-        now: those of the data.
+        before: what a run was begun with, as `ImageData.fingerprint` gives it.
+        now: that of the data as they are.
         folder: of the run.
     """
-    if list(before) == list(now):
-        return
-    place = next(
-        (k for k, (old, new) in enumerate(zip(before, now, strict=False)) if old != new),
-        min(len(before), len(now)),
-    )
-    old, new = (repr(names[place]) if place < len(names) else "none" for names in (before, now))
-    raise DataError(
-        f"{folder} was begun with {len(before)} classes, the data have {len(now)}; class "
-        f"{place} was {old}, is {new}; give the data as they were, or another out folder"
-    )
+    cure = "give the data as they were, or another out folder"
+    old, new = list(before["classes"]), list(now["classes"])
+    if old != new:
+        pairs = zip_longest(map(repr, old), map(repr, new), fillvalue="none")
+        place, (was, is_now) = next((k, pair) for k, pair in enumerate(pairs) if len({*pair}) > 1)
+        raise DataError(
+            f"{folder} was begun with {len(old)} classes, the data have {len(new)}; class "
+            f"{place} was {was}, is {is_now}; {cure}"
+        )
+    counts = differences(before.get("images_per_class") or {}, now["images_per_class"])
+    if counts and before.get("images_per_class"):
+        changed = [f"{name} had {was}, has {is_now}" for name, (was, is_now) in counts.items()]
+        more = f"; and {len(changed) - 3} more" * (len(changed) > 3)
+        raise DataError(
+            f"{folder} was begun with other images: {'; '.join(changed[:3])}{more}; {cure}"
+        )
 
 
 def read_result(path: Path, schema: str, *older: str) -> dict[str, Any]:

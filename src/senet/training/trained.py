@@ -1,8 +1,7 @@
-"""Networks that are ready to be used: of a run on the disk, or by name with published weights."""
+"""Networks that are ready to be used: what this project writes, or a name with published weights."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,24 +11,29 @@ from typing import Any, final
 from torch import nn
 
 from senet.errors import ConfigError, DataError, InputError
+from senet.insertion.facts import facts_of
 from senet.models import create_model, from_pretrained, input_size
+from senet.models.description import check_name
+from senet.models.hub import network_of
 from senet.models.origin import origin_of
-from senet.models.weights import load_weights as load_published
 from senet.models.weights import preprocessing
+from senet.models.weights.hubs import read_source
+from senet.models.weights.load import load_source
 from senet.models.weights.matching import HEAD_CURE
-from senet.training.building import build_network
-from senet.training.config import DataConfig, RunConfig
+from senet.training.config import DataConfig
 from senet.training.data import MAX_MEMORY_SIZE, View, imagenet_view
-from senet.training.loop.checkpoints import load_weights
+from senet.training.loop.checkpoints import newest_checkpoint
 
 __all__ = [
     "Trained",
     "check_normalization",
-    "load_folder",
     "load_published_network",
     "load_run",
+    "load_written",
     "named_view",
 ]
+
+_WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")
 
 
 @final
@@ -53,39 +57,62 @@ class Trained:
 
 
 def load_run(folder: str | os.PathLike[str]) -> Trained:
-    """Return the network of a run of `senet train`, or of `senet compare`, with its last weights.
+    """Return the network of a run, finished or not, as its last checkpoint has it.
 
-    Where averaged weights were kept, it is those.
+    A run of `senet train`, or an arm of `senet compare` or `ablate`. The checkpoint says all that is
+    needed, so the folder may have been moved, and the run killed. Where averaged weights were kept,
+    it is those.
 
     Raises:
         DataError: the folder holds no run that can be read.
     """
-    path = Path(folder) / "run.json"
-    try:
-        result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        data = result["data"]
-        config, classes = RunConfig.from_dict(result["config"]), tuple(data["classes"])
-        channels, height, width = data["image_size"]
-        mean, std = tuple(data["view"]["mean"]), tuple(data["view"]["std"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    path = newest_checkpoint(Path(folder))
+    if path is None:
         raise DataError(
-            f"{folder} holds no run of senet train that can be read: run.json gives "
-            f"{type(error).__name__}; a run has it once it is finished or was stopped"
-        ) from error
-    size = (channels, height, width)
-    side = config.data.test_size or height
-    # small images are scaled to their size, whole
-    crop = 1.0 if max(height, width) <= MAX_MEMORY_SIZE else config.data.crop
-    without = RunConfig(config.model, None, config.se, config.data, config.train)
-    inserted = bool(result.get("always_insert"))
-    net = build_network(without, num_classes=len(classes), size=size, always_insert=inserted)
-    return Trained(
-        name=str(folder),
-        net=load_weights(net, Path(folder)).eval(),
-        view=View(size, mean, std, (side, side), crop),
-        classes=classes,
-        data=config.data,
-    )
+            f"{folder} holds no run of senet train that can be read: it has no checkpoint; a run "
+            "has one after its first epoch"
+        )
+    return load_written(path, name=str(folder))
+
+
+def load_written(
+    source: str | os.PathLike[str], *, name: str | None = None, normalization: str | None = None
+) -> Trained:
+    """Return the network of whatever this project writes.
+
+    Args:
+        source: the folder of a run or of an arm of a comparison, a checkpoint, a folder of
+            `senet.save` or `senet.save_pretrained`, a repository of the Hub, or a file of
+            `senet convert`.
+        name: what results call it; the source if not given.
+        normalization: "imagenet" or "imagenet-mean" (see `NORMALIZATIONS`), for a network that was
+            saved before it knew its images.
+
+    Raises:
+        ConfigError: `normalization` is given for a network that says it itself.
+        DataError: there is nothing of the kind, or it does not say which network it is or what
+            images it expects.
+    """
+    check_normalization(normalization)
+    path, called = Path(source), name or str(source)
+    if path.is_dir() and not (path / "model.safetensors").is_file():
+        return load_run(path)
+    if not path.exists() and (path.suffix in _WEIGHTS or str(source).count("/") != 1):
+        raise DataError(f"{source} holds no run of senet train that can be read: it does not exist")
+    data = None
+    if path.is_file():
+        read = read_source(path)
+        if "network" not in read.facts:
+            raise DataError(
+                f"{source} does not say which network it is of; name it with --model, and give the "
+                "file with --weights"
+            )
+        net, data = network_of(read), read.facts.get("data")
+    else:
+        net = from_pretrained(str(source))
+    if normalization is not None and "preprocessing" in facts_of(net):
+        raise ConfigError(f"normalization is said by a network itself, as {source} is")
+    return _ready(called, net, str(source), normalization, data)
 
 
 def load_published_network(
@@ -99,24 +126,33 @@ def load_published_network(
 
     Args:
         name: that `senet.create_model` takes.
-        weights: that `senet.load_weights` takes.
+        weights: that `senet.load_weights` takes. A file that says which network it is of is built
+            as it says.
         num_classes: number of logits; 10 for networks made for 32 px, else 1000, if not given.
         normalization: "imagenet" or "imagenet-mean" (see `NORMALIZATIONS`), at the size that the
             network is made for; what the weights expect if not given.
 
     Raises:
-        DataError: the weights do not say what images they expect.
+        DataError: the weights do not say what images they expect, or say that they are of another
+            network.
         SenetError: no such network or weights, or they do not fit.
     """
     check_normalization(normalization)
-    size = input_size(name)
-    usual = 10 if max(size[1:]) <= 32 else 1000
+    read = read_source(weights)
+    if "network" in read.facts:
+        check_name(read.facts, name, weights)
+        logits = read.facts["network"]["num_classes"]
+        if num_classes not in (None, logits):
+            raise DataError(f"{weights} is of {logits} classes, --classes was {num_classes}")
+        net = network_of(read)
+        return _ready(name, net, weights, normalization, read.facts.get("data"))
+    usual = 10 if max(input_size(name)[1:]) <= 32 else 1000
     net = create_model(name, num_classes=num_classes or usual)
     try:
-        load_published(net, weights)
+        load_source(net, read)
     except DataError as error:
-        raise DataError(_misfit(str(error), usual, num_classes) + _hint_of_run(weights)) from error
-    return _ready(name, net, size, weights, normalization)
+        raise DataError(_misfit(str(error), usual, num_classes)) from error
+    return _ready(name, net, weights, normalization)
 
 
 def _misfit(error: str, usual: int, given: int | None) -> str:
@@ -130,38 +166,6 @@ def _misfit(error: str, usual: int, given: int | None) -> str:
     if text == error:
         return error
     return f"{text}; --classes was {given}: give the number of classes of the weights"
-
-
-def _hint_of_run(weights: str) -> str:
-    """Return the end of a message about weights that are a checkpoint of a run."""
-    folder = Path(weights).parent
-    if Path(weights).suffix != ".ckpt" or not (folder / "config.yaml").is_file():
-        return ""
-    return (
-        "; it is a checkpoint of a run, which says everything itself: senet predict --run "
-        f"{folder}, senet eval {folder}"
-    )
-
-
-def load_folder(folder: str | os.PathLike[str], *, normalization: str | None = None) -> Trained:
-    """Return the network of a run, or one that `senet.save_pretrained` wrote to a folder.
-
-    Args:
-        folder: of `senet train`, or of `senet.save_pretrained`.
-        normalization: as in `load_published_network`, for a network that was saved.
-
-    Raises:
-        ConfigError: `normalization` is given for a run, which says it itself.
-        DataError: the folder holds neither, or does not say what images its network expects.
-    """
-    saved = (Path(folder) / "config.json").is_file() and not (Path(folder) / "run.json").exists()
-    if not saved:
-        if normalization is not None:
-            raise ConfigError(f"normalization is said by a run itself, as {folder} is")
-        return load_run(folder)
-    check_normalization(normalization)
-    net = from_pretrained(folder)
-    return _ready(str(folder), net, input_size(origin_of(net).name), str(folder), normalization)
 
 
 def check_normalization(normalization: str | None) -> None:
@@ -181,20 +185,24 @@ def named_view(normalization: str, size: tuple[int, int, int]) -> View:
 
 
 def _ready(
-    name: str, net: nn.Module, size: tuple[int, int, int], source: str, normalization: str | None
+    name: str,
+    net: nn.Module,
+    source: str,
+    normalization: str | None,
+    data: Mapping[str, Any] | None = None,
 ) -> Trained:
-    """Return a network with the preprocessing that its weights expect."""
+    """Return a network with the preprocessing that its weights expect, and its classes."""
+    names = facts_of(net).get("classes")
+    classes = None if names is None else tuple(map(str, names))
+    config = None if data is None else DataConfig.from_dict(data)
     if normalization is not None:
-        return Trained(name, net.eval(), named_view(normalization, size))
+        view = named_view(normalization, input_size(origin_of(net).name))
+        return Trained(name, net.eval(), view, classes, config)
     try:
-        wanted = preprocessing(net)
+        view = View.of(preprocessing(net))
     except InputError as error:
         raise DataError(
             f"{source} does not say what images it expects; say it by --normalization imagenet, or "
             "imagenet-mean where values of 0..255 were not divided by a standard deviation"
-            f"{_hint_of_run(source)}"
         ) from error
-    square = (len(wanted.mean), wanted.crop, wanted.crop)
-    share = min(1.0, wanted.crop / (wanted.resize or wanted.crop))
-    view = View(square, wanted.mean, wanted.std, None, share, wanted.interpolation)
-    return Trained(name, net.eval(), view)
+    return Trained(name, net.eval(), view, classes, config)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import senet
 from senet.cli import main
 from senet.errors import ConfigError, DataError
+from senet.models.origin import Origin
 from senet.models.weights import CAFFE, convert_weights, load_weights, preprocessing
 
 
@@ -53,6 +54,11 @@ def test_what_the_file_says(converted: Path) -> None:
     assert facts == {
         "format": "senet.weights/1",
         "model": "se_bn_inception",
+        "network": Origin("se_bn_inception", 7, layout=None).to_dict(),
+        "written": True,
+        "plan": None,
+        "blocks": ["avg, sigmoid"],
+        "classes": None,
         "layout": "authors",
         "preprocessing": CAFFE.to_dict() | {k: list(getattr(CAFFE, k)) for k in ("mean", "std")},
         "source": "SE-BN-Inception.caffemodel",

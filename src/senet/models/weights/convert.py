@@ -12,6 +12,8 @@ from torch import nn
 
 from senet.errors import ConfigError, DataError
 from senet.files import write_whole
+from senet.models.description import check_name, described, rebuilt
+from senet.models.origin import origin_of
 from senet.models.registry import NETWORKS, create_model
 from senet.models.weights.hubs import read_source
 from senet.models.weights.matching import Match, match
@@ -36,12 +38,14 @@ def convert_weights(
 
     The file is written whole or not at all. `senet.load_weights` reads it, and so does
     `load_state_dict` after `safetensors.torch.load_file`. Its metadata say where it comes from, the
-    layout and the images.
+    network with its SE blocks, the layout, the classes and the images: `senet.from_pretrained`
+    builds the network from the file alone.
 
     Args:
         source: what `senet.load_weights` takes.
         out: the file to write, `*.safetensors`.
-        model: the network, by a name of this project; by default the one whose tensors these are.
+        model: the network, by a name of this project; by default the one that the source says, or
+            else the one whose tensors these are.
         sha256: as in `senet.load_weights`.
         ema: as in `senet.load_weights`.
 
@@ -49,7 +53,8 @@ def convert_weights(
         The name of the network.
 
     Raises:
-        DataError: as in `senet.load_weights`; or the tensors are of no network of this project.
+        DataError: as in `senet.load_weights`; or the tensors are of no network of this project, or
+            of another one than `model`.
         ConfigError: `out` is no `*.safetensors`, or `model` is another library's.
     """
     from safetensors.torch import save_file
@@ -62,10 +67,18 @@ def convert_weights(
             f"model must be a network of this project, got {model!r}; senet models lists them"
         )
     read = read_source(source, sha256=sha256, ema=ema)
-    name, matched = _recognised(read) if model is None else (model, _fit(model, read))
+    if "network" in read.facts:
+        network = rebuilt(read.facts, read.name)
+        if model is not None:
+            check_name(read.facts, model, read.name)
+    else:
+        network = _recognised(read) if model is None else _empty(model, read)
+    matched = _fit(network, read)
     facts = {
+        **{name: value for name, value in described(network).items() if name != "head"},
         "format": FORMAT,
-        "model": name,
+        "model": origin_of(network).name,
+        "classes": read.facts.get("classes"),
         "layout": read.layout,
         "preprocessing": read.preprocessing and read.preprocessing.to_dict(),
         # of a file its name alone: the folders are the affair of the machine it was read on
@@ -75,15 +88,15 @@ def convert_weights(
     weights = {key: tensor.contiguous() for key, tensor in matched.tensors.items()}
     metadata = {"format": "pt", "senet": json.dumps(facts)}
     write_whole(target, lambda path: save_file(weights, path, metadata=metadata))
-    return name
+    return origin_of(network).name
 
 
-def _fit(name: str, source: Source) -> Match:
-    """Match a source with a network of this name, which is built without memory."""
-    network = _empty(name, source)
+def _fit(network: nn.Module, source: Source) -> Match:
+    """Match a source with a network."""
     check_layout(network, source)
     matched = match(network, source)
     if matched.absent_se:
+        name = origin_of(network).name
         raise DataError(
             f"{source.name} must have the SE blocks of {name}, but has none; convert it as "
             f"{NETWORKS[name].plain}, and load that into {name}"
@@ -92,6 +105,7 @@ def _fit(name: str, source: Source) -> Match:
 
 
 def _empty(name: str, source: Source) -> nn.Module:
+    """Return the network of a name, without memory."""
     layouts = NETWORKS[name].family.layouts
     layout = source.layout if source.layout in layouts else None
     with torch.device("meta"):
@@ -104,7 +118,7 @@ def _classes(source: Source) -> int | None:
     return next((len(tensor) for tensor in heads if tensor.dim() == 2), None)
 
 
-def _recognised(source: Source) -> tuple[str, Match]:
+def _recognised(source: Source) -> nn.Module:
     """Return the network whose tensors these are, among those with the paper's own SE blocks."""
     with_se = any(_SE.search(name) for name in source.state)
     for name, network in NETWORKS.items():
@@ -112,9 +126,11 @@ def _recognised(source: Source) -> tuple[str, Match]:
         if not network.family.written or network.se != wanted:
             continue
         try:
-            return name, _fit(name, source)
+            empty = _empty(name, source)
+            _fit(empty, source)
         except DataError:
             continue
+        return empty
     raise DataError(
         f"{source.name} must be of a network of this project, and its {len(source.state)} tensors "
         "are of none; name the network with model=..., to see what differs"

@@ -10,14 +10,16 @@ from typing import final
 import torch
 from torch import nn
 
-from senet.errors import ConfigError, unknown_name
+from senet.errors import ConfigError, DataError, unknown_name
+from senet.insertion.facts import block_kinds, keep_fact
 from senet.models.weights.hubs import read_source
 from senet.models.weights.identity import IdentityStart, make_identity, plan_identity
 from senet.models.weights.matching import counted, match
 from senet.models.weights.preprocess import Preprocessing, remember
+from senet.models.weights.source import Source
 from senet.models.weights.strides import check_layout
 
-__all__ = ["WeightsReport", "load_weights"]
+__all__ = ["WeightsReport", "load_source", "load_weights"]
 
 _STARTS = ("identity", "keep")
 _log = logging.getLogger("senet")
@@ -126,7 +128,8 @@ def load_weights(
     Raises:
         DataError: the file is missing, cut off, broken, of another program, holds code, has another
             sum, or does not fit: the message names the layer, the shape that was expected and the
-            one that is there; or it cannot be fetched. The network is as before.
+            one that is there; or its SE blocks compute another function than the network's; or it
+            cannot be fetched. The network is as before.
         MissingPackageError: a hub whose client is not installed.
         ConfigError: an option that cannot be, or a network without memory.
         InputError: an SE block that cannot be the identity. The network is as before.
@@ -139,9 +142,16 @@ def load_weights(
             "the network must have memory, but is on the meta device; build it elsewhere, or call "
             'model.to_empty(device="cpu") first'
         )
-    read = read_source(source, sha256=sha256, ema=ema)
+    return load_source(model, read_source(source, sha256=sha256, ema=ema), head=head, se=se)
+
+
+def load_source(
+    model: nn.Module, read: Source, *, head: bool = True, se: str = "identity"
+) -> WeightsReport:
+    """Do what `load_weights` does, with weights that are read already."""
     check_layout(model, read)
     matched = match(model, read, head=head)
+    _check_blocks(model, read)
     plan: list[IdentityStart] = []
     if se == "identity":
         plan = plan_identity(model, matched.absent_se)
@@ -152,6 +162,8 @@ def load_weights(
     make_identity(plan)
     if read.preprocessing is not None:
         remember(model, read.preprocessing)
+    if head and read.facts.get("classes") is not None:
+        keep_fact(model, "classes", list(read.facts["classes"]))
     if matched.taken:
         _log.warning("%s: taken was %s", read.name, matched.taken)
     if matched.foreign:
@@ -172,6 +184,17 @@ def load_weights(
         preprocessing=read.preprocessing,
         sha256=read.sha256,
     )
+
+
+def _check_blocks(model: nn.Module, source: Source) -> None:
+    """Raise `DataError` if the SE blocks of a file compute another function than the network's."""
+    theirs, ours = source.facts.get("blocks"), block_kinds(model)
+    if theirs and ours and list(theirs) != ours:
+        raise DataError(
+            f"{source.name} has SE blocks of the kind {' and '.join(theirs)}, this "
+            f"{type(model).__name__} has {' and '.join(ours)}. Nothing was loaded; "
+            "senet.from_pretrained(file) builds the network that the file is of"
+        )
 
 
 def _images(expected: Preprocessing | None) -> str:

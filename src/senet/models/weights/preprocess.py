@@ -10,6 +10,7 @@ from typing import Any, final
 from torch import nn
 
 from senet.errors import DataError, InputError, optional
+from senet.insertion.facts import facts_of, keep_fact
 
 __all__ = [
     "CAFFE",
@@ -22,7 +23,7 @@ __all__ = [
     "remember",
 ]
 
-_ATTRIBUTE, _TIMM = "weights_preprocessing", "pretrained_cfg"
+_FACT, _TIMM = "preprocessing", "pretrained_cfg"
 
 
 @final
@@ -114,7 +115,7 @@ CIFAR = dataclasses.replace(IMAGENET, crop=32, resize=None)
 
 def remember(model: nn.Module, images: Preprocessing) -> None:
     """Keep with a network what its weights expect; timm's `pretrained_cfg` is changed too."""
-    setattr(model, _ATTRIBUTE, images)
+    keep_fact(model, _FACT, images.to_dict())
     described = getattr(model, _TIMM, None)
     if isinstance(described, dict):
         setattr(model, _TIMM, {**described, **images.for_timm()})
@@ -135,9 +136,9 @@ def preprocessing(model: nn.Module) -> Preprocessing:
         ...
         senet.errors.InputError: what images this Linear expects is not known: ...
     """
-    known = getattr(model, _ATTRIBUTE, None)
-    if isinstance(known, Preprocessing):
-        return known
+    known = facts_of(model).get(_FACT)
+    if known is not None:
+        return Preprocessing.from_dict(known)
     described = getattr(model, _TIMM, None)
     if isinstance(described, Mapping) and described.get("mean"):
         return of_timm(described)

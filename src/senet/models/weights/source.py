@@ -12,6 +12,7 @@ from typing import Any, final
 from torch import Tensor
 
 from senet.errors import DataError, MissingPackageError, optional
+from senet.insertion.saving import FORMAT as INSERTED
 from senet.models.weights.caffe_names import read_caffe
 from senet.models.weights.checkpoint import weights_in
 from senet.models.weights.formats import check_sha256, kind_of, read_safetensors, sha256_in_name
@@ -19,9 +20,11 @@ from senet.models.weights.inert import read_torch
 from senet.models.weights.keys import is_legacy
 from senet.models.weights.preprocess import CAFFE, CIFAR, IMAGENET, Preprocessing, of_torchvision
 
-__all__ = ["FORMAT", "Source", "read_file"]
+__all__ = ["FORMAT", "Source", "read_file", "weights_of_run"]
 
-FORMAT = "senet.weights/1"  # the entry "senet" in the metadata of what `senet convert` writes
+# Formats of the entry "senet" in the metadata of a safetensors file and in a checkpoint.
+FORMAT = "senet.weights/1"
+_FORMATS = (FORMAT, INSERTED)
 _TIMM_SE = re.compile(r"(^|\.)layer\d+\.\d+\.se\.(fc1|conv_reduce)\.weight$")
 # Heads of the sums of resnet20 and resnet32 of github.com/akamaster/pytorch_resnet_cifar10.
 _CIFAR = ("12fca82f", "d509ac18")
@@ -42,6 +45,7 @@ class Source:
         sha256: of the file, if it was known before and is right.
         ema: whether an average of the weights is taken where there is one beside them.
         taken: which of the two was taken; "" where there was no choice.
+        facts: what the file says of its network; see `senet.models.description.described`.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Source:
     sha256: str | None = None
     ema: bool = True
     taken: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_file(
@@ -75,15 +80,21 @@ def read_file(
     if kind == "caffe":
         state, origin = read_caffe(path)
         return Source(name, state, "caffe", origin, "authors", CAFFE, compared)
-    metadata: Mapping[str, str] = {}
+    taken, facts = "", {}
     if kind == "safetensors":
         state, metadata = read_safetensors(path)
-        taken = ""
+        facts = _described(metadata.get("senet"), path)
     else:
-        state, taken = weights_in(read_torch(path), path, ema=ema)
+        checkpoint = read_torch(path)
+        facts = _described(checkpoint.get("senet") if isinstance(checkpoint, Mapping) else None, path)
+        if facts:
+            state = weights_of_run(checkpoint["state_dict"], ema=ema)
+        else:
+            state, taken = weights_in(checkpoint, path, ema=ema)
     kind = ""
-    if "senet" in metadata:
-        kind, (layout, preprocessing) = "senet", _described(metadata["senet"], path)
+    if facts:
+        kind, layout, known = "senet", facts.get("layout"), facts.get("preprocessing")
+        preprocessing = None if known is None else Preprocessing.from_dict(known)
     elif is_legacy(state):
         kind, layout, preprocessing = "legacy", "authors", preprocessing or IMAGENET
     elif compared is not None and compared[:8] in _CIFAR:
@@ -92,20 +103,35 @@ def read_file(
         layout = "torchvision"
     elif layout is None and (entry := _torchvision_weights(path.name)) is not None:
         layout, preprocessing = "torchvision", of_torchvision(entry)
-    return Source(name, state, kind, {}, layout, preprocessing, compared, ema, taken)
+    return Source(name, state, kind, {}, layout, preprocessing, compared, ema, taken, facts)
 
 
-def _described(text: str, path: Path) -> tuple[str | None, Preprocessing | None]:
-    """Return layout and preprocessing out of the metadata that `senet convert` wrote."""
+def weights_of_run(state: Mapping[str, Tensor], *, ema: bool = True) -> dict[str, Tensor]:
+    """Return the weights of the network in a checkpoint of `senet train`.
+
+    Args:
+        state: its "state_dict".
+        ema: take the averaged ones, where there are some.
+    """
+    averaged = ema and any(name.startswith("ema.module.") for name in state)
+    prefix = "ema.module." if averaged else "net."
+    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+
+
+def _described(entry: Any, path: Path) -> dict[str, Any]:
+    """Return what a file of this project says of its network; empty where it is of another one."""
+    if entry is None:
+        return {}
     try:
-        facts = json.loads(text)
-        if facts["format"] != FORMAT:
+        facts = json.loads(entry) if isinstance(entry, str) else dict(entry)
+        if facts["format"] not in _FORMATS:
             raise DataError(
                 f"{path} must have the format {FORMAT!r}, has {facts['format']!r}; "
                 "was it written by another version?"
             )
-        known = facts.get("preprocessing")
-        return facts.get("layout"), None if known is None else Preprocessing.from_dict(known)
+        if facts["format"] == INSERTED:
+            return {**facts, "plan": {name: facts[name] for name in ("config", "sites")}}
+        return dict(facts)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise

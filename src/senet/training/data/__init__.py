@@ -17,10 +17,10 @@ with optional("training data"):
     from senet.training.data.image_files import opened_image
     from senet.training.data.kinds import open_split, open_splits
     from senet.training.data.loader import loaded_rows
-    from senet.training.data.loading import MAX_MEMORY_SIZE, ImageData, load_data
+    from senet.training.data.loading import ImageData, load_data
     from senet.training.data.sampler import NETWORK, BatchSampler, mix_seeds
     from senet.training.data.unreadable import Unreadable, left_out
-    from senet.training.data.view import View, imagenet_view
+    from senet.training.data.view import MAX_MEMORY_SIZE, View, imagenet_view
 
 __all__ = [
     "MAX_MEMORY_SIZE",

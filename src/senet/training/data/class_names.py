@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -13,7 +14,7 @@ from senet.errors import ConfigError, DataError
 from senet.training.config import DataConfig
 from senet.training.data.dataset import Split, Stream, composed
 
-__all__ = ["class_index", "class_names", "numbered", "subset"]
+__all__ = ["class_index", "class_names", "images_per_class", "numbered", "subset"]
 
 
 def class_names(
@@ -87,6 +88,19 @@ def _stranger(split: Split | Stream, classes: Sequence[str], name: str | None, l
 def numbered(split: Split | Stream, labels: Sequence[Any], classes: Sequence[str]) -> list[int]:
     """Return labels of a split as indices into `classes`; see `class_index`."""
     return list(map(class_index(split, classes), labels))
+
+
+def images_per_class(
+    train: Split | Stream, test: Split | Stream, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return split -> class -> number of images; of a stream the number of all images."""
+    counts: dict[str, Any] = {}
+    for name, split in (("train", train), ("test", test)):
+        counts[name] = len(split)
+        if isinstance(split, Split):
+            labels = Counter(numbered(split, split.labels, classes))
+            counts[name] = {each: labels[index] for index, each in enumerate(classes)}
+    return counts
 
 
 def subset(config: DataConfig, name: str, labels: Sequence[int]) -> Sequence[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -17,7 +18,13 @@ from torch import Tensor
 from senet.errors import ConfigError, DataError
 from senet.progress import Progress, silent
 from senet.training.config import DataConfig, TrainConfig
-from senet.training.data.class_names import class_index, class_names, numbered, subset
+from senet.training.data.class_names import (
+    class_index,
+    class_names,
+    images_per_class,
+    numbered,
+    subset,
+)
 from senet.training.data.dataset import Split, Stream
 from senet.training.data.kinds import open_splits
 from senet.training.data.loader import Batches
@@ -25,13 +32,12 @@ from senet.training.data.memory import MemoryImages, statistics
 from senet.training.data.sampler import BatchSampler
 from senet.training.data.transforms import bytes_transform, test_transform, train_transform
 from senet.training.data.unreadable import Unreadable
-from senet.training.data.view import View, imagenet_view
+from senet.training.data.view import MAX_MEMORY_SIZE, View, imagenet_view
 
 __all__ = ["MAX_MEMORY_SIZE", "ImageData", "load_data"]
 
 Images = MemoryImages | Split | Stream
 
-MAX_MEMORY_SIZE = 64  # px; larger images are read when they are needed
 _MAX_MEMORY_BYTES = 2**32
 _DISK_ONLY = ("rand_augment", "erasing", "rotation", "pixel_jitter")
 _RESIZE_CROP_ONLY = ("rand_augment", "erasing")
@@ -50,6 +56,7 @@ class ImageData:
         test: the test images.
         unreadable: the images that could not be read and were left out, so far.
         passed_over: a line for each split with files that are not used.
+        images_per_class: of each split; see `images_per_class`.
     """
 
     config: DataConfig
@@ -59,6 +66,7 @@ class ImageData:
     test: Images
     unreadable: Unreadable = field(default_factory=Unreadable)
     passed_over: tuple[str, ...] = ()
+    images_per_class: Mapping[str, Any] = field(default_factory=dict)
 
     def train_batches(self, train: TrainConfig, *, epoch: int, **place: int) -> Batches:
         """Return the micro-batches of a training epoch, a function of the arguments alone.
@@ -145,11 +153,15 @@ class ImageData:
             "name": self.config.name,
             "train_images": len(self.train),
             "test_images": len(self.test),
-            "classes": list(self.classes),
+            **self.fingerprint(),
             "image_size": list(self.view.size),
             "left_out": list(self.unreadable.seen),
             "passed_over": list(self.passed_over),
         }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return by what a run that goes on knows its data again."""
+        return {"classes": list(self.classes), "images_per_class": dict(self.images_per_class)}
 
     def description(self) -> dict[str, Any]:
         """Return the summary, and what images must be like for a network of these data."""
@@ -183,8 +195,10 @@ def load_data(
         size = (config.image_size, config.image_size)
     needed = (len(train) + len(test)) * 3 * size[0] * size[1]
     if max(size) <= MAX_MEMORY_SIZE and needed <= _MAX_MEMORY_BYTES:
-        return _into_memory(config, train, test, size, on_progress)
-    return _when_needed(config, train, test, size)
+        data = _into_memory(config, train, test, size, on_progress)
+    else:
+        data = _when_needed(config, train, test, size)
+    return dataclasses.replace(data, images_per_class=images_per_class(train, test, data.classes))
 
 
 def _into_memory(

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-__all__ = ["View", "imagenet_view"]
+from senet.models.weights import Preprocessing
+
+__all__ = ["MAX_MEMORY_SIZE", "View", "imagenet_view"]
+
+MAX_MEMORY_SIZE = 64  # px; larger images are read when they are needed
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -40,6 +44,20 @@ class View:
     def seen_in_tests(self) -> tuple[int, int]:
         """(H, W) in the test."""
         return self.test_size or self.size[1:]
+
+    @classmethod
+    def of(cls, images: Preprocessing) -> View:
+        """Return how images reach a network whose weights expect such ones."""
+        square = (len(images.mean), images.crop, images.crop)
+        share = min(1.0, images.crop / (images.resize or images.crop))
+        return cls(square, images.mean, images.std, None, share, images.interpolation)
+
+    def preprocessing(self) -> Preprocessing:
+        """Return what a test makes of an image."""
+        side = self.seen_in_tests[0]
+        # as `senet.training.data.memory` does: small images are scaled to their size, whole
+        share = 1.0 if max(self.size[1:]) <= MAX_MEMORY_SIZE else self.crop
+        return Preprocessing(self.mean, self.std, side, round(side / share), self.interpolation)
 
 
 def imagenet_view(

@@ -17,12 +17,16 @@ from torchmetrics import MeanMetric
 
 from senet.errors import ConfigError, TrainingError
 from senet.insertion import convert_sync_batchnorm
+from senet.insertion.facts import keep_fact
+from senet.models.description import described
+from senet.models.weights.preprocess import remember
+from senet.models.weights.source import FORMAT
 from senet.training.config import TrainConfig
 from senet.training.data import NETWORK, ImageData, mix_seeds
 from senet.training.loop.checkpoints import last_good
 from senet.training.loop.counts import Counts
 from senet.training.loop.schedule import decay_groups, freeze_norms, frozen_parameters, lr_factor
-from senet.training.run_folder import check_classes
+from senet.training.run_folder import check_data
 
 __all__ = ["Classifier", "channels_last", "logits_of"]
 
@@ -75,6 +79,10 @@ class Classifier(LightningModule):
         # convolutions read [N, H, W, C] fastest, on CPUs and GPUs alike
         self.net = net.to(memory_format=torch.channels_last)
         self.data, self.train_config = data, train
+        remember(net, data.view.preprocessing())
+        keep_fact(net, "classes", list(data.classes))
+        self._facts = {"format": FORMAT, **described(net), **data.fingerprint()}
+        self._facts["data"] = data.config.to_dict()
         self.ema: AveragedModel | None = None
         if train.ema is not None:
             average = get_ema_multi_avg_fn(train.ema)  # type: ignore[no-untyped-call]
@@ -232,8 +240,8 @@ class Classifier(LightningModule):
     # ---- going on
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the classes, and where the epoch stands: how much is done, and its loss so far."""
-        checkpoint["classes"] = list(self.data.classes)
+        """Keep what the network is, and where the epoch stands: how much is done, its loss so far."""
+        checkpoint["senet"] = self._facts
         sums = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         checkpoint["position"] = {
@@ -246,11 +254,10 @@ class Classifier(LightningModule):
         """Take up where the epoch stood.
 
         Raises:
-            DataError: the data have other classes, or another order of them.
+            DataError: the data have other classes, another order of them, or other images.
         """
-        if "classes" in checkpoint:
-            folder = Path(self.trainer.default_root_dir)
-            check_classes(checkpoint["classes"], self.data.classes, folder)
+        folder = Path(self.trainer.default_root_dir)
+        check_data(checkpoint["senet"], self.data.fingerprint(), folder)
         position = checkpoint["position"]
         self._resumed = self._done = (position["epoch"], position["parts"])
         if self.trainer.global_rank == 0:
