@@ -31,6 +31,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Where a third-party package may be imported: a room, or one file of it. torch: everywhere.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "datasets": ("training",),
+    "filelock": ("training",),
     "huggingface_hub": ("models",),
     "jinja2": ("analysis",),
     "lightning": ("training",),

@@ -28,6 +28,7 @@ __all__ = [
 # An optional package by the name that is imported: the extra that installs it.
 _EXTRAS = {
     "datasets": "train",
+    "filelock": "train",
     "huggingface_hub": "hub",
     "jinja2": "report",
     "lightning": "train",

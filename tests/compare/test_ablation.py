@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from senet.compare import ARMS, ablate
-from senet.compare.ablation import BLOCKS, TABLES
+from senet.compare.ablation import BLOCKS, TABLES, _table
 from senet.compare.experiment import Experiment
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
@@ -34,6 +34,26 @@ def test_ablation_trains_each_variant_once_and_goes_on(tmp_path: Path) -> None:
     assert row["direction"] == "open"  # one seed has no interval
     with pytest.raises(ConfigError, match="holds an ablation with another train"):
         ablate(**{**options, "train": TrainConfig(epochs=2)}, seeds=1)
+
+
+@pytest.mark.parametrize("model", ["se_resnet20", "timm/seresnet18"])
+def test_a_network_with_se_has_no_row_without(model: str, tmp_path: Path) -> None:
+    data = DataConfig(train_images=64, image_size=32)
+    with pytest.raises(ConfigError, match="model must be a network without SE blocks"):
+        ablate(model=model, data=data, tables=(10,), seeds=1, out=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_seed_is_the_same_network_only_where_it_computes_the_same(tmp_path: Path) -> None:
+    """resnet20's units end with their 3x3 convolution, so that is what SE_3x3 is there; a tie of
+    accuracies is not."""
+    data, recipe = DataConfig(train_images=64), TrainConfig(epochs=1, batch_size=32)
+    result = ablate(data=data, train=recipe, tables=(11, 15), seeds=1, out=tmp_path, device="cpu")
+    rows = {row["variant"]: row for table in result["tables"] for row in table["rows"]}
+    assert rows["inner"]["direction"] == "the same network"
+    assert rows["max"]["direction"] == "open"
+    runs = [{**run, "error": 0.5} for run in result["runs"]]  # a tie
+    assert _table(11, runs)["rows"][0]["direction"] == "open"
 
 
 def test_tables_are_the_papers() -> None:

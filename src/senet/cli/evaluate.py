@@ -12,7 +12,13 @@ from rich.console import Console
 
 from senet.cli import options as o
 from senet.cli.commands import app
-from senet.cli.terminal import command_line, data_notes, showing_progress
+from senet.cli.terminal import (
+    class_line,
+    command_line,
+    data_notes,
+    one_class_only,
+    showing_progress,
+)
 from senet.errors import ConfigError, DataError
 from senet.files import write_text
 from senet.schema import overridden
@@ -55,7 +61,7 @@ def _networks(
     crop: int | None = None,
 ) -> list[Any]:
     from senet.training.exported import is_exported, load_exported_network
-    from senet.training.trained import load_written, load_published_network
+    from senet.training.trained import load_published_network, load_written
 
     files = [name for name in models or [] if is_exported(name)]
     models = [name for name in models or [] if name not in files]
@@ -193,6 +199,9 @@ def _text(result: dict[str, Any]) -> str:
     lines.append(f"top-1 {_share(result['top1'])} (95 % interval)")
     if result["top5"] is not None:
         lines.append(f"top-5 {_share(result['top5'])}")
+    lines.append(class_line(result))
+    if result["only_answer"] is not None:
+        lines.append(one_class_only(result["only_answer"]))
     worst = sorted(result["per_class"].items(), key=lambda item: item[1]["proportion"])[:5]
     lines.append("weakest classes: " + "; ".join(f"{name} {_share(each)}" for name, each in worst))
     lines.append(f"{result['images_per_second']:.0f} images/s")

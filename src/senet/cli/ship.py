@@ -119,7 +119,7 @@ def _target(source: str, out: Path | None, file_format: str | None) -> Path:
 def _network(
     source: str, weights: str | None, classes: int | None, normalization: str | None
 ) -> Any:
-    from senet.training.trained import load_written, load_published_network
+    from senet.training.trained import load_published_network, load_written
 
     if not Path(source).is_dir():
         if weights is None:

@@ -19,9 +19,11 @@ import senet.progress
 __all__ = [
     "INTERRUPTED",
     "ablation_table",
+    "class_line",
     "command_line",
     "data_notes",
     "finished",
+    "one_class_only",
     "result_table",
     "run_job",
     "show_models",
@@ -105,6 +107,22 @@ def _line_by_line(console: Console) -> senet.progress.Progress:
     return on_progress
 
 
+def class_line(scores: Mapping[str, Any], prefix: str = "") -> str:
+    """Return what accuracy hides where classes are unequal, in one line."""
+    balanced, f1, largest = (
+        scores[f"{prefix}{name}"] for name in ("balanced_accuracy", "macro_f1", "majority_share")
+    )
+    return (
+        f"balanced accuracy {100 * balanced:.2f} %, macro F1 {100 * f1:.2f} %; always answering "
+        f"the largest class would give {100 * largest:.2f} % accuracy"
+    )
+
+
+def one_class_only(name: str) -> str:
+    """Return the warning about a network that answers every image alike."""
+    return f"warning: the network answers {name} for every test image: it tells no classes apart"
+
+
 def data_notes(data: Mapping[str, Any]) -> list[str]:
     """Return a line for each kind of files and images that were left out of the data."""
     from senet.training.data import left_out
@@ -159,6 +177,10 @@ def _accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     differences = [each["difference"] for each in summary["differences"]]
     means = [_MISSING if each is None else f"{100 * each['mean']:+.2f}" for each in differences]
     rows = [("test accuracy, %", *cells, *means)]
+    if summary.get("majority_share") is not None:
+        largest = f"{100 * summary['majority_share']:.2f}"
+        blank = [""] * (len(cells) + len(means) - 1)
+        rows.append(("  of the largest class alone", largest, *blank))
     if any(each and each["low"] is not None for each in differences):
         name = f"  {100 * next(filter(None, differences))['confidence']:g} % interval"
         rows.append((name, *[""] * len(cells), *map(_interval, differences)))

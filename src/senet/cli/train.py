@@ -11,7 +11,7 @@ from rich.table import Table
 
 from senet.cli import options as o
 from senet.cli.commands import app
-from senet.cli.terminal import data_notes, finished, run_job
+from senet.cli.terminal import class_line, data_notes, finished, one_class_only, run_job
 from senet.schema import differences, flat, overridden
 from senet.training.config import RECIPES, RunConfig, read_yaml, recipe, to_yaml
 from senet.training.config.recipe_values import CERTAINTIES
@@ -89,6 +89,9 @@ def _summary(result: dict[str, Any], out: Path) -> list[str]:
         if last["test_top5"] is not None:
             text += f", top-5 {100 * last['test_top5']:.2f} %"
         lines.append(f"{text}, test loss {last['test_loss']:.4f}")
+        lines.append(class_line(last, "test_"))
+        if last["test_only_answer"] is not None:
+            lines.append(one_class_only(last["test_only_answer"]))
     for path, mean in result["stuck_gates"].items():
         lines.append(f"the gates of {path} are nearly constant, at {mean:.3g}")
     return [*lines, *data_notes(result["data"]), f"results: {out}"]

@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 from senet.analysis import mean_std
 from senet.compare.arms import ARMS
 from senet.compare.experiment import Experiment, Trial, paired
-from senet.errors import unknown_name
-from senet.insertion import SEConfig
+from senet.errors import ConfigError, unknown_name
+from senet.insertion import SEConfig, find_sites
 from senet.progress import Progress, silent
 from senet.training.config import DataConfig, RunConfig, TrainConfig
-from senet.training.data import load_data
+from senet.training.data import ImageData, load_data
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stopped, stop_on_interrupt
 from senet.training.run_folder import (
     check_data,
     check_same,
+    exclusive,
     has_content,
     read_result,
     versions,
@@ -88,6 +89,7 @@ TABLES: dict[int, tuple[str, str, tuple[Row, ...]]] = {
 }
 
 
+@exclusive
 def ablate(
     *,
     model: str = "resnet20",
@@ -143,6 +145,7 @@ def ablate(
     images = load_data(config.data, input_size=config.input_size(), on_progress=on_progress)
     if earlier.get("data"):
         check_data(earlier["data"], images.fingerprint(), experiment.folder)
+    _check_without_se(experiment, images)
     experiment.check(images)
     result["data"] = images.summary()
     write_result(results, result)
@@ -158,6 +161,17 @@ def ablate(
     result["tables"] = [_table(number, result["runs"]) for number in tables]
     write_result(results, result)
     return result
+
+
+def _check_without_se(experiment: Experiment, images: ImageData) -> None:
+    """Raise `ConfigError` if the network has gates of its own: no row would be one without SE."""
+    net = experiment.network("plain", 0, images)
+    existing = find_sites(net, experiment.some_images(images)[:1]).existing
+    if existing:
+        raise ConfigError(
+            f"model must be a network without SE blocks, {experiment.config.name} has "
+            f"{len(existing)} gates of that kind ({existing[0]}, ...); give one without"
+        )
 
 
 def _new_result(experiment: Experiment, tables: Sequence[int], command: str) -> dict[str, Any]:
@@ -192,6 +206,7 @@ def _run_entry(trial: Trial) -> dict[str, Any]:
         "variant": trial.arm,
         "seed": trial.seed,
         "error": 1 - epochs[-1]["test_accuracy"],
+        "test_loss": epochs[-1]["test_loss"],
         "parameters": trial.parameters,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),
     }
@@ -200,6 +215,16 @@ def _run_entry(trial: Trial) -> dict[str, Any]:
 def _errors(runs: Sequence[dict[str, Any]], variant: str) -> dict[int, float]:
     """Return seed -> top-1 error in percent."""
     return {run["seed"]: 100 * run["error"] for run in runs if run["variant"] == variant}
+
+
+def _same_network(runs: Sequence[dict[str, Any]], first: str, second: str) -> bool:
+    """Return whether two variants have the same losses to the last bit: they compute the same."""
+    losses = [
+        {run["seed"]: run.get("test_loss") for run in runs if run["variant"] == variant}
+        for variant in (first, second)
+    ]
+    both = [(losses[0][seed], losses[1][seed]) for seed in losses[0].keys() & losses[1].keys()]
+    return bool(both) and all(one == other and one is not None for one, other in both)
 
 
 def _table(number: int, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -219,7 +244,9 @@ def _table(number: int, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "difference": asdict(gap) if gap else None,
                 "paper_error": row.paper,
                 "paper_difference": round(published, 2),
-                "direction": _direction(gap, published),
+                "direction": "the same network"  # SE_3x3 where a unit ends with its 3x3 convolution
+                if gap is not None and _same_network(runs, base, row.variant)
+                else _direction(gap, published),
             }
         )
     return {"table": number, "subject": subject, "compared_with": base, "rows": filled}
@@ -229,8 +256,6 @@ def _direction(gap: Any, published: float) -> str | None:
     """Say whether the sign is the paper's; an interval around zero decides nothing."""
     if gap is None:
         return None
-    if gap.mean == 0 and gap.low == gap.high:
-        return "the same network"  # SE_3x3 in a unit that ends with its 3x3 convolution
     if not gap.significant:
         return "open"
     return "as in the paper" if (gap.mean > 0) == (published > 0) else "against the paper"

@@ -28,6 +28,7 @@ from senet.training.run_folder import (
     check_data,
     check_same,
     device_name,
+    exclusive,
     has_content,
     now,
     read_result,
@@ -39,9 +40,11 @@ __all__ = ["compare"]
 
 SCHEMA = "senet.compare/2"
 _OLDER = "senet.compare/1"  # two arms, plain and SE
+_CLASS_SCORES = ("balanced_accuracy", "macro_f1", "majority_share", "only_answer")
 T = TypeVar("T")
 
 
+@exclusive
 def compare(
     *,
     model: Model = "resnet20",
@@ -118,7 +121,7 @@ def compare(
             for trial in experiment.train(images, on_progress=on_progress, stop=stop):
                 if any(epoch["test_accuracy"] is not None for epoch in trial.run.epochs):
                     result["runs"].append(_run_entry(trial))
-                result["summary"] = summarise(result["runs"], experiment.arms)
+                result["summary"] = _summary(result["runs"], experiment.arms)
                 write_result(results, result)
             on_progress("recording gates", 0, 1)
             result["excitations"] = _excitations(experiment, images, stop)
@@ -189,10 +192,27 @@ def _run_entry(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "test_accuracy": last["test_accuracy"],
         "test_loss": last["test_loss"],
+        **{name: last.get(f"test_{name}") for name in _CLASS_SCORES},
         "epochs": epochs,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),
         "state": "done" if trial.run.done else "partial",
     }
+
+
+def _summary(runs: list[dict[str, Any]], arms: Sequence[str]) -> dict[str, Any]:
+    """Return what the runs say; networks that answer one class only are nothing to compare."""
+    summary = summarise(runs, arms)
+    shares = {run["majority_share"] for run in runs} - {None}
+    summary["majority_share"] = max(shares, default=None)
+    blind = [run for run in runs if run["only_answer"] is not None]
+    if blind:
+        names = ", ".join(sorted({run["only_answer"] for run in blind}))
+        summary["verdict"] = (
+            f"{len(blind)} of {len(runs)} networks answer one class only ({names}), which is right "
+            f"for {100 * summary['majority_share']:.2f} % of the test images at most: nothing was "
+            f"learnt that could be compared; {summary['verdict']}"
+        )
+    return summary
 
 
 def _cost(

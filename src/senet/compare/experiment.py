@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from senet.analysis import PairedDifference, paired_difference
 from senet.compare.arms import ARMS
 from senet.errors import ConfigError, unknown_name
+from senet.models import NETWORKS
 from senet.progress import Progress
 from senet.schema import overridden
 from senet.training.building import build_network, check_network
 from senet.training.config import RunConfig
 from senet.training.data import ImageData
 from senet.training.loop.runner import Run, train_run
+from senet.training.loop.schedule import all_frozen
 from senet.training.loop.stopping import Stop, Stopped
 from senet.training.run_folder import write_result
 
@@ -109,10 +111,22 @@ class Experiment:
             SenetError: no such network, no place for an SE block, or images it cannot take.
         """
         data.augmentation(self.config.train)
+        known = NETWORKS.get(self.config.name)
+        if known is not None and known.se is not None:
+            raise ConfigError(
+                f"model must be a network without SE blocks, which the arms add, {self.config.name}"
+                f" has some by its name; give {known.plain}"
+            )
         images = self.some_images(data)
         for arm in ("plain", *(arm for arm in self.arms if arm != "plain")):
             net = self.network(arm, 0, data)
             check_network(net, images, classes=len(data.classes), name=self.config.name)
+            train = self.of(arm, 0).train
+            if arm in self.arms and all_frozen(net, train):
+                raise ConfigError(
+                    f"se_only_epochs must be 0 for arm {arm!r}, which has neither SE blocks nor a "
+                    f"new last layer to train in these epochs, got {train.se_only_epochs}"
+                )
 
     def train(self, data: ImageData, *, on_progress: Progress, stop: Stop) -> Iterator[Trial]:
         """Train what is not finished, seed by seed, so that what is interrupted has whole pairs.

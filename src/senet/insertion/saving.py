@@ -69,7 +69,7 @@ def write_model(model: nn.Module, folder: Path) -> None:
 
 
 def plan_of(model: nn.Module) -> dict[str, Any] | None:
-    """Return configuration and sites of the inserted blocks, JSON-able; None where there is none."""
+    """Return configuration and sites of the inserted blocks, JSON-able; None without any."""
     present = grafts(model)
     if not present:
         return None

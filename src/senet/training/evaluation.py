@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from senet.analysis import proportion_interval
 from senet.errors import ConfigError, DataError
@@ -24,6 +25,7 @@ from senet.training.data import (
     numbered,
 )
 from senet.training.loop.callbacks import csv_text
+from senet.training.loop.counts import class_scores
 from senet.training.loop.module import channels_last, logits_of
 from senet.training.trained import Trained
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Predictions", "evaluate", "predict", "predictions_csv", "summary"]
 
 SCHEMA = "senet.eval/1"
+_LARGEST_MATRIX = 100  # classes; beyond that it is no longer read
 
 
 @final
@@ -151,22 +154,41 @@ def _check_scores(trained: Trained, scores: Tensor, classes: int) -> None:
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:
-    """Return the JSON-able result: top-1, top-5, per class, with Wilson's 95 % intervals."""
+    """Return the JSON-able result: top-1, top-5, per class, with Wilson's 95 % intervals.
+
+    Per class it has the recall with its interval as "proportion", precision and F1, and all classes
+    together `class_scores`, and for up to 100 classes the confusion matrix: row k counts the
+    answers for images of class k.
+    """
     labels, images = predictions.labels, len(predictions.labels)
     best = predictions.scores.topk(min(5, predictions.scores.shape[1]), dim=1).indices
     hit = best == labels[:, None]
+    matrix = multiclass_confusion_matrix(best[:, 0], labels, len(predictions.classes))
+    right, answered, there = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
     per_class = {}
-    for index, name in enumerate(predictions.classes):
-        first = hit[labels == index, 0]
-        if len(first):
-            per_class[name] = asdict(proportion_interval(int(first.sum()), len(first)))
+    for name, hits, answers, count in zip(
+        predictions.classes, right.tolist(), answered.tolist(), there.tolist(), strict=True
+    ):
+        if count:
+            per_class[name] = {
+                **asdict(proportion_interval(hits, count)),
+                "precision": hits / answers if answers else None,
+                "f1": 2 * hits / (count + answers),
+            }
+    scores = class_scores(right, answered, there)
+    only = scores.pop("only_answer")
     top5 = asdict(proportion_interval(int(hit.sum()), images))
     return {
         "schema": SCHEMA,
         "images": images,
         "top1": asdict(proportion_interval(int(hit[:, 0].sum()), images)),
         "top5": top5 if len(predictions.classes) > 5 else None,
+        "loss": float(F.nll_loss(predictions.scores.double().clamp_min(1e-30).log(), labels)),
+        **scores,
+        "only_answer": None if only is None else predictions.classes[only],
         "per_class": per_class,
+        "classes": list(predictions.classes),
+        "confusion": matrix.tolist() if len(matrix) <= _LARGEST_MATRIX else None,
         "seconds": round(predictions.seconds, 3),
         "images_per_second": round(images / max(predictions.seconds, 1e-9), 1),
     }

@@ -12,6 +12,7 @@ from torch import nn
 
 from senet.errors import ConfigError, DataError
 from senet.files import write_text
+from senet.insertion import se_modules
 from senet.progress import Progress, silent
 from senet.schema import overridden
 from senet.training.building import build_network, check_network
@@ -27,6 +28,7 @@ from senet.training.loop.tensorboard import TensorBoard
 from senet.training.run_folder import (
     check_data,
     check_same,
+    exclusive,
     has_content,
     now,
     versions,
@@ -41,6 +43,7 @@ _NOTHING: dict[str, Any] = {"epochs": [], "stuck_gates": {}, "data": {"left_out"
 _FREE = ("train.workers", "data.download", "data.max_bad_images", "data.root")
 
 
+@exclusive
 def train(
     config: RunConfig,
     *,
@@ -188,6 +191,11 @@ def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
 def _network(config: RunConfig, data: ImageData) -> nn.Module:
     data.augmentation(config.train)  # raises where the recipe does not fit the data
     net = build_network(config, num_classes=len(data.classes), size=data.view.size)
+    if config.train.se_only_epochs and not se_modules(net):
+        raise ConfigError(
+            f"se_only_epochs trains SE blocks, and {config.name} has none; give it some by --set "
+            "se.reduction=16, or leave se_only_epochs out"
+        )
     images, _ = next(iter(data.test_batches(config.train)))
     check_network(net, images, classes=len(data.classes), name=config.name)
     return net

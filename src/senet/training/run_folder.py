@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import inspect
 import json
 import platform
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from senet import __version__
-from senet.errors import ConfigError, DataError
+from senet.errors import ConfigError, DataError, optional
 from senet.files import write_text
 from senet.schema import Config, differences
+from senet.training.loop.placement import is_first_process
 
 __all__ = [
     "check_data",
     "check_same",
     "check_writable",
     "device_name",
+    "exclusive",
     "has_content",
+    "locked",
     "now",
     "read_result",
     "versions",
     "write_result",
 ]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+_LOCK = ".lock"
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics")
 
 
@@ -50,10 +59,8 @@ def has_content(
     Raises:
         ConfigError: it is a file, cannot be written to, or is not empty and not to be resumed.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out must be a folder, {folder} is a file")
     check_writable(folder)
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not any(path.name != _LOCK for path in folder.iterdir()):
         return False
     if not resume:
         raise ConfigError(f"out must be a new or an empty folder, {folder} is not empty; {cure}")
@@ -62,22 +69,76 @@ def has_content(
 
 def check_writable(folder: Path) -> None:
     """Raise `ConfigError` if no file can be written to the folder; nothing is left in it."""
+    with _made(folder):
+        pass
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; one that ends, however it does, keeps nobody out.
+
+    The folder is made, and goes again where nothing was written to it.
+
+    Raises:
+        ConfigError: another process works in it, or it cannot be written to.
+    """
+    with optional("a folder for results"):
+        from filelock import FileLock, Timeout
+
+    with _made(folder), ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / _LOCK, timeout=0))
+        except Timeout as error:
+            raise ConfigError(
+                f"out must be a folder that no other run writes to, one works in {folder}; wait "
+                "until it has ended, or choose another folder"
+            ) from error
+        stack.callback((folder / _LOCK).unlink, missing_ok=True)  # while the lock is held
+        yield
+
+
+def exclusive(job: Callable[P, T]) -> Callable[P, T]:
+    """Let a function keep other processes out of the folder that is its option `out`.
+
+    Of the processes of one run, the first holds the folder for all.
+    """
+    signature = inspect.signature(job)
+
+    @functools.wraps(job)
+    def alone(*args: P.args, **options: P.kwargs) -> T:
+        given = signature.bind(*args, **options)
+        given.apply_defaults()
+        out = Path(given.arguments["out"])
+        with locked(out) if is_first_process() else nullcontext():
+            return job(*args, **options)
+
+    return alone
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder that can be written to; what was made goes again where it stays empty."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out must be a folder, {folder} is a file")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     made: list[Path] = []
     try:
-        for path in reversed(missing):
-            path.mkdir()
-            made.append(path)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"out must be a folder that can be written to, {folder} gives: "
-            f"{error.strerror or error}; name another place"
-        ) from error
+        try:
+            for path in reversed(missing):
+                path.mkdir()
+                made.append(path)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"out must be a folder that can be written to, {folder} gives: "
+                f"{error.strerror or error}; name another place"
+            ) from error
+        yield
     finally:
-        for path in reversed(made):
-            path.rmdir()
+        with suppress(OSError):  # not empty
+            for path in reversed(made):
+                path.rmdir()
 
 
 def check_same(

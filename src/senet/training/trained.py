@@ -1,4 +1,4 @@
-"""Networks that are ready to be used: what this project writes, or a name with published weights."""
+"""Networks that are ready to be used: what this project writes, or names with weights."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class Trained:
 def load_run(folder: str | os.PathLike[str]) -> Trained:
     """Return the network of a run, finished or not, as its last checkpoint has it.
 
-    A run of `senet train`, or an arm of `senet compare` or `ablate`. The checkpoint says all that is
-    needed, so the folder may have been moved, and the run killed. Where averaged weights were kept,
-    it is those.
+    A run of `senet train`, or an arm of `senet compare` or `ablate`. The checkpoint says all that
+    is needed, so the folder may have been moved, and the run killed. Where averaged weights were
+    kept, it is those.
 
     Raises:
         DataError: the folder holds no run that can be read.

@@ -15,7 +15,7 @@ from senet.errors import DataError, InputError
 from senet.models.weights.keys import IGNORED, Aligned, align, canonical
 from senet.models.weights.source import Source
 
-__all__ = ["HEAD_CURE", "Match", "match", "se_paths"]
+__all__ = ["HEAD_CURE", "Match", "head_names", "match", "se_paths"]
 
 HEAD_CURE = "head=False leaves the last layer as it is"
 
@@ -57,7 +57,7 @@ def match(model: nn.Module, source: Source, *, head: bool = True) -> Match:
     """
     state = model.state_dict()
     ours = canonical(state)
-    last = {name: ours[name] for name in _head(model, strict=not head) if name in ours}
+    last = {name: ours[name] for name in head_names(model, strict=not head) if name in ours}
     aligned = align(source.state, ours.values(), head=last.values(), ema=source.ema)
     result, wrong = Match(taken=_taken(source, aligned)), _Wrong()
     theirs = dict(aligned.names)
@@ -172,7 +172,7 @@ def _refusal(model: nn.Module, source: Source, wrong: _Wrong) -> DataError:
 
 def _cure(model: nn.Module, wrong: _Wrong) -> str:
     """Return what to try, where all that is wrong is of one kind."""
-    if wrong.names.keys() <= set(_head(model, strict=False)):
+    if wrong.names.keys() <= set(head_names(model)):
         return HEAD_CURE
     if all(re.search(r"\.(fc[12]|se)\.", name) for name in wrong.names):
         if not se_paths(model):
@@ -186,7 +186,7 @@ def _cure(model: nn.Module, wrong: _Wrong) -> str:
     return "build the network that the file is of, with its options"
 
 
-def _head(model: nn.Module, *, strict: bool = True) -> tuple[str, ...]:
+def head_names(model: nn.Module, *, strict: bool = False) -> tuple[str, ...]:
     """Return the names of the tensors of the last linear layer, SE layers apart."""
     inside = tuple(f"{path}." for path in se_paths(model))
     linear = [

@@ -86,7 +86,9 @@ def read_file(
         facts = _described(metadata.get("senet"), path)
     else:
         checkpoint = read_torch(path)
-        facts = _described(checkpoint.get("senet") if isinstance(checkpoint, Mapping) else None, path)
+        facts = _described(
+            checkpoint.get("senet") if isinstance(checkpoint, Mapping) else None, path
+        )
         if facts:
             state = weights_of_run(checkpoint["state_dict"], ema=ema)
         else:

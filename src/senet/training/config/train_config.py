@@ -97,7 +97,8 @@ class TrainConfig(Config):
         cutmix: alpha of CutMix; with both, each batch gets one of them at random.
         ema: decay per step of the averaged weights, which are then those that are tested; None
             for none.
-        se_only_epochs: only SE blocks are trained for so many first epochs.
+        se_only_epochs: only SE blocks are trained for so many first epochs, and with them the last
+            layer where its weights were not given: one that was made for other classes.
         freeze_bn_epochs: batch norms keep their statistics and parameters for so many last epochs.
         start: "network" or "he"; see STARTS.
         sync_bn: batch norm over the batches of all devices.

@@ -30,6 +30,16 @@ from senet.training.run_folder import check_data
 
 __all__ = ["Classifier", "channels_last", "logits_of"]
 
+# name in the history: in `Counts`
+_TEST_METRICS = {
+    "test_loss": "loss",
+    "test_accuracy": "top1",
+    "test_top5": "top5",
+    "test_balanced_accuracy": "balanced_accuracy",
+    "test_macro_f1": "macro_f1",
+    "test_majority_share": "majority_share",
+    "test_only_answer": "only_answer",
+}
 _AUXILIARY_WEIGHT = 0.3  # of the losses of auxiliary heads, as for the first Inception networks
 
 
@@ -92,7 +102,7 @@ class Classifier(LightningModule):
             self.net.compile()  # in place: the names of the weights stay
         # A loss that is not finite shows in the mean: by default it would be left out.
         self.train_loss = MeanMetric(nan_strategy=math.nan)
-        self.counts = Counts()
+        self.counts = Counts(len(data.classes))
         self._mix = _mixer(train, len(data.classes))
         self._frozen: list[nn.Parameter] = []
         self._done: tuple[int, int] = (0, 0)  # epoch, and micro-batches of it that are done
@@ -224,15 +234,17 @@ class Classifier(LightningModule):
         images, labels = batch
         self.counts.update(logits_of(self.tested(channels_last(images)))[0], labels)
 
-    def epoch_metrics(self) -> dict[str, float | None]:
+    def epoch_metrics(self) -> dict[str, Any]:
         """Return the metrics of the epoch that ends, and begin new ones; None if it had no test."""
-        metrics: dict[str, float | None] = {"train_loss": float(self.train_loss.compute())}
-        metrics |= dict.fromkeys(("test_loss", "test_accuracy", "test_top5"))
+        metrics: dict[str, Any] = {"train_loss": float(self.train_loss.compute())}
+        metrics |= dict.fromkeys(_TEST_METRICS)
         if (self.current_epoch + 1) % self.train_config.test_every == 0:
             counts = self.counts.compute()
-            metrics |= {"test_loss": counts["loss"], "test_accuracy": counts["top1"]}
-            if len(self.data.classes) > 5:
-                metrics["test_top5"] = counts["top5"]
+            metrics |= {name: counts[each] for name, each in _TEST_METRICS.items()}
+            if len(self.data.classes) <= 5:
+                metrics["test_top5"] = None
+            if (only := counts["only_answer"]) is not None:
+                metrics["test_only_answer"] = self.data.classes[only]
         self.train_loss.reset()
         self.counts.reset()
         return metrics
@@ -240,7 +252,7 @@ class Classifier(LightningModule):
     # ---- going on
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the network is, and where the epoch stands: how much is done, its loss so far."""
+        """Keep what the network is, and where the epoch stands: what is done, its loss so far."""
         checkpoint["senet"] = self._facts
         sums = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -11,7 +11,17 @@ from torch import nn
 from senet.blocks import SqueezeExcitation
 from senet.training.config import TrainConfig
 
-__all__ = ["cosine_with_warmup", "decay_groups", "frozen_parameters", "lr_factor"]
+__all__ = [
+    "all_frozen",
+    "cosine_with_warmup",
+    "decay_groups",
+    "frozen_parameters",
+    "lr_factor",
+    "mark_new",
+    "new_parameters",
+]
+
+_NEW = "_senet_new"  # attribute of a network
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -87,14 +97,34 @@ def _inside(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.P
             yield from module.parameters(recurse=isinstance(module, SqueezeExcitation))
 
 
+def mark_new(net: nn.Module, names: Iterable[str]) -> None:
+    """Keep with a network which parameters of its base are random, the others being trained."""
+    setattr(net, _NEW, tuple(names))
+
+
+def new_parameters(net: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that `mark_new` named: of a last layer for other classes."""
+    names = getattr(net, _NEW, ())
+    return [parameter for name, parameter in net.named_parameters() if name in names]
+
+
 def frozen_parameters(net: nn.Module, train: TrainConfig, *, epoch: int) -> list[nn.Parameter]:
-    """Return the parameters that do not move in an epoch (from 0)."""
+    """Return the parameters that do not move in an epoch (from 0).
+
+    Where SE blocks are trained alone, a head that is new is trained with them: behind a random one
+    they would learn noise.
+    """
     if epoch < train.se_only_epochs:
-        moving = {id(p) for p in _inside(net, (SqueezeExcitation,))}
+        moving = {id(p) for p in (*_inside(net, (SqueezeExcitation,)), *new_parameters(net))}
         return [p for p in net.parameters() if id(p) not in moving]
     if epoch >= train.epochs - train.freeze_bn_epochs:
         return list(_inside(net, _NORMS))
     return []
+
+
+def all_frozen(net: nn.Module, train: TrainConfig) -> bool:
+    """Return whether nothing is trained in the first epoch."""
+    return len(frozen_parameters(net, train, epoch=0)) == len(list(net.parameters()))
 
 
 def freeze_norms(net: nn.Module, train: TrainConfig, *, epoch: int) -> None:
