@@ -19,7 +19,7 @@ from senet.training.config import RunConfig
 from senet.training.data import load_data
 from senet.training.loop.module import Classifier
 from senet.training.loop.stopping import Stop
-from training.tiny import RECIPE, compared, image_folder, tiny_net
+from training.tiny import RECIPE, TinyNet, compared, image_folder, tiny_net
 
 
 @pytest.fixture(scope="module")
@@ -295,3 +295,29 @@ def test_a_package_that_the_report_lacks_is_missed_before_anything_is_written(
         compared(DataConfig("digits"), tmp_path / "out", seeds=1)
 
     assert not (tmp_path / "out").exists()
+
+
+def test_networks_that_answer_one_class_only_are_named(tmp_path: Path) -> None:
+    """Three of four images are blue, and a rate this small learns nothing else."""
+    folder = image_folder(tmp_path / "f", colours=("blue",), train=30, test=30)
+    image_folder(tmp_path / "f", colours=("red",), train=10, test=10)
+
+    class Stubborn(TinyNet):
+        def __init__(self, num_classes: int, in_chans: int) -> None:
+            super().__init__(num_classes, in_chans)
+            with torch.no_grad():
+                self.linear.weight.zero_()
+                self.linear.bias[0] = 1.0
+
+    recipe = TrainConfig(epochs=1, batch_size=8, lr=1e-9)
+    result = compared(
+        DataConfig(str(folder), image_size=8), tmp_path / "out", model=Stubborn, train=recipe
+    )
+    summary = result["summary"]
+    assert summary["majority_share"] == 0.75
+    assert {run["only_answer"] for run in result["runs"]} == {"blue"}
+    assert all(run["balanced_accuracy"] == 0.5 for run in result["runs"])
+    assert summary["warning"].startswith("4 of 4 networks answer one class only (blue)")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "they tell no classes apart" in page
+    assert "Always answering the largest class would give 75" in page

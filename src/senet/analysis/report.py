@@ -90,6 +90,8 @@ def render_report(result: Mapping[str, Any]) -> str:
         where={**part(result, "versions"), **{key: result.get(key) for key in ("device", "date")}},
         data=data,
         verdict=str(summary["verdict"]),
+        warning=part(result, "summary").get("warning"),
+        majority_share=number(part(result, "summary").get("majority_share")),
         arms=_arms(summary, arms),
         differences=[_named(each) for each in summary["differences"]],
         means=summary["arms"],

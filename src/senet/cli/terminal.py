@@ -135,7 +135,10 @@ def show_result(console: Console, result: Mapping[str, Any], report: Path) -> No
     """Print the table, the verdict, what was left out of the data, and where the report is."""
     console.print(result_table(result))
     console.print(f"[bold]{result['summary']['verdict']}[/bold]", highlight=False)
-    for line in data_notes(result["data"]):
+    notes = data_notes(result["data"])
+    if result["summary"].get("warning"):
+        notes.insert(0, f"warning: {result['summary']['warning']}")
+    for line in notes:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
 

@@ -203,14 +203,13 @@ def _summary(runs: list[dict[str, Any]], arms: Sequence[str]) -> dict[str, Any]:
     """Return what the runs say; networks that answer one class only are nothing to compare."""
     summary = summarise(runs, arms)
     shares = {run["majority_share"] for run in runs} - {None}
-    summary["majority_share"] = max(shares, default=None)
+    summary |= {"majority_share": max(shares, default=None), "warning": None}
     blind = [run for run in runs if run["only_answer"] is not None]
     if blind:
         names = ", ".join(sorted({run["only_answer"] for run in blind}))
-        summary["verdict"] = (
-            f"{len(blind)} of {len(runs)} networks answer one class only ({names}), which is right "
-            f"for {100 * summary['majority_share']:.2f} % of the test images at most: nothing was "
-            f"learnt that could be compared; {summary['verdict']}"
+        summary["warning"] = (
+            f"{len(blind)} of {len(runs)} networks answer one class only ({names}): they tell no "
+            "classes apart, and their accuracy is the share of that class"
         )
     return summary
 
