@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from senet import SEConfig, se_modules
+from senet.analysis import render_report
 from senet.compare.experiment import Experiment
 from senet.errors import ConfigError, DataError, MissingPackageError
 from senet.training import DataConfig, TrainConfig
@@ -318,6 +319,6 @@ def test_networks_that_answer_one_class_only_are_named(tmp_path: Path) -> None:
     assert {run["only_answer"] for run in result["runs"]} == {"blue"}
     assert all(run["balanced_accuracy"] == 0.5 for run in result["runs"])
     assert summary["warning"].startswith("4 of 4 networks answer one class only (blue)")
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = render_report(result)
     assert "they tell no classes apart" in page
     assert "Always answering the largest class would give 75" in page

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,16 +16,13 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-import senet
-from senet import SEConfig
 from senet.analysis import proportion_interval
 from senet.cli.commands import app
 from senet.cli.evaluate import _networks, configured_data
-from senet.compare import compare
 from senet.errors import ConfigError, DataError, UnknownNameError
 from senet.models import create_model
 from senet.schema import overridden
-from senet.training import DataConfig, TrainConfig
+from senet.training import DataConfig
 from senet.training.data import Crops, View, open_split
 from senet.training.evaluation import evaluate, predict, summary
 from senet.training.job import train
@@ -138,87 +134,6 @@ def test_the_classes_of_weights_are_asked_for_by_the_option(tmp_path: Path) -> N
         found = CliRunner().invoke(app, [*given, *classes])
         assert message in str(found.exception)
         assert "head=False" not in str(found.exception)
-
-
-def test_a_checkpoint_says_which_network_it_is_of(run: Path, tmp_path: Path) -> None:
-    [file, *_] = sorted(run.glob("step-*.ckpt"), reverse=True)
-    split = open_split(DataConfig(), training=False)
-    split.image(0).save(tmp_path / "0.png")  # type: ignore[union-attr]
-    image = str(tmp_path / "0.png")
-    answer = invoked("predict", image, "--run", str(run))
-    for given in (
-        ["--run", str(file)],
-        ["--weights", str(file)],
-        ["--model", "resnet20", "--weights", str(file)],
-        ["--model", "se_resnet20", "--weights", str(file), "--classes", "10"],
-    ):
-        assert invoked("predict", image, *given) == answer
-    for given, message in (
-        (["--model", "se_resnet32"], "says that it is of resnet20 with inserted SE blocks, not of"),
-        (["--model", "resnet20", "--classes", "2"], "is of 10 classes, --classes was 2"),
-    ):
-        found = CliRunner().invoke(app, ["predict", image, *given, "--weights", str(file)])
-        assert message in str(found.exception)
-
-
-def accuracy(*arguments: str) -> float:
-    answer = CliRunner().invoke(app, ["eval", *arguments, "--device", "cpu", "--json"])
-    assert answer.exit_code == 0, (arguments, answer.exception)
-    return float(json.loads(answer.stdout)["top1"]["proportion"])
-
-
-def test_every_file_of_weights_is_the_very_network(run: Path, tmp_path: Path) -> None:
-    """A run of centred gates in a plain network, through each file that the project writes.
-
-    By the name `se_resnet20` alone it would be the paper's gate, and another answer.
-    """
-    right = accuracy(str(run))
-    net = load_run(run).net
-    senet.save(net, tmp_path / "saved")
-    senet.save_pretrained(net, tmp_path / "hub")
-    moved = shutil.copytree(run, tmp_path / "moved")
-    (moved / "run.json").unlink()  # as of a run that was killed
-    [newest] = sorted(run.glob("step-*.ckpt"))[-1:]
-    converted = tmp_path / "net.safetensors"
-    assert invoked("convert", str(newest), str(converted)).startswith(f"{converted}: weights of")
-    digits = ["--data", "digits"]
-    for given in (
-        [str(moved)],
-        [str(newest)],
-        [str(tmp_path / "saved"), *digits],
-        [str(tmp_path / "hub"), *digits],
-        [str(tmp_path / "saved" / "model.safetensors"), *digits],
-        [str(converted), *digits],
-        ["--model", "se_resnet20", "--weights", str(converted), *digits],
-        ["--model", "resnet20", "--weights", str(newest), *digits],
-    ):
-        assert accuracy(*given) == right, given
-    for file in (newest, converted, tmp_path / "saved" / "model.safetensors"):
-        again = senet.from_pretrained(file)
-        image = torch.randn(3, 1, 8, 8)
-        with torch.no_grad():
-            assert torch.equal(again(image), net(image))
-        other = create_model("se_resnet20", in_chans=1, se={"reduction": 4})
-        before = {name: value.clone() for name, value in other.state_dict().items()}
-        with pytest.raises(
-            DataError,
-            match="SE blocks of the kind avg, sigmoid, centered, this CifarResNet has avg, sigmoid",
-        ):
-            senet.load_weights(other, file)
-        assert all(torch.equal(before[name], now) for name, now in other.state_dict().items())
-
-
-def test_an_arm_of_a_comparison_is_asked_by_its_checkpoint(tmp_path: Path) -> None:
-    pictures = DataConfig(str(image_folder(tmp_path / "f")), image_size=8)
-    recipe = TrainConfig(epochs=1, batch_size=8)
-    result = compare(
-        model="resnet20", data=pictures, train=recipe, se=SEConfig(reduction=4, stages=(2,)),
-        seeds=1, out=tmp_path / "out", device="cpu", timing=False,
-    )  # fmt: skip
-    for run in result["runs"]:
-        arm = tmp_path / "out" / "runs" / f"{run['arch']}-seed0"
-        [newest] = sorted(arm.glob("step-*.ckpt"))[-1:]
-        assert accuracy(str(arm)) == accuracy(str(newest)) == run["test_accuracy"]
 
 
 def test_the_images_of_a_folder_are_named(run: Path, tmp_path: Path) -> None:

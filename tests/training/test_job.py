@@ -6,9 +6,7 @@ import csv
 import io
 import json
 import logging
-import os
 import shutil
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +19,6 @@ from PIL import Image
 from torch import nn
 
 from senet import create_model, use_backend
-from senet.compare import ablate, compare
 from senet.errors import ConfigError, DataError, MissingPackageError
 from senet.insertion import SEConfig, se_modules, se_parameters
 from senet.schema import overridden
@@ -33,9 +30,8 @@ from senet.training.loop.checkpoints import load_weights, newest_checkpoint, rea
 from senet.training.loop.gate_log import Gates
 from senet.training.loop.placement import Placement
 from senet.training.loop.tensorboard import TensorBoard
-from senet.training.run_folder import locked
 from senet.training.trained import load_run
-from training.tiny import CONFIG, CPU, image_folder, picture, tiny_net
+from training.tiny import CONFIG, CPU, image_folder
 
 
 def test_folder_says_everything(run: Path) -> None:
@@ -94,101 +90,6 @@ def test_base_is_frozen_first_and_batch_norms_at_the_end(tmp_path: Path) -> None
     }
     assert moved[1].isdisjoint(norms)
     assert "linear.weight" in moved[1]
-
-
-@pytest.mark.parametrize("how", ["recipe", "function", "random"])
-def test_a_new_head_is_trained_with_the_blocks_alone(how: str, tmp_path: Path) -> None:
-    """Weights with another number of classes, or none: blocks behind a random head learn noise."""
-    folder = image_folder(tmp_path / "f", size=8)
-    torch.save(create_model("resnet20", num_classes=5).state_dict(), tmp_path / "w.pth")
-    model = {"function": tiny_net, "random": "se_resnet20"}.get(how, "resnet20")
-    config = recipe("finetune_se", model="resnet20")
-    changes = {
-        "model": model, "weights": str(tmp_path / "w.pth") if how == "recipe" else None,
-        "data.name": str(folder), "image_size": 8, "epochs": 1, "se_only_epochs": 1,
-        "batch_size": 8, "augmentation": "none", "lr": 0.1,
-    }  # fmt: skip
-    config = overridden(config, changes)
-    size = (3, 8, 8)
-    start = build_network(config, num_classes=2, size=size)
-    before = {name: value.clone() for name, value in start.state_dict().items()}
-    train(config, out=tmp_path / "run", placement=CPU)
-    after = load_weights(build_network(config, num_classes=2, size=size), tmp_path / "run")
-    moved = {name for name, now in after.state_dict().items() if not torch.equal(before[name], now)}
-
-    ours = {id(p) for p in se_parameters(start).se}
-    blocks = {name for name, p in start.named_parameters() if id(p) in ours}
-    assert moved >= {"linear.weight", "linear.bias"}
-    assert moved - {"linear.weight", "linear.bias"} <= blocks
-    assert any(name.endswith("fc2.weight") for name in moved)
-
-
-def test_only_blocks_of_a_network_without_any_is_refused(tmp_path: Path) -> None:
-    config = overridden(CONFIG, {"model": "resnet20", "se": None})
-    with pytest.raises(ConfigError, match="se_only_epochs trains SE blocks, and resnet20 has none"):
-        train(config, out=tmp_path / "run", placement=CPU)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_knows_its_images_again(tmp_path: Path) -> None:
-    """An image that is gone, and two folders that were exchanged: the labels would be permuted."""
-    folder = image_folder(tmp_path / "f", colours=("blue", "green"), size=8)
-    picture("blue", 99).save(folder / "train" / "blue" / "more.png")
-    changes = {"data.name": str(folder), "image_size": 8, "epochs": 2, "batch_size": 8}
-    config = overridden(RunConfig("resnet20"), changes)
-
-    def killed(_what: str, done: int, _total: int) -> None:
-        if done == 4:  # the first step of the second epoch
-            raise KeyboardInterrupt
-
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train(config, out=tmp_path / "killed", placement=CPU, on_progress=killed)
-    train(config, out=tmp_path / "done", placement=CPU)
-    (folder / "train" / "blue").rename(folder / "other")
-    (folder / "train" / "green").rename(folder / "train" / "blue")
-    (folder / "other").rename(folder / "train" / "green")
-    for name in ("killed", "done"):
-        with pytest.raises(
-            DataError,
-            match=r"begun with other images: train.blue had 13, has 12; train.green had 12, has 13",
-        ):
-            train(config, out=tmp_path / name, placement=CPU, resume=True)
-
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from senet.training.run_folder import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_one_process_at_a_time_in_a_folder(tmp_path: Path) -> None:
-    out = tmp_path / "new" / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(out)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"held\n"
-    with pytest.raises(ConfigError, match=f"no other run writes to, one works in {out}; wait"):
-        train(CONFIG, out=out, placement=CPU, resume=True)
-    with pytest.raises(ConfigError, match="no other run writes to"):
-        compare(out=out, device="cpu")
-    with pytest.raises(ConfigError, match="no other run writes to"):
-        ablate(out=out, device="cpu")
-    process.kill()  # leaves the lock's file behind
-    process.communicate()
-    assert [path.name for path in out.iterdir()] == [".lock"]
-    with locked(out):
-        (out / "kept").touch()
-    assert [path.name for path in out.iterdir()] == ["kept"]
-    with locked(tmp_path / "empty" / "run"):
-        pass
-    assert not (tmp_path / "empty").exists()
 
 
 def test_going_on_needs_the_same_options(run: Path, tmp_path: Path) -> None:
