@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import senet
-from senet.cost.model_copies import on_meta
+from senet.cost.model_copies import copied
 from senet.cost.op_counter import RunCounts, count_forward, count_step
 
 N, C, L = 8, 64, 64 * 64
@@ -39,7 +39,7 @@ def network(*, tail: bool = False) -> nn.Module:
                 return senet.blocks.residual_tail(self.norm, x, x, self.relu)
             return self.norm(x)
 
-    return on_meta(Net())
+    return copied(Net(), "meta")
 
 
 def leaf(size: int = 64) -> Tensor:
@@ -88,14 +88,14 @@ def test_the_reference_is_counted_where_it_is_chosen() -> None:
 
 
 def test_behind_an_activation_a_step_moves_less_than_batch_norm_and_activation_alone() -> None:
-    trace = count_step(on_meta(Activated()), leaf())
+    trace = count_step(copied(Activated(), "meta"), leaf())
     # read for the statistics, for the squeeze, read and write; back: read g and U, read both, write
     assert 9 <= maps_moved(trace) < 9 + SMALL / MAP
     assert trace.kept.total() < SMALL  # U is the example input
-    plain = count_step(on_meta(nn.Sequential(nn.BatchNorm2d(C), nn.ReLU6())), leaf())
+    plain = count_step(copied(nn.Sequential(nn.BatchNorm2d(C), nn.ReLU6()), "meta"), leaf())
     assert 13 <= maps_moved(plain) < 13 + SMALL / MAP
     assert plain.kept.total() >= MAP  # batch norm's output, for the activation
 
 
 def test_behind_an_activation_evaluation_reads_twice_and_writes_once() -> None:
-    assert 3 <= maps_moved(count_forward(on_meta(Activated()), leaf())) < 3 + SMALL / MAP
+    assert 3 <= maps_moved(count_forward(copied(Activated(), "meta"), leaf())) < 3 + SMALL / MAP

@@ -13,7 +13,6 @@ from senet.cost.model_copies import (
     copied_input,
     differentiable,
     forward,
-    on_meta,
     reason_of,
     train_step,
 )
@@ -25,7 +24,7 @@ def test_on_meta_has_no_storage_and_leaves_the_model() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
     net[0].weight.requires_grad_(False)
 
-    copy = on_meta(net)
+    copy = copied(net, "meta")
 
     assert {tensor.device.type for tensor in copy.state_dict().values()} == {"meta"}
     assert {tensor.device.type for tensor in net.state_dict().values()} == {"cpu"}
@@ -37,7 +36,7 @@ def test_on_meta_keeps_shared_parameters_shared() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     net[1].weight = net[0].weight
 
-    copy = on_meta(net)
+    copy = copied(net, "meta")
 
     assert copy[0].weight is copy[1].weight
 
@@ -57,7 +56,7 @@ def test_a_cached_activation_is_copied_without_its_graph() -> None:
     net.last = net(torch.ones(1, 2, 4, 4))  # copy.deepcopy refuses what has a graph
 
     assert torch.equal(copied(net).last, net.last)  # type: ignore[arg-type]
-    assert on_meta(net).last.is_meta  # type: ignore[union-attr]
+    assert copied(net, "meta").last.is_meta  # type: ignore[union-attr]
 
 
 def test_inputs_are_copied_in_any_nesting() -> None:

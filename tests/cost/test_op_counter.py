@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from senet.cost.model_copies import copied, on_meta
+from senet.cost.model_copies import copied
 from senet.cost.op_counter import count_forward, count_parameters, count_step
 
 # The map of all these networks, [2, 4, 8, 8] in float32, and the picture, [2, 2, 8, 8].
@@ -45,7 +45,7 @@ class ByHand(nn.Module):
 
 
 def test_forward_by_hand() -> None:
-    trace = count_forward(on_meta(small_net()), picture())
+    trace = count_forward(copied(small_net(), "meta"), picture())
 
     # 2 images x 8 x 8 places x 4 channels x (2 x 3 x 3) products
     assert trace.macs == {"0": 2 * 8 * 8 * 4 * 18}
@@ -60,7 +60,7 @@ def test_forward_by_hand() -> None:
 
 
 def test_step_by_hand() -> None:
-    trace = count_step(on_meta(small_net()), picture())
+    trace = count_step(copied(small_net(), "meta"), picture())
 
     convolution = (PICTURE + WEIGHT + MAP) + (MAP + PICTURE + WEIGHT + WEIGHT)
     batches = 8 + 8  # num_batches_tracked, an int64, is read and written
@@ -79,7 +79,7 @@ def test_step_by_hand() -> None:
 def test_in_place_saves_nothing_that_is_counted_twice() -> None:
     net = nn.Sequential(convolution(), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.ReLU())
 
-    trace = count_step(on_meta(net), picture())
+    trace = count_step(copied(net, "meta"), picture())
 
     assert trace.kept == {"0": MAP, "1": 2 * VECTOR, "2": MAP, "3": MAP}
     # in place: the same storage is read and written
@@ -91,8 +91,8 @@ def test_se_block_by_hand() -> None:
     squeeze, hidden = 2 * 4 * 4, 2 * 2 * 4  # [2, 4] and [2, 2]
     weight = 2 * 4 * 4
 
-    use = count_forward(on_meta(net), picture())
-    step = count_step(on_meta(net), picture())
+    use = count_forward(copied(net, "meta"), picture())
+    step = count_step(copied(net, "meta"), picture())
 
     assert use.macs["1"] == 2 * (4 * 2) + 2 * (2 * 4)
     assert use.moved["1"] == (
@@ -148,14 +148,14 @@ def test_a_real_run_counts_the_same() -> None:
     net = nn.Sequential(convolution(), ByHand(), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
 
     for count in (count_forward, count_step):
-        assert count(copied(net), picture("cpu")) == count(on_meta(net), picture())
+        assert count(copied(net), picture("cpu")) == count(copied(net, "meta"), picture())
 
 
 def test_half_precision_has_the_same_multiply_adds_and_half_the_bytes() -> None:
     net = nn.Sequential(convolution(), ByHand())
 
-    single = count_step(on_meta(net), picture())
-    half = count_step(on_meta(net.to(torch.bfloat16)), picture().to(torch.bfloat16))
+    single = count_step(copied(net, "meta"), picture())
+    half = count_step(copied(net.to(torch.bfloat16), "meta"), picture().to(torch.bfloat16))
 
     assert half.macs == single.macs
     assert {path: 2 * moved for path, moved in half.moved.items()} == single.moved
@@ -166,7 +166,7 @@ def test_frozen_parameters_need_no_kept_activations() -> None:
     net = small_net()
     net[0].requires_grad_(False)
 
-    trace = count_step(on_meta(net), picture())
+    trace = count_step(copied(net, "meta"), picture())
 
     assert trace.moved["0"] == PICTURE + WEIGHT + MAP
     assert trace.kept == {"0": MAP, "1": 2 * VECTOR, "2": MAP}
@@ -186,7 +186,7 @@ def test_the_backward_of_an_own_function_counts_where_it_ran() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return Double.apply(x)
 
-    trace = count_step(on_meta(nn.Sequential(convolution(), Layer(), nn.ReLU())), picture())
+    trace = count_step(copied(nn.Sequential(convolution(), Layer(), nn.ReLU()), "meta"), picture())
 
     assert trace.moved["1"] == 4 * MAP
 
@@ -200,8 +200,8 @@ def test_a_recomputed_forward_counts_where_it_runs_again() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return checkpoint(self.body, x, use_reentrant=False)
 
-    once = count_step(on_meta(nn.Sequential(Recomputed().body)), picture())
-    twice = count_step(on_meta(Recomputed()), picture())
+    once = count_step(copied(nn.Sequential(Recomputed().body), "meta"), picture())
+    twice = count_step(copied(Recomputed(), "meta"), picture())
 
     assert twice.moved["body.0"] - once.moved["0.0"] == PICTURE + WEIGHT + MAP
     assert twice.moved["body.1"] - once.moved["0.1"] in (0, 2 * MAP)  # torch may stop early
@@ -211,8 +211,8 @@ def test_a_recomputed_forward_counts_where_it_runs_again() -> None:
 def test_a_shared_module_counts_every_call() -> None:
     layer = nn.Conv2d(2, 2, 1, bias=False)
 
-    once = count_step(on_meta(nn.Sequential(layer)), picture())
-    twice = count_step(on_meta(nn.Sequential(layer, layer)), picture())
+    once = count_step(copied(nn.Sequential(layer), "meta"), picture())
+    twice = count_step(copied(nn.Sequential(layer, layer), "meta"), picture())
 
     assert twice.macs["0"] > 2 * once.macs["0"]  # the second call has a gradient of its input too
     assert set(twice.macs) == {"0"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from senet.cost.model_copies import train_step
-from senet.cost.timing import Quartiles, Timing, interleave, quartiles, time_models
+from senet.cost.timing import Quartiles, Timing, interleave, quartiles, wait_for
 
 
 class Clock:
@@ -85,9 +86,9 @@ def test_quartiles_of_one_value() -> None:
 def test_models_are_timed_as_often_as_asked() -> None:
     models = {label: nn.Linear(2, 2) for label in ("plain", "se")}
 
-    timing = time_models(
-        train_step, models, torch.ones(3, 2), torch.device("cpu"), repeats=4, warmup=1
-    )
+    tasks = {label: partial(train_step, model, torch.ones(3, 2)) for label, model in models.items()}
+
+    timing = interleave(tasks, repeats=4, warmup=1, wait=wait_for(torch.device("cpu")))
 
     assert {label: len(samples) for label, samples in timing.samples.items()} == {
         "plain": 4,

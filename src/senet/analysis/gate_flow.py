@@ -22,7 +22,7 @@ from senet.errors import InputError
 from senet.insertion import se_modules
 from senet.insertion.anchors import stage_of
 from senet.insertion.gating import Gated, Gating
-from senet.insertion.trace import Flow, FlowRecorder, record_flow
+from senet.insertion.trace import Flow, FlowRecorder, Value, record_flow
 
 __all__ = ["GatePlan", "GateSite", "Reader", "evaluating", "gate_plan", "run_gates", "unwrapped"]
 
@@ -102,16 +102,17 @@ def gate_plan(model: nn.Module, images: Tensor) -> GatePlan:
     calls = Counter[tuple[int, str]]()
     sites = []
     for each in gating.gated.values():
-        root = _root(flow, each.gate)
+        root = _root(each.gate)
         owner = _owner(flow, modules, root)
         if owner is None and each not in gating.existing:
             continue
-        call = next((c.end for c in flow.calls_of[each.path] if c.start <= each.product < c.end), 0)
-        path = owner if owner is not None else each.path
+        scope = each.product.scope
+        call = next((call.end for call in flow.calls_of[scope] if call.makes(each.product)), 0)
+        path = owner if owner is not None else scope
         calls[call, path] += 1
         count = calls[call, path]
         name = path if count == 1 or owner is not None else f"{path}#{count}"
-        sites.append(_site(flow, each, name, root, modules.get(path), image))
+        sites.append(_site(each, name, root, modules.get(path), image))
     if not sites:
         raise InputError(
             f"{type(model).__name__} has no gate to look at (no factor of one number per image and "
@@ -128,39 +129,38 @@ def gate_plan(model: nn.Module, images: Tensor) -> GatePlan:
     return GatePlan(tuple(sites), len(flow.values), never)
 
 
-def _root(flow: Flow, gate: int) -> int:
+def _root(gate: Value) -> Value:
     """Return the gate as it was computed, before it was brought to the form of the map."""
-    value = flow.values[gate]
-    while value.op in _FORMS and len(value.parents) == 1:
-        before = flow.values[value.parents[0]]
+    while gate.op in _FORMS and len(gate.parents) == 1:
+        (before,) = gate.parents
         if before.op in ("chunk", "split", "split_with_sizes", "unbind", "input"):
             break
-        value = before
-    return value.index
+        gate = before
+    return gate
 
 
-def _owner(flow: Flow, modules: Mapping[str, nn.Module], root: int) -> str | None:
+def _owner(flow: Flow, modules: Mapping[str, nn.Module], root: Value) -> str | None:
     """Return the path of the block of this project that computed a gate; None if it is another."""
     for call in flow.outputs_of[root]:
         if isinstance(modules[call.path], Gate):
             return call.path.rpartition(".")[0]
-    scope = flow.values[root].scope
-    return scope if isinstance(getattr(modules[scope], "gate", None), Gate) else None
+    ours = isinstance(getattr(modules[root.scope], "gate", None), Gate)
+    return root.scope if ours else None
 
 
 def _site(
-    flow: Flow, each: Gated, path: str, root: int, module: nn.Module | None, image: tuple[int, ...]
+    each: Gated, path: str, root: Value, module: nn.Module | None, image: tuple[int, ...]
 ) -> GateSite:
     gate = getattr(module, "gate", None)
     ours = isinstance(gate, Gate) and gate.excitation in ("sigmoid", "hard_sigmoid")
-    shape = flow.values[each.product].shape
+    shape = each.product.shape
     return GateSite(
         path=path,
         stage=stage_of(image, shape[2:]),
         channels=shape[1],
-        gate=root,
-        product=each.product,
-        factor=flow.values[each.product].parents.index(each.gate),
+        gate=root.index,
+        product=each.product.index,
+        factor=each.product.parents.index(each.gate),
         scale=(2.0 if gate.centered else 1.0) if ours and isinstance(gate, Gate) else None,
     )
 
@@ -211,7 +211,7 @@ class _GateRun(FlowRecorder):  # type: ignore[no-untyped-call]
         self._read, self._replace = read, replace
         self.fits = True
 
-    def compute(self, func: Any, args: Any, kwargs: Any, parents: tuple[int, ...]) -> Any:
+    def compute(self, func: Any, args: Any, kwargs: Any, parents: tuple[Value, ...]) -> Any:
         index = len(self.flow.values) if parents else -1
         site = self._products.get(index)
         if site is not None:

@@ -48,17 +48,13 @@ def _of_others(base: type[nn.Module]) -> tuple[bool, bool]:
 def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
     """Whether norm(x), computed by the class `base`, and then se, are `batch_norm_se`.
 
-    A norm with an activation of its own counts.
-
-    Args:
-        norm: the module with the block.
-        base: the class of it that knows nothing of the block.
-        se: the block.
-        x: the input.
+    `base` is the class of the norm that knows nothing of the block. A norm with an activation of
+    its own counts.
     """
-    if _own(se, x, "constant"):  # it is another gamma
+    squeeze = _own(se, x)
+    if squeeze == "constant":  # it is another gamma
         return base.forward in _TORCH and (_group(norm) is None or not norm.training)
-    if not _own(se, x):
+    if squeeze != "avg":
         return False
     frozen, with_activation = _of_others(base)
     if with_activation and not _is_identity(norm.drop):
@@ -70,11 +66,12 @@ def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
     return with_activation or base.forward in _TORCH
 
 
-def _own(se: nn.Module, x: Any, squeeze: str = "avg") -> bool:
-    """Whether se(x) is a block with this squeeze, and need not be called as a module."""
-    if type(se) is not SqueezeExcitation or se.squeeze != squeeze or hooked(se):
-        return False
-    return isinstance(x, Tensor) and x.dim() >= 2 and x.shape[1] == se.channels
+def _own(se: nn.Module, x: Any) -> str | None:
+    """The squeeze of a block for the map x that need not be called as a module, else None."""
+    if type(se) is not SqueezeExcitation or hooked(se):
+        return None
+    fits = isinstance(x, Tensor) and x.dim() >= 2 and x.shape[1] == se.channels
+    return se.squeeze if fits else None
 
 
 def _is_identity(part: nn.Module) -> bool:
@@ -92,20 +89,13 @@ def activation_inside(
 ) -> str | None:
     """Return the name of the activation if se(act(norm(x))) is one op with it inside, else None.
 
+    `base` and `act_base` are the classes of norm and activation that know nothing of a block.
     Unlike `fusible`, this asks for a backend that gains by it: what small maps get stays what the
     modules compute, to the last bit.
-
-    Args:
-        norm: the batch norm.
-        base: the class of it that knows nothing of a block.
-        act: the activation.
-        act_base: likewise.
-        se: the block.
-        x: the input of the norm.
     """
     name = _ACTIVATIONS.get(act_base)
     known = base.forward in _TORCH or any(_of_others(base))
-    if name is None or not known or not _own(se, x) or hooked(act):
+    if name is None or not known or _own(se, x) != "avg" or hooked(act):
         return None
     return name if ops.fuses(x, training=_training(norm)) else None
 
@@ -128,15 +118,8 @@ def batch_norm_se(
 ) -> Tensor:
     """Return s * BN(x), or activation(s * BN(x) + identity), with all rules of torch's batch norm.
 
-    With an activation inside, the norm's own or `inside`: s * act(BN(x)).
-
-    Args:
-        norm: one for which `fusible` holds.
-        se: the block.
-        x: [N, C, *spatial].
-        identity: a map like x, or None.
-        activation: as in `senet.ops.batch_norm_se`.
-        inside: what `activation_inside` returned.
+    With an activation inside, the norm's own or `inside`, the name that `activation_inside` gave:
+    s * act(BN(x)). The norm is one for which `fusible` holds.
     """
     mean, var = norm.running_mean, norm.running_var
     training, momentum, group = False, 0.0, None

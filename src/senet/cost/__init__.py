@@ -1,7 +1,6 @@
 """What SE blocks cost: parameters, multiply-adds, bytes moved, bytes kept, and times."""
 
-from senet.cost.cost_figures import SCHEMA, Conditions
-from senet.cost.cost_report import CostReport
+from senet.cost.cost_report import SCHEMA, Conditions, CostReport
 from senet.cost.cost_rows import QUANTITIES, Counts, Row
 from senet.cost.measure import cost
 from senet.cost.timing import Quartiles, Timing

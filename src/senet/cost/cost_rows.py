@@ -1,11 +1,11 @@
-"""Views of one count: in total, by stage, by block."""
+"""Counts by part of the network: in total, by stage, by block."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from torch import nn
 
@@ -134,65 +134,50 @@ def _stretch(block: nn.Module, site: Site, taken: set[str]) -> tuple[str, ...]:
     return tuple(path for path in children[: children.index(last) + 1] if path not in taken)
 
 
-def _row(
-    name: str, stage: int | None, ledgers: Mapping[str, Ledger], paths: set[str] | None
-) -> Row:
-    def sum_of(counts: Counter[str] | None) -> int | None:
-        if counts is None:
-            return None
-        return sum(value for path, value in counts.items() if paths is None or path in paths)
-
-    sums = {
-        label: Counts(**{quantity: sum_of(ledger[quantity]) for quantity in QUANTITIES})  # type: ignore[arg-type]
-        for label, ledger in ledgers.items()
-    }
-    return Row(name, stage, sums)
-
-
-def _home(path: str, groups: Mapping[str, Group]) -> Group | None:
-    """The innermost group that a module lies in."""
-    while path:
-        if path in groups:
-            return groups[path]
-        path = path.rpartition(".")[0]
-    return groups.get("")
-
-
-def _members(
-    ledgers: Mapping[str, Ledger], groups: Sequence[Group]
-) -> dict[Group | None, set[str]]:
-    """The paths with counts, by the group that they belong to."""
-    members: dict[Group | None, set[str]] = {group: set() for group in (*groups, None)}
-    by_path = {path: group for group in groups for path in group.paths}
-    for ledger in ledgers.values():
-        for counts in ledger.values():
-            for path in counts or ():
-                members[_home(path, by_path)].add(path)
-    return members
-
-
 def total(ledgers: Mapping[str, Ledger]) -> Row:
     """Return the counts of the whole networks."""
-    return _row("total", None, ledgers, None)
+    (row,) = by_block(ledgers, [Group("total", ("",))])
+    return row
 
 
 def by_block(ledgers: Mapping[str, Ledger], groups: Sequence[Group]) -> tuple[Row, ...]:
-    """Return a row for each group, and one for all that is in none."""
-    members = _members(ledgers, groups)
+    """Return a row for each group, and one for all that is in none.
+
+    A module belongs to the innermost group that it lies in.
+    """
+    by_path = {path: group for group in groups for path in group.paths}
+    other = Group("other", ())
+    sums: defaultdict[Group, Any] = defaultdict(lambda: _zeros(ledgers))
+    for group in groups:
+        sums[group] = _zeros(ledgers)
+    for label, ledger in ledgers.items():
+        for quantity, counts in ledger.items():
+            for path, count in (counts or {}).items():
+                home = path
+                while home and home not in by_path:
+                    home = home.rpartition(".")[0]
+                sums[by_path.get(home, other)][label][quantity] += count
     return tuple(
-        _row(group.name if group else "other", group and group.stage, ledgers, paths)
-        for group, paths in members.items()
-        if group or paths
+        Row(group.name, group.stage, {label: Counts(**each) for label, each in models.items()})
+        for group, models in sums.items()
     )
+
+
+def _zeros(ledgers: Mapping[str, Ledger]) -> dict[str, dict[str, int | None]]:
+    """Nothing counted yet, by model and quantity; None where the quantity cannot be counted."""
+    return {
+        label: {q: None if ledger[q] is None else 0 for q in QUANTITIES}
+        for label, ledger in ledgers.items()
+    }
 
 
 def by_stage(ledgers: Mapping[str, Ledger], groups: Sequence[Group]) -> tuple[Row, ...]:
     """Return a row for each stage that has a group, and one for all that is in none."""
-    members = _members(ledgers, groups)
-    rows = []
-    for stage in sorted({group.stage for group in groups if group.stage is not None}):
-        paths = set().union(*(p for group, p in members.items() if group and group.stage == stage))
-        rows.append(_row(f"stage {stage}", stage, ledgers, paths))
-    if rows and members[None]:
-        rows.append(_row("other", None, ledgers, members[None]))
-    return tuple(rows)
+    stages = sorted({group.stage for group in groups if group.stage is not None})
+    merged = [
+        Group(
+            f"stage {stage}", tuple(p for g in groups if g.stage == stage for p in g.paths), stage
+        )
+        for stage in stages
+    ]
+    return by_block(ledgers, merged) if merged else ()

@@ -1,30 +1,30 @@
-"""The report's tables: rows of cells first, then the same rows as text or as Markdown."""
+"""The numbers of `CostReport.to_dict` as tables: rows of cells, then text or Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, final
 
-from senet.cost.cost_figures import TIMES, Figures
-from senet.cost.cost_rows import QUANTITIES, Row
-from senet.cost.timing import Timing
+from senet.cost.cost_rows import QUANTITIES
 from senet.insertion.site_plan import aligned
 
 __all__ = ["Table", "as_markdown", "as_text", "exactly", "footnotes", "parts", "totals"]
 
+_TIMES = {"latency_ms": "forward, ms", "step_ms": "training step, ms"}
+_CALLED = QUANTITIES | _TIMES
 _LABELS = {"plain": "plain", "se": "SE", "model": "model"}
-_MISSING = "not available"
+
+# What `CostReport.to_dict` gives, or a row of it.
+_Numbers = Mapping[str, Any]
 
 
 @final
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A title, a head and rows of cells; the first column is the name of the row."""
 
     title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def compact(value: float) -> str:
@@ -44,118 +44,101 @@ def compact(value: float) -> str:
     return f"{value:.{digits}f}{prefixes[power]}"
 
 
-def _whole(value: int | None) -> str:
-    return _MISSING if value is None else f"{value:,}"
+def _alone(numbers: _Numbers) -> bool:
+    return len(numbers["columns"]) == 1
 
 
-def _signed(value: int | None) -> str:
-    return "" if value is None else "0" if value == 0 else f"{value:+,}"
+def _head(numbers: _Numbers, first: str) -> list[str]:
+    labels = [_LABELS[label] for label in numbers["columns"]]
+    return [first, *labels, *(() if _alone(numbers) else ("difference", "ratio"))]
 
 
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _row(name: str, part: _Numbers, quantity: str) -> list[str]:
+    """One quantity of a part exactly: of each model, with difference and ratio."""
+    values = [(key, each[quantity]) for key, each in part.items() if isinstance(each, Mapping)]
+    return [name, *(_cell(column, value) for column, value in values)]
 
 
-def _exact(row: Row, quantity: str) -> tuple[str, ...]:
-    cells = tuple(map(_whole, row.values(quantity)))
-    if len(cells) == 1:
-        return cells
-    return *cells, _signed(row.difference(quantity)), _ratio(row.ratio(quantity))
+def _cell(column: str, value: float | None) -> str:
+    if value is None:
+        return "" if column in ("difference", "ratio") else "not available"
+    if column == "ratio":
+        return f"{value:.4f}"
+    sign = "+" if column == "difference" and value else ""
+    return f"{value:{sign}.3f}" if isinstance(value, float) else f"{value:{sign},}"
 
 
-def _times(figures: Figures, timing: Timing | None) -> tuple[str, ...]:
-    if timing is None:
-        return tuple(_MISSING for _ in figures.total.counts) + ("", "") * (not figures.alone)
-    medians = [timing.of(label).median for label in figures.total.counts]
-    cells = tuple(f"{median:.3f}" for median in medians)
-    ratio = timing.ratio()
-    if ratio is None:
-        return cells
-    return *cells, f"{medians[1] - medians[0]:+.3f}", f"{ratio.median:.4f}"
-
-
-def _columns(figures: Figures) -> tuple[str, ...]:
-    labels = tuple(_LABELS[label] for label in figures.total.counts)
-    return labels if figures.alone else (*labels, "difference", "ratio")
-
-
-def totals(figures: Figures) -> Table:
+def totals(numbers: _Numbers) -> Table:
     """Return the table of the whole networks: counts exact, times as medians."""
-    conditions = figures.conditions
-    shapes = ", ".join(str(list(shape)) for shape in conditions.input)
-    title = f"cost of {conditions.model}, input {shapes}, {conditions.dtype}"
-    rows = [(name, *_exact(figures.total, quantity)) for quantity, name in QUANTITIES.items()]
-    rows += [
-        (TIMES[key], *_times(figures, timing))
-        for key, timing in figures.times.items()
-        if timing is not None or key in figures.unavailable
-    ]
-    return Table(title, ("", *_columns(figures)), tuple(rows))
+    shapes = ", ".join(map(str, numbers["input"]))
+    known = {*QUANTITIES, *numbers["unavailable"]} | {
+        k for k, v in (numbers["timing"] or {}).items() if v
+    }
+    rows = [_row(name, numbers["total"], key) for key, name in _CALLED.items() if key in known]
+    title = f"cost of {numbers['model']}, input {shapes}, {numbers['dtype']}"
+    return Table(title, _head(numbers, ""), rows)
 
 
-def parts(figures: Figures, shown: Sequence[Row], kind: str) -> Table:
+def parts(numbers: _Numbers, which: str, kind: str) -> Table:
     """Return the table of stages or blocks: what SE adds and the ratio, or the value of a model."""
-    short = ("parameters", "multiply-adds", "moved, forward", "moved, step", "kept")
+    alone = _alone(numbers)
     rows = []
-    for row in (*shown, figures.total):
-        cells = [row.name]
+    for part in (*numbers[which], {"name": "total"} | numbers["total"]):
+        cells = [part["name"]]
         for quantity in QUANTITIES:
-            value = row.values(quantity)[0] if figures.alone else row.difference(quantity)
+            value = part["model" if alone else "difference"][quantity]
             text = "-" if value is None else compact(value)
-            if not figures.alone:
+            if not alone:
+                ratio = part["ratio"][quantity]
                 plus = "+" if value is not None and value > 0 else ""
-                text = f"{plus}{text} {_short_ratio(row.ratio(quantity)):>7}"
+                text = f"{plus}{text} {'' if ratio is None else f'x{ratio:.3f}':>7}"
             cells.append(text)
-        rows.append(tuple(cells))
-    what = f"the model by {kind}" if figures.alone else f"what SE adds by {kind}, and SE / plain"
-    return Table(f"{what}; moved and kept in bytes", (kind, *short), tuple(rows))
+        rows.append(cells)
+    what = f"the model by {kind}" if alone else f"what SE adds by {kind}, and SE / plain"
+    head = (kind, "parameters", "multiply-adds", "moved, forward", "moved, step", "kept")
+    return Table(f"{what}; moved and kept in bytes", head, rows)
 
 
-def _short_ratio(value: float | None) -> str:
-    return "" if value is None else f"x{value:.3f}"
-
-
-def exactly(figures: Figures, quantity: str) -> Table:
+def exactly(numbers: _Numbers, quantity: str) -> Table:
     """Return one quantity by stage and block, every number exact."""
-    rows: list[tuple[str, ...]] = []
-    stages = [row for row in figures.stages if row.stage is not None]
-    for stage in stages:
-        rows.append((stage.name, *_exact(stage, quantity)))
-        inside = [block for block in figures.blocks if block.stage == stage.stage]
-        rows += [(f"- {block.name}", *_exact(block, quantity)) for block in inside]
-    rows += [(row.name, *_exact(row, quantity)) for row in figures.blocks if row.stage is None]
-    rows.append((figures.total.name, *_exact(figures.total, quantity)))
-    return Table(QUANTITIES[quantity], ("part", *_columns(figures)), tuple(rows))
+    rows = []
+    for stage in numbers["stages"]:
+        if stage["stage"] is not None:
+            rows.append(_row(stage["name"], stage, quantity))
+            inside = [block for block in numbers["blocks"] if block["stage"] == stage["stage"]]
+            rows += [_row(f"- {block['name']}", block, quantity) for block in inside]
+    others = [block for block in numbers["blocks"] if block["stage"] is None]
+    rows += [_row(block["name"], block, quantity) for block in others]
+    rows.append(_row("total", numbers["total"], quantity))
+    return Table(QUANTITIES[quantity], _head(numbers, "part"), rows)
 
 
-def footnotes(figures: Figures) -> list[str]:
+def footnotes(numbers: _Numbers) -> list[str]:
     """Return the lines below the tables: how it was measured, what is missing, what to know."""
-    lines = []
-    conditions = figures.conditions
-    if figures.latency is not None:
-        pairs = "runs" if figures.alone else "interleaved pairs"
+    lines, timing = [], numbers["timing"] or {}
+    if timing.get("latency_ms"):
+        pairs = "runs" if _alone(numbers) else "interleaved pairs"
         lines.append(
-            f"times: medians of {conditions.repeats} {pairs} after {conditions.warmup} of warm-up; "
-            f"{conditions.device}, {conditions.threads} CPU threads, torch {conditions.torch}"
+            f"times: medians of {timing['repeats']} {pairs} after {timing['warmup']} of warm-up; "
+            f"{timing['device']}, {timing['threads']} CPU threads, torch {timing['torch']}"
         )
-    for name, timing in (("forward", figures.latency), ("training step", figures.step)):
-        ratio = timing.ratio() if timing is not None else None
-        if ratio is not None:
+    for key, name in _TIMES.items():
+        if ratio := (timing.get(key) or {}).get("ratio"):
             lines.append(
-                f"{name}, SE / plain of each pair: median {ratio.median:.4f}, "
-                f"half of them between {ratio.lower:.4f} and {ratio.upper:.4f}"
+                f"{name.removesuffix(', ms')}, SE / plain of each pair: median "
+                f"{ratio['median']:.4f}, half of them between {ratio['lower']:.4f} and "
+                f"{ratio['upper']:.4f}"
             )
-    called = QUANTITIES | TIMES
-    for reason in dict.fromkeys(figures.unavailable.values()):
-        names = [called[key] for key, why in figures.unavailable.items() if why == reason]
+    missing = numbers["unavailable"]
+    for reason in dict.fromkeys(missing.values()):
+        names = [_CALLED[key] for key, why in missing.items() if why == reason]
         lines.append(f"not available: {'; '.join(names)}: {reason}")
-    last = list(figures.without_formula)[-1]
-    calls = ", ".join(
-        f"{name} {count}" for name, count in sorted(figures.without_formula[last].items())
-    )
-    if calls:
+    last = numbers["columns"][-1]
+    uncounted = numbers["without_formula"][last]
+    if uncounted:
+        calls = ", ".join(f"{name} {count}" for name, count in uncounted.items())
         lines.append(f"counted without multiply-adds (calls, {_LABELS[last]}): {calls}")
-    return [*lines, *figures.notes]
+    return [*lines, *numbers["notes"]]
 
 
 def as_text(table: Table) -> str:
@@ -165,9 +148,6 @@ def as_text(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """Return a table as Markdown, under its title as a heading."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    rule = line(["---", *("---:" for _ in table.head[1:])])
-    return "\n".join([f"### {table.title}", "", line(table.head), rule, *map(line, table.rows)])
+    rule = ["---", *("---:" for _ in table.head[1:])]
+    lines = [f"| {' | '.join(cells)} |" for cells in (table.head, rule, *table.rows)]
+    return "\n".join([f"### {table.title}", "", *lines])

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from senet.cost import cost_rows, op_counter, timing
-from senet.cost.cost_figures import Conditions
-from senet.cost.cost_report import CostReport
-from senet.cost.model_copies import (
-    copied,
-    copied_input,
-    forward,
-    on_meta,
-    reason_of,
-    train_step,
-)
+from senet.cost import cost_rows
+from senet.cost.cost_report import Conditions, CostReport
+from senet.cost.model_copies import copied, copied_input, forward, reason_of, train_step
+from senet.cost.op_counter import RunCounts, count_forward, count_parameters, count_step
+from senet.cost.timing import Timing, interleave, wait_for
 from senet.errors import ConfigError, InputError, NoSitesError
 from senet.insertion import SEConfig, Site, insert, remove
 from senet.insertion.graft import grafts
@@ -30,13 +24,7 @@ from senet.insertion.reading import tensors, unchanged
 
 __all__ = ["cost"]
 
-
-class _Subject(NamedTuple):
-    """The models to measure, by label, and where the SE blocks are."""
-
-    models: dict[str, nn.Module]
-    sites: tuple[Site, ...]
-    note: str = ""
+_Models = Mapping[str, nn.Module]
 
 
 def cost(
@@ -81,21 +69,41 @@ def cost(
         (62208, 256)
     """
     _check(model, against, config, repeats=repeats, warmup=warmup)
-    device, dtype = _placement(model)
-    models = (model,) if against is None else (model, against)
-    with _undisturbed(*models, example_input=example_input, device=device):
-        subject = _subject(model, example_input, config, against)
-        conditions = Conditions(
-            model=type(model).__name__,
-            input=tuple(tuple(tensor.shape) for tensor in tensors(example_input)),
-            dtype=dtype,
-            device=_name(device),
-            threads=torch.get_num_threads(),
-            torch=torch.__version__,
-            repeats=repeats,
-            warmup=warmup,
-        )
-        return _report(subject, example_input, conditions, device if timing else None)
+    floats = (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
+    first = next(floats, None)
+    device = torch.device("cpu") if first is None else first.device
+    conditions = Conditions(
+        model=type(model).__name__,
+        input=tuple(tuple(tensor.shape) for tensor in tensors(example_input)),
+        dtype="no parameters" if first is None else str(first.dtype).removeprefix("torch."),
+        device=_name(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        repeats=repeats,
+        warmup=warmup,
+    )
+    # the models are copied, not run; but a hook on a copy may still reach what it was made for
+    with (
+        unchanged(*(m for m in (model, against) if m is not None), example_input=example_input),
+        torch.inference_mode(mode=False),
+        torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False),
+    ):
+        models, sites, notes = _compared(model, example_input, config, against)
+        forwards, steps, unavailable = _counted(models, example_input, notes)
+        times = _timed(models, example_input, device, conditions, unavailable) if timing else {}
+    ledgers = {label: _ledger(models[label], forwards[label], steps.get(label)) for label in models}
+    groups = cost_rows.groups_of(sites, list(models.values()))
+    return CostReport(
+        total=cost_rows.total(ledgers),
+        stages=cost_rows.by_stage(ledgers, groups),
+        blocks=cost_rows.by_block(ledgers, groups),
+        latency=times.get("latency_ms"),
+        step=times.get("step_ms"),
+        unavailable=unavailable,
+        without_formula={label: counts.without_formula for label, counts in forwards.items()},
+        notes=tuple(notes),
+        conditions=conditions,
+    )
 
 
 def _check(
@@ -106,13 +114,13 @@ def _check(
     repeats: int,
     warmup: int,
 ) -> None:
-    for each in (model, against):
-        if not (isinstance(each, nn.Module) or (each is None and each is not model)):
+    for each in (model,) if against is None else (model, against):
+        if not isinstance(each, nn.Module):
             raise InputError(
                 f"cost needs models of type torch.nn.Module, got {type(each).__name__}; "
                 "a network by name comes from senet.create_model(name)"
             )
-        if each is not None and any(is_lazy(t) for t in (*each.parameters(), *each.buffers())):
+        if any(is_lazy(t) for t in (*each.parameters(), *each.buffers())):
             raise InputError(
                 f"the parameters of {type(each).__name__} must have their shapes, but it has lazy "
                 "modules; run it once on a batch"
@@ -131,61 +139,38 @@ def _check(
         )
 
 
-def _placement(model: nn.Module) -> tuple[torch.device, str]:
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            return tensor.device, str(tensor.dtype).removeprefix("torch.")
-    return torch.device("cpu"), "no parameters"
-
-
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return str(device)
 
 
-@contextmanager
-def _undisturbed(*models: nn.Module, example_input: Any, device: torch.device) -> Iterator[None]:
-    """Leave everything as it is, and let no mode of the caller change what runs.
-
-    The models are copied, not run; but a hook on a copy may still reach what it was made for.
-    """
-    kind = "cpu" if device.type == "meta" else device.type
-    with (
-        unchanged(*models, example_input=example_input),
-        torch.inference_mode(mode=False),
-        torch.autocast(kind, enabled=False),
-    ):
-        yield
-
-
-def _subject(
+def _compared(
     model: nn.Module, example_input: Any, config: SEConfig | None, against: nn.Module | None
-) -> _Subject:
+) -> tuple[dict[str, nn.Module], tuple[Site, ...], list[str]]:
+    """The models by label, where the SE blocks are, and what a reader should know."""
     if grafts(model):
         plain = copied(model)
         sites = remove(plain)
-        return _Subject({"plain": plain if against is None else against, "se": model}, sites)
+        return {"plain": plain if against is None else against, "se": model}, sites, []
     if against is not None:
-        return _Subject({"plain": against, "se": model}, ())
+        return {"plain": against, "se": model}, (), []
     se = copied(model)
     try:
         sites = insert(se, copied_input(example_input), config).sites
     except NoSitesError as error:
         if config is not None:
             raise
-        return _Subject({"model": model}, (), f"reported alone: {error}")
-    return _Subject({"plain": model, "se": se}, sites)
+        return {"model": model}, (), [f"reported alone: {error}"]
+    return {"plain": model, "se": se}, sites, []
 
 
-def _report(
-    subject: _Subject, example_input: Any, conditions: Conditions, device: torch.device | None
-) -> CostReport:
-    models = subject.models
-    notes = [subject.note] if subject.note else []
-    unavailable: dict[str, str] = {}
+def _counted(
+    models: _Models, example_input: Any, notes: list[str]
+) -> tuple[dict[str, RunCounts], dict[str, RunCounts], dict[str, str]]:
+    """The counts of a forward and of a step by label, and why the latter's are missing."""
     try:
-        forwards = _count(op_counter.count_forward, models, example_input, "the forward", notes)
+        forwards = _count(count_forward, models, example_input, "the forward", notes)
     except InputError:
         raise
     except Exception as error:
@@ -193,43 +178,24 @@ def _report(
             "the model must run on the example input in evaluation mode, but gave "
             f"{reason_of(error)}; give an input as in use, on the model's device"
         ) from error
-    steps: dict[str, op_counter.RunCounts] = {}
     try:
-        steps = _count(op_counter.count_step, models, example_input, "the training step", notes)
+        return forwards, _count(count_step, models, example_input, "the training step", notes), {}
     except Exception as error:  # noqa: BLE001 - a model may refuse to train on this input
-        unavailable |= dict.fromkeys(("bytes_moved_step", "bytes_kept"), reason_of(error))
-    latency, step = None, None
-    if device is not None:
-        latency, step = _timed(models, example_input, device, conditions, unavailable)
-    ledgers = {
-        label: _ledger(model, forwards[label], steps.get(label)) for label, model in models.items()
-    }
-    groups = cost_rows.groups_of(subject.sites, list(models.values()))
-    return CostReport(
-        total=cost_rows.total(ledgers),
-        stages=cost_rows.by_stage(ledgers, groups),
-        blocks=cost_rows.by_block(ledgers, groups),
-        latency=latency,
-        step=step,
-        unavailable=unavailable,
-        without_formula={label: counts.without_formula for label, counts in forwards.items()},
-        notes=tuple(notes),
-        conditions=conditions,
-    )
+        return forwards, {}, dict.fromkeys(("bytes_moved_step", "bytes_kept"), reason_of(error))
 
 
 def _count(
-    count: Callable[[nn.Module, Any], op_counter.RunCounts],
-    models: Mapping[str, nn.Module],
+    count: Callable[[nn.Module, Any], RunCounts],
+    models: _Models,
     example_input: Any,
     what: str,
     notes: list[str],
-) -> dict[str, op_counter.RunCounts]:
+) -> dict[str, RunCounts]:
     """Count on the meta device, where nothing is computed; where a model cannot, on a real run."""
     try:
         with torch.device("meta"):
             example = copied_input(example_input, "meta")
-            return {label: count(on_meta(model), example) for label, model in models.items()}
+            return {label: count(copied(model, "meta"), example) for label, model in models.items()}
     except Exception as error:  # noqa: BLE001 - a model may do what has no meaning without values
         reason = reason_of(error)
     counts = {
@@ -240,41 +206,41 @@ def _count(
 
 
 def _timed(
-    models: Mapping[str, nn.Module],
+    models: _Models,
     example_input: Any,
     device: torch.device,
     conditions: Conditions,
     unavailable: dict[str, str],
-) -> tuple[timing.Timing | None, timing.Timing | None]:
-    if device.type == "meta":
-        unavailable |= dict.fromkeys(("latency_ms", "step_ms"), "the model is on the meta device")
-        return None, None
-    example = copied_input(example_input)
-    copies = {label: copied(model) for label, model in models.items()}
+) -> dict[str, Timing]:
+    """Time a forward and a step of the models in turn; note what cannot be."""
+    runs: dict[str, tuple[Callable[[nn.Module, Any], Any], bool]]
     runs = {"latency_ms": (forward, False), "step_ms": (train_step, True)}
-    times: dict[str, timing.Timing | None] = dict.fromkeys(runs)
+    if device.type == "meta":
+        unavailable |= dict.fromkeys(runs, "the model is on the meta device")
+        return {}
+    example, times = copied_input(example_input), {}
+    copies = {label: copied(model) for label, model in models.items()}
     for name, (run, training) in runs.items():
-        for model in copies.values():
-            model.train(training)
+        tasks = {
+            label: partial(run, each.train(training), example) for label, each in copies.items()
+        }
         try:
-            times[name] = timing.time_models(
-                run,
-                copies,
-                example,
-                device,
+            times[name] = interleave(
+                tasks,
                 repeats=conditions.repeats,
                 warmup=conditions.warmup,
+                wait=wait_for(device),
             )
         except Exception as error:  # noqa: BLE001 - a model may refuse to train on this input
             unavailable[name] = reason_of(error)
-    return times["latency_ms"], times["step_ms"]
+    return times
 
 
 def _ledger(
-    model: nn.Module, use: op_counter.RunCounts, step: op_counter.RunCounts | None
+    model: nn.Module, use: RunCounts, step: RunCounts | None
 ) -> dict[str, Counter[str] | None]:
     return {
-        "parameters": op_counter.count_parameters(model),
+        "parameters": count_parameters(model),
         "macs": use.macs,
         "bytes_moved_forward": use.moved,
         "bytes_moved_step": None if step is None else step.moved,

@@ -12,15 +12,7 @@ from torch.utils._pytree import tree_map
 from senet.errors import InputError, first_line
 from senet.insertion.reading import call_model, tensors
 
-__all__ = [
-    "copied",
-    "copied_input",
-    "differentiable",
-    "forward",
-    "on_meta",
-    "reason_of",
-    "train_step",
-]
+__all__ = ["copied", "copied_input", "differentiable", "forward", "reason_of", "train_step"]
 
 
 def reason_of(error: BaseException) -> str:
@@ -30,27 +22,20 @@ def reason_of(error: BaseException) -> str:
     return name if text == name else f"{name}: {text}"
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module, device: str | None = None) -> nn.Module:
     """Return a deep copy: all is counted and timed on copies, so that the model stays as it is.
+
+    On the device "meta" its parameters and buffers have shapes and types, but no storage.
 
     Raises:
         InputError: the model cannot be copied.
     """
-    return _deepcopied(model, {})
-
-
-def on_meta(model: nn.Module) -> nn.Module:
-    """Return a copy whose parameters and buffers have shapes and types, but no storage."""
     memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return _deepcopied(model, memo, "meta")
-
-
-def _deepcopied(model: nn.Module, memo: dict[int, Any], device: str | None = None) -> nn.Module:
+    if device is not None:
+        for parameter in model.parameters():
+            empty = torch.empty_like(parameter, device=device)
+            memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        memo |= {id(b): torch.empty_like(b, device=device) for b in model.buffers()}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:  # a cache, which deepcopy refuses

@@ -6,13 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
-from torch import nn
 
-__all__ = ["Quartiles", "Timing", "interleave", "quartiles", "time_models"]
+__all__ = ["Quartiles", "Timing", "interleave", "quartiles", "wait_for"]
 
 
 @final
@@ -87,22 +85,9 @@ def interleave(
     return Timing({name: tuple(values) for name, values in samples.items()})
 
 
-def _wait_for(device: torch.device) -> Callable[[], None]:
+def wait_for(device: torch.device) -> Callable[[], None]:
+    """Return the `wait` of `interleave` for what runs on a device."""
     if device.type in ("cpu", "meta"):
         return lambda: None
     module = torch.get_device_module(device)
     return lambda: module.synchronize(device)
-
-
-def time_models(
-    run: Callable[[nn.Module, Any], Any],
-    models: Mapping[str, nn.Module],
-    example_input: Any,
-    device: torch.device,
-    *,
-    repeats: int,
-    warmup: int,
-) -> Timing:
-    """Time one run of each model on its device, in turn."""
-    tasks = {label: partial(run, model, example_input) for label, model in models.items()}
-    return interleave(tasks, repeats=repeats, warmup=warmup, wait=_wait_for(device))

@@ -184,8 +184,8 @@ class _Rewriting:
     def _maker_of(self, call: Call) -> str | None:
         if call.input is None or call.input in self.flow.outputs:
             return None
-        consumers = self.flow.values[call.input].consumers
-        if not consumers or not all(call.start <= c < call.end for c in consumers):
+        consumers = call.input.consumers
+        if not consumers or not all(map(call.makes, consumers)):
             return None
         made = self.flow.outputs_of[call.input]
         return self.went_into.get(made[0].path, made[0].path) if made else None
@@ -206,7 +206,7 @@ class _Rewriting:
         if layer is not None and excitation.factor != 1:
             merge_affine(layer, torch.full_like(excitation.weight2[:, 0], excitation.factor))
             excitation = excitation.scaled()
-        read = self.flow.values[self.flow.calls_of[path][0].input or 0]
+        read = self.flow.calls_of[path][0].input or self.flow.values[0]
         spatial, like = len(read.shape) - 2, next(block.parameters())
         matrix = None
         if self.fast and layer is not None and excitation.squeeze == "avg":

@@ -2,16 +2,9 @@
 
 from senet.insertion.config import SEConfig
 from senet.insertion.saving import load, save
-from senet.insertion.site_plan import Site, SitePlan
+from senet.insertion.site_plan import InsertionReport, Site, SitePlan
 from senet.insertion.sites import find_sites
-from senet.insertion.surgery import (
-    InsertionReport,
-    SEParameters,
-    insert,
-    remove,
-    se_modules,
-    se_parameters,
-)
+from senet.insertion.surgery import SEParameters, insert, remove, se_modules, se_parameters
 from senet.insertion.synchronise import convert_sync_batchnorm
 
 __all__ = [

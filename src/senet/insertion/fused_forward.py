@@ -9,6 +9,7 @@ else, and for every other class, the block's own forward runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -61,9 +62,8 @@ class Tail:
         for name in self.branch:
             u = getattr(block, name)(u)
         identity = x if block.downsample is None else block.downsample(x)
-        return residual_tail(
-            getattr(block, self.norm), u, identity, getattr(block, self.activation)
-        )
+        norm, activation = getattr(block, self.norm), getattr(block, self.activation)
+        return residual_tail(norm, u, identity, activation)
 
 
 _BETWEEN = "se", "drop_path"
@@ -109,10 +109,8 @@ class _InOrder(Exchanged):
         """Return the last module's output; the three are one op where they can be."""
         if not isinstance(self, _InOrder):
             return forward_without(self)(input)  # type: ignore[unreachable]
-        x, modules = input, list(self._modules.values())
-        following = [*modules[1:], None]
-        skip = False
-        for module, follower in zip(modules, following, strict=True):
+        x, skip, modules = input, False, [*self._modules.values(), None]
+        for module, follower in pairwise(modules):
             if skip:
                 skip = False
                 continue
@@ -128,7 +126,7 @@ def _three_in_one(norm: Any, act: Any, x: Any) -> Any:
     if len(marks) != 1 or marks[0].site.where != "output" or lends(act) or hooked(norm):
         return None
     se = getattr(act, marks[0].child)
-    inside = activation_inside(norm, type(norm), act, marks[0].base, se, x)
+    inside = activation_inside(norm, type(norm), act, act._senet_base, se, x)
     return None if inside is None else batch_norm_se(norm, se, x, inside=inside)
 
 

@@ -32,10 +32,9 @@ _PRODUCTS = PRODUCTS | {"div", "div_"}  # x / (1 + exp(-x))
 class Gated:
     """A product of a map and its gate."""
 
-    product: int
-    map: int
-    gate: int
-    path: str  # the module that multiplies
+    product: Value
+    map: Value
+    gate: Value
 
 
 @final
@@ -53,113 +52,103 @@ class Gating:
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
-        self.values = flow.values
-        self.roots: list[int] = []
+        self.roots: dict[Value, Value] = {}
         for value in flow.values:
             roots = {self.roots[p] for p in value.parents}
-            alike = all(self.values[p].shape == value.shape for p in value.parents)
+            alike = all(p.shape == value.shape for p in value.parents)
             elementwise = value.op in ELEMENTWISE and alike and len(roots) == 1
-            self.roots.append(roots.pop() if elementwise else value.index)
-        products = [
-            v for v in self.values if v.op in _PRODUCTS and len(v.parents) == 2 and v.is_map
-        ]
+            self.roots[value] = roots.pop() if elementwise else value
+        pairs = [v for v in flow.values if len(v.parents) == 2 and v.is_map]
+        products = [v for v in pairs if v.op in _PRODUCTS]
         gated = [self._gated(value) for value in products if value.op in PRODUCTS]
         self.gated = {each.product: each for each in gated if each is not None}
         self.existing = [g for g in self.gated.values() if self.is_squeezed(g.gate, g.map)]
-        self.inside = self._inside({(g.gate, g.product) for g in self.gated.values()})
-        self.written = {v.index for v in products if len({self.roots[p] for p in v.parents}) == 1}
+        self.inside = self._inside()
+        self.written = {v for v in products if len({self.roots[p] for p in v.parents}) == 1}
         self._forget_gates()
-        self.activations = self.written | {
-            value.index
-            for value in self.values
-            if value.op in ACTIVATIONS
-            and not any(self._is_step(value.index, product) for product in self.written)
-        }
+        single = [v for v in flow.values if v.op in ACTIVATIONS]
+        steps = {v for v in single if any(self._is_step(v, product) for product in self.written)}
+        self.activations = self.written | ({*single} - steps)
 
     def _forget_gates(self) -> None:
         """Let what comes in through a gate only be no ancestor: a skip does not start from there.
 
         The gating signal of an Attention U-Net is the very map that the skip is joined with.
         """
-        for value in self.values:
-            gated = self.gated.get(value.index)
-            parents = value.parents
-            if gated and gated not in self.existing and value.index not in self.written:
+        for value in self.flow.values:
+            gated, parents = self.gated.get(value), value.parents
+            if gated and gated not in self.existing and value not in self.written:
                 parents = (gated.map,)
             value.ancestors = 1 << value.index
             for parent in parents:
-                value.ancestors |= self.values[parent].ancestors
+                value.ancestors |= parent.ancestors
 
     def activation_of(self, value: Value, *, alone: bool = False) -> Value | None:
         """The activation of a value, written out or not; `alone`: if nothing else reads it."""
-        for index in sorted(self.activations):
-            if index != value.index and self._is_step(value.index, index):
-                others = alone and not all(self.flow.comes_from(index, c) for c in value.consumers)
-                return None if others else self.values[index]
+        for product in self.flow.values[value.index + 1 :]:
+            if product in self.activations and self._is_step(value, product):
+                others = alone and not all(product.comes_from(c) for c in value.consumers)
+                return None if others else product
         return None
 
-    def _is_step(self, value: int, product: int) -> bool:
+    def _is_step(self, value: Value, product: Value) -> bool:
         """Whether a value is a step on the way to an activation."""
-        return self.roots[value] == self.roots[product] and self.flow.comes_from(product, value)
+        return self.roots[value] is self.roots[product] and product.comes_from(value)
 
-    def is_rest(self, product: int, value: int) -> bool:
+    def is_rest(self, product: Value, value: Value) -> bool:
         """Whether a value belongs to an activation whose product comes before it."""
-        return product in self.written and value > product and self._is_step(product, value)
+        return product in self.written and value is not product and self._is_step(product, value)
 
     def _gated(self, product: Value) -> Gated | None:
         """The product as a map and its gate, where one of the factors is a gate and one is not."""
         a, b = product.parents
         for is_gate in (self.is_squeezed, self._is_bounded):
             ways = [
-                Gated(product.index, map_, gate, product.scope)
+                Gated(product, map_, gate)
                 for map_, gate in ((a, b), (b, a))
-                if self.values[map_].shape == product.shape and is_gate(gate, map_)
+                if map_.shape == product.shape and is_gate(gate, map_)
             ]
             if len(ways) == 1:
                 return ways[0]
         return None
 
-    def is_squeezed(self, gate: int, map_: int) -> bool:
+    def is_squeezed(self, gate: Value, map_: Value) -> bool:
         """Whether a factor is one number per channel, pooled from what the map was made from."""
-        value, shape = self.values[gate], self.values[map_].shape
-        while value.op in ("expand", "expand_as") and value.parents:
-            value = self.values[value.parents[0]]
-        if value.shape[1:] != (shape[1], *[1] * len(shape[2:])):
+        while gate.op in ("expand", "expand_as") and gate.parents:
+            gate = gate.parents[0]
+        if gate.shape[1:] != (map_.shape[1], *[1] * len(map_.shape[2:])):
             return False
-        if self.values[map_].is_single and value.index == map_:
+        if map_.is_single and gate is map_:
             return False
         return any(
-            source.op in POOLS
-            and self._pools_space(source)
-            and self.flow.comes_from(map_, source.parents[0])
-            for source in (*self.flow.sources(value.index), value)
+            source.op in POOLS and _pools_space(source) and map_.comes_from(source.parents[0])
+            for source in (*self.flow.sources(gate), gate)
             if source.parents
         )
 
-    def _pools_space(self, value: Value) -> bool:
-        source = self.values[value.parents[0]]
-        same = source.is_map and len(value.shape) >= 2 and value.shape[:2] == source.shape[:2]
-        return same and all(n == 1 for n in value.shape[2:])
-
-    def _is_bounded(self, gate: int, map_: int) -> bool:
+    def _is_bounded(self, gate: Value, map_: Value) -> bool:
         """Whether a factor is a sigmoid, one spread over the map, or the map's own activation."""
         root = self.roots[gate]
-        if root == self.roots[map_]:
+        if root is self.roots[map_]:
             return any(v.op not in _LINEAR for v in self.flow.between(root, gate))
-        value = self.values[gate]
-        while value.op not in SIGMOIDS:
-            if value.op not in CARRIERS | _LINEAR or len(value.parents) != 1:
+        while gate.op not in SIGMOIDS:
+            if gate.op not in CARRIERS | _LINEAR or len(gate.parents) != 1:
                 return False
-            value = self.values[value.parents[0]]
-        return value.shape[1:2] in ((1,), self.values[map_].shape[1:2])
+            gate = gate.parents[0]
+        return gate.shape[1:2] in ((1,), map_.shape[1:2])
 
-    def _inside(self, gates: set[tuple[int, int]]) -> set[int]:
+    def _inside(self) -> set[Value]:
         """The values whose every way on ends at a gate."""
-        inside: set[int] = set()
-        for value in reversed(self.values):
-            leads_on = [
-                c for c in value.consumers if (value.index, c) not in gates and c not in inside
-            ]
-            if value.consumers and not leads_on:
-                inside.add(value.index)
+        inside: set[Value] = set()
+        ends = {(gated.gate, product) for product, gated in self.gated.items()}
+        for value in reversed(self.flow.values):
+            ways = ((value, c) in ends or c in inside for c in value.consumers)
+            if value.consumers and all(ways):
+                inside.add(value)
         return inside
+
+
+def _pools_space(value: Value) -> bool:
+    source = value.parents[0]
+    same = source.is_map and len(value.shape) >= 2 and value.shape[:2] == source.shape[:2]
+    return same and all(n == 1 for n in value.shape[2:])

@@ -59,9 +59,8 @@ _RUNNING = "running"  # in the place of a forward of the object's own, while it 
 @final
 @dataclass(frozen=True)
 class Graft:
-    """What a module was before it got a block, and which block it got."""
+    """A block that a module got: the name of the child, and why it is there."""
 
-    base: type[nn.Module]
     child: str
     site: Site
     config: SEConfig
@@ -101,17 +100,17 @@ class Exchanged(nn.Module):
 class _State:
     base: Any
     attributes: dict[str, Any]
-    blocks: dict[str, nn.Module]
+    blocks: dict[str, nn.Module | None]
 
 
-def _inserted_into(module: nn.Module) -> tuple[dict[str, Any], dict[str, nn.Module]]:
+def _inserted_into(module: nn.Module) -> tuple[dict[str, Any], dict[str, nn.Module | None]]:
     """What insertion has left on a module: attributes, and children by name."""
     attributes = {name: vars(module)[name] for name in (MARK, _TAPS) if name in vars(module)}
     if _IDENTITY in vars(module):
         attributes[_IDENTITY] = None
     children = module._modules
     names = [graft.child for graft in grafts_of(module) if graft.child in children]
-    return attributes, {name: children[name] for name in names}  # type: ignore[misc]
+    return attributes, {name: children[name] for name in names}
 
 
 def _built(
@@ -176,7 +175,7 @@ class _WithSE(Exchanged, Host):
         if len(marks) != 1 or marks[0].site.where != "output" or lends(self):
             return None
         se = getattr(self, marks[0].child)
-        return se if fusible(self, marks[0].base, se, x) else None
+        return se if fusible(self, self._senet_base, se, x) else None
 
     def _as_leaf(self, x: Any) -> Any:
         """Return the call as one node where torch.fx is tracing and only blocks are below."""
@@ -251,9 +250,10 @@ def grafts_of(module: nn.Module) -> tuple[Graft, ...]:
 
 def base_of(module: nn.Module) -> type[nn.Module]:
     """The class that a module had before any exchange."""
-    for graft in grafts_of(module):
-        return graft.base
-    return getattr(module, "_senet_base", _inner(module))
+    inner: Any = _inner(module)
+    if inner in _KNOWN.values():  # one without a mark was built with its block
+        return inner._plain if grafts_of(module) else inner  # type: ignore[no-any-return]
+    return getattr(inner, "_senet_base", inner)  # type: ignore[no-any-return]
 
 
 def carry(module: nn.Module, marks: Iterable[Graft]) -> None:
@@ -262,8 +262,7 @@ def carry(module: nn.Module, marks: Iterable[Graft]) -> None:
     A forward that was set on the object is what they stand behind, or before, from now on.
     """
     base, own = base_of(module), vars(module)
-    marks = tuple(replace(graft, base=base) for graft in marks)
-    own[MARK] = marks
+    own[MARK] = marks = tuple(marks)
     if any(graft.site.where == "shortcut" for graft in marks):
         own[_IDENTITY] = None
     _take_forward(module)
@@ -315,13 +314,10 @@ def rebase(module: nn.Module, base: type[nn.Module]) -> None:
 
     A batch norm that was built with its block, a `SEBatchNorm2d`, becomes the SE form of `base`.
     """
-    marks, inner = grafts_of(module), _inner(module)
-    if inner in _KNOWN.values():
+    if _inner(module) in _KNOWN.values():
         exchange(module, _KNOWN[base])
     else:
         exchange(module, made_class(base, _WithSE) if isinstance(module, _WithSE) else base)
-    if marks:
-        vars(module)[MARK] = tuple(replace(graft, base=base) for graft in marks)
 
 
 def grafts(model: nn.Module) -> list[Graft]:

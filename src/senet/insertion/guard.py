@@ -38,9 +38,6 @@ _RECORD = "_senet_guard"
 _MOVED = "_senet_moved"  # of a module that was replaced: the one that carries its blocks now
 _UNKNOWN = "unknown"  # in the place of a forward on an object that is not accepted yet
 
-# By path: the forwards that are set on objects.
-_Forwards = dict[str, Any]
-
 
 @final
 @dataclass
@@ -49,7 +46,7 @@ class _Record:
 
     Attributes:
         hosts: the modules below that carry blocks, by path.
-        accepted: forwards on objects on the way to them that are known to run them.
+        accepted: forwards on objects on the way to them that are known to run them, by path.
         steps: the modules on the way, each behind its parent: the parent's index among these (0 is
             the module with the hook), the name there, the names and types of its blocks, and the
             forward on the object, None where there is none.
@@ -57,7 +54,7 @@ class _Record:
     """
 
     hosts: dict[str, nn.Module]
-    accepted: _Forwards
+    accepted: dict[str, Any]
     name: str
     steps: tuple[tuple[int, str, tuple[tuple[str, type], ...], Any], ...] = ()
 
@@ -138,6 +135,10 @@ def _carries(module: nn.Module) -> bool:
     return MARK in module.__dict__ and isinstance(module, Host)
 
 
+def _is_for(site: Site, module: nn.Module) -> bool:
+    return _carries(module) and grafts_of(module)[0].site == site
+
+
 def _hosts(root: nn.Module) -> dict[str, nn.Module]:
     modules = root.named_modules(remove_duplicate=False)
     return {path: module for path, module in modules if _carries(module)}
@@ -155,12 +156,12 @@ def _on_the_way(root: nn.Module, hosts: Iterable[str]) -> dict[str, nn.Module]:
 
 def _note(root: nn.Module, record: _Record) -> None:
     """Write down the way to the blocks as it is now."""
-    way, accepted = _on_the_way(root, record.hosts), record.accepted
+    way = _on_the_way(root, record.hosts)
     indices = {path: index for index, path in enumerate(way, start=1)}
     steps = []
     for path, module in way.items():
         parent, _, name = path.rpartition(".")
-        forward = accepted.get(path, _UNKNOWN) if "forward" in vars(module) else None
+        forward = record.accepted.get(path, _UNKNOWN) if "forward" in vars(module) else None
         marks = grafts_of(module) if _carries(module) else ()
         blocks = tuple((mark.child, type(module._modules.get(mark.child))) for mark in marks)
         steps.append((indices[parent] if path else 0, name, blocks, forward))
@@ -176,15 +177,12 @@ def _settle(root: nn.Module) -> dict[str, nn.Module]:
         Modules with a forward on the object of which it cannot be told whether it runs the blocks.
     """
     record: _Record = vars(root)[_RECORD]
-    lost = {}
-    for path, host in record.hosts.items():
-        if grafts_of(_latest(host)):  # else they were removed, not lost
-            reason = _reason(root, path, host, record)
-            if reason:
-                lost[path] = reason
+    # hosts without a mark: their blocks were removed, not lost
+    marked = {path: host for path, host in record.hosts.items() if grafts_of(_latest(host))}
+    lost = {path: _reason(root, path, host, record) for path, host in marked.items()}
     hosts = _hosts(root)
-    lost |= _without_block(hosts)
-    if lost:
+    lost |= {path: why for path, host in hosts.items() if (why := _without_block(host))}
+    if any(lost.values()):
         raise _error(root, lost)
     accepted, unproven = {}, {}
     for path, module in _on_the_way(root, hosts).items():
@@ -213,22 +211,18 @@ _settle._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
 
 def _reason(root: nn.Module, path: str, host: nn.Module, record: _Record) -> str:
     """Why blocks would not be run; nothing if they are, also where they can be carried along."""
-    marks = grafts_of(host)
-    here, whole = root, True
+    marks, here = grafts_of(host), root
     for name in path.split("."):
-        child = here._modules.get(name)
-        if child is None:
-            whole = False
-            break
-        here = child
-    if whole and _is_for(marks[0].site, here):
-        return ""
-    blocks = {mark.child: host._modules.get(mark.child) for mark in marks}
-    if whole and all(block and here._modules.get(name) is block for name, block in blocks.items()):
-        carry(here, marks)
-        vars(host)[_MOVED] = here
-        vars(here).pop(_MOVED, None)  # it may be the host itself, or one that came back
-        return ""
+        here = None if here is None else here._modules.get(name)  # type: ignore[assignment]
+    if here is not None:
+        if _is_for(marks[0].site, here):
+            return ""
+        blocks = {mark.child: host._modules.get(mark.child) for mark in marks}
+        if all(block and here._modules.get(name) is block for name, block in blocks.items()):
+            carry(here, marks)
+            vars(host)[_MOVED] = here
+            vars(here).pop(_MOVED, None)  # it may be the host itself, or one that came back
+            return ""
     # the module may stand elsewhere, as where a part was wrapped
     now = [p for p, module in _hosts(root).items() if _is_for(marks[0].site, module)]
     before = [p for p, module in record.hosts.items() if _is_for(marks[0].site, module)]
@@ -236,7 +230,7 @@ def _reason(root: nn.Module, path: str, host: nn.Module, record: _Record) -> str
         return "in an adapter's base layer"
     if len(now) >= len(before):
         return ""
-    return f"now a {type(here).__name__}" if whole else "not there"
+    return "not there" if here is None else f"now a {type(here).__name__}"
 
 
 def _latest(host: nn.Module) -> nn.Module:
@@ -246,34 +240,24 @@ def _latest(host: nn.Module) -> nn.Module:
     return host
 
 
-def _without_block(hosts: dict[str, nn.Module]) -> dict[str, str]:
-    """The hosts of which a child is no SE block any more, with what it is."""
-    lost = {}
-    for path, host in hosts.items():
-        for mark in grafts_of(host):
-            block = host._modules.get(mark.child)
-            if not _is_block(block):
-                now = "is gone" if block is None else f"is of class {type(block).__name__} now"
-                lost[path] = f"its child {mark.child} {now}"
-    return lost
+def _without_block(host: nn.Module) -> str:
+    """Which child of a host is no SE block any more, nor a wrapper around one; else nothing."""
+    for mark in grafts_of(host):
+        block = host._modules.get(mark.child)
+        if block is None:
+            return f"its child {mark.child} is gone"
+        if not any(isinstance(module, SqueezeExcitation) for module in block.modules()):
+            return f"its child {mark.child} is of class {type(block).__name__} now"
+    return ""
 
 
-def _is_block(module: nn.Module | None) -> bool:
-    """Whether a module is an SE block, or a wrapper around one."""
-    return module is not None and any(isinstance(m, SqueezeExcitation) for m in module.modules())
-
-
-def _is_for(site: Site, module: nn.Module) -> bool:
-    return _carries(module) and grafts_of(module)[0].site == site
-
-
-def _error(root: nn.Module, lost: dict[str, str]) -> InsertionError:
+def _error(root: nn.Module, reasons: dict[str, str]) -> InsertionError:
     name = vars(root)[_RECORD].name
-    shown = [f"{name}.{path}".strip(".") + f" ({reason})" for path, reason in lost.items()]
-    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    lost = [f"{name}.{path}".strip(".") + f" ({why})" for path, why in reasons.items() if why]
+    more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
     return InsertionError(
         f"every SE block must be run, but what was done to the {type(root).__name__} since "
-        f"senet.insert has left out {len(lost)}: {', '.join(shown[:8])}{more}; do that first, and "
+        f"senet.insert has left out {len(lost)}: {', '.join(lost[:8])}{more}; do that first, and "
         "insert (or senet.load) then, or call senet.remove(model) if the blocks are to go"
     )
 
@@ -285,10 +269,9 @@ def _holds_on_to(forward: Any, function: Any) -> bool:
         thing = waiting.pop()
         if thing is function:
             return True
-        if id(thing) in seen or isinstance(thing, nn.Module | type | torch.Tensor):
-            continue
-        seen.add(id(thing))
-        waiting += _inside(thing)
+        if id(thing) not in seen and not isinstance(thing, nn.Module | type | torch.Tensor):
+            seen.add(id(thing))
+            waiting += _inside(thing)
     return False
 
 
@@ -298,8 +281,7 @@ def _inside(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, functools.partial):
         yield from (thing.func, *thing.args, *thing.keywords.values())
     elif isinstance(thing, FunctionType):
-        yield from (thing.__defaults__ or ())
-        yield from (thing.__kwdefaults__ or {}).values()
+        yield from (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
         for cell in thing.__closure__ or ():
             with suppress(ValueError):  # an empty cell
                 yield cell.cell_contents
@@ -309,42 +291,38 @@ def _inside(thing: Any) -> Iterator[Any]:
 
 def _follow(root: nn.Module, unproven: dict[str, nn.Module]) -> None:
     """See in the call that begins whether forwards on objects run the blocks below them."""
-    called, ran = set[str](), set[str]()
+    ran = {("", "")}  # paths, of hosts with the name of the block; the root is called now
     blocks = {
-        path: [
-            (f"{path}.{name}".strip("."), host._modules[graft.child])
+        path: {
+            (f"{path}.{name}".strip("."), graft.child): host._modules[graft.child]
             for name, host in module.named_modules()
             for graft in grafts_of(host)
-        ]
+        }
         for path, module in unproven.items()
     }
-    handles = []
-    for path, module in unproven.items():
-        if module is root:
-            called.add(path)
-        handles.append(module.register_forward_pre_hook(_adds(called, path)))
-        for name, block in blocks[path]:
-            handles.append(block.register_forward_hook(_adds(ran, name)))
+
+    def adds(what: tuple[str, str]) -> Callable[..., None]:
+        return lambda *_: ran.add(what)
 
     def end(_: nn.Module, __: Any, output: Any) -> None:
         for handle in handles:
             handle.remove()
         if output is None:
             return  # the call has failed
+        called = {path: module for path, module in unproven.items() if (path, "") in ran}
         lost = {
-            name: f"passed over by the forward that was set on {path or 'the model'!r}"
+            host: f"passed over by the forward that was set on {path or 'the model'!r}"
             for path in called
-            for name, _ in blocks[path]
-            if name not in ran
+            for host, name in blocks[path]
+            if (host, name) not in ran
         }
         if lost:
             raise _error(root, lost)
         record: _Record = vars(root)[_RECORD]
-        proven = {path: vars(unproven[path]).get("forward") for path in called}
+        proven = {path: vars(module).get("forward") for path, module in called.items()}
         _note(root, replace(record, accepted={**record.accepted, **proven}))
 
+    handles = [m.register_forward_pre_hook(adds((path, ""))) for path, m in unproven.items()]
+    for what, block in (item for each in blocks.values() for item in each.items()):
+        handles.append(block.register_forward_hook(adds(what)))
     handles.append(root.register_forward_hook(end, always_call=True))
-
-
-def _adds(names: set[str], name: str) -> Callable[..., None]:
-    return lambda *_: names.add(name)

@@ -26,7 +26,10 @@ __all__ = ["TensorGuard", "call_model", "set_evaluation", "tensors", "unchanged"
 _UNDECLARED = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"}
 # Of no interest among the attributes of a model.
 _ATOMS = {bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size}
-_NOT_STATE = (type, types.ModuleType, types.FunctionType, types.MethodType)
+_CLOSED = (
+    *(type, types.ModuleType, types.FunctionType, types.MethodType),
+    *(torch.jit.ScriptModule, Tensor),
+)
 
 
 def tensors(tree: Any) -> list[Tensor]:
@@ -101,28 +104,19 @@ class TensorGuard:
             storage.copy_(before)
 
 
-def _note_dict(container: dict[Any, Any]) -> Callable[[], None]:
-    """Note what a dict holds, and return what puts it back."""
-    before = dict(container)
+def _note_container(container: Any) -> Callable[[], None]:
+    """Note what a dict, list, deque or set holds, and return what puts it back."""
+
+    def held() -> list[int]:
+        values = container.values() if isinstance(container, dict) else ()
+        return [*map(id, container), *map(id, values)]
+
+    before, ids = list(container.items() if isinstance(container, dict) else container), held()
 
     def restore() -> None:
-        if list(container) != list(before):
+        if held() != ids:
             container.clear()
-        for key, value in before.items():
-            if key not in container or container[key] is not value:
-                container[key] = value
-
-    return restore
-
-
-def _note_elements(container: list[Any] | deque[Any] | set[Any]) -> Callable[[], None]:
-    """Note what a list, deque or set holds, and return what puts it back."""
-    before = list(container)
-
-    def restore() -> None:
-        if list(map(id, container)) != list(map(id, before)):
-            container.clear()
-            (container.update if isinstance(container, set) else container.extend)(before)
+            (container.extend if hasattr(container, "extend") else container.update)(before)
 
     return restore
 
@@ -132,14 +126,12 @@ def _note_tensor(tensor: Tensor) -> Callable[[], None]:
     data, leaf, wanted = tensor.detach(), tensor.is_leaf, tensor.requires_grad
     gradient = tensor.grad if leaf else None
 
+    def place(tensor: Tensor) -> tuple[Any, ...]:
+        return _storage(tensor), tensor.shape, tensor.stride(), tensor.storage_offset()
+
     def restore() -> None:
-        layout = data.layout is torch.strided and tensor.layout is torch.strided
-        if layout and (
-            _storage(tensor) != _storage(data)
-            or tensor.shape != data.shape
-            or tensor.stride() != data.stride()
-            or tensor.storage_offset() != data.storage_offset()
-        ):
+        strided = data.layout is torch.strided and tensor.layout is torch.strided
+        if strided and place(tensor) != place(data):
             tensor.data = data
         if leaf and tensor.is_leaf:
             if tensor.grad is not gradient:
@@ -150,49 +142,15 @@ def _note_tensor(tensor: Tensor) -> Callable[[], None]:
     return restore
 
 
-def _note_module(module: nn.Module) -> Callable[[], None]:
-    """Note a module's class, which a lazy one changes when it runs."""
-    kind = type(module)
-
-    def restore() -> None:
-        if type(module) is not kind:
-            module.__class__ = kind
-
-    return restore
-
-
-def _note_generator(generator: torch.Generator) -> Callable[[], None]:
-    state = generator.get_state()
-
-    def restore() -> None:
-        generator.set_state(state)
-
-    return restore
-
-
-_NOTES: dict[type, Callable[[Any], Callable[[], None]]] = {
-    nn.Module: _note_module,
+_CONTAINERS = (dict, list, tuple, deque, set, frozenset)
+_NOTES: dict[Any, Callable[[Any], Callable[[], None]]] = {
+    # a lazy module changes its class when it runs
+    nn.Module: lambda module: partial(object.__setattr__, module, "__class__", type(module)),
     Tensor: _note_tensor,
-    dict: _note_dict,
-    list: _note_elements,
-    deque: _note_elements,
-    set: _note_elements,
-    torch.Generator: _note_generator,
+    (dict, list, deque, set): _note_container,
+    torch.Generator: lambda generator: partial(generator.set_state, generator.get_state()),
     random.Random: lambda generator: partial(generator.setstate, generator.getstate()),
 }
-
-
-def _held(thing: Any, *, attributes: bool) -> Iterable[Any]:
-    """What an object holds, of which a run may change something."""
-    kind = type(thing)
-    if issubclass(kind, dict):
-        return thing.values()  # type: ignore[no-any-return]
-    if issubclass(kind, list | tuple | deque | set | frozenset):
-        return thing  # type: ignore[no-any-return]
-    if issubclass(kind, (torch.jit.ScriptModule, Tensor, *_NOT_STATE)) or not attributes:
-        return ()
-    own = getattr(thing, "__dict__", None)
-    return () if own is None else (own,)
 
 
 def _note_all(roots: list[Any]) -> list[Callable[[], None]]:
@@ -213,27 +171,23 @@ def _note_all(roots: list[Any]) -> list[Callable[[], None]]:
     todo: list[tuple[Any, bool]] = [(root, False) for root in roots]
     while todo:
         thing, of_module = todo.pop()
-        if thing is None or type(thing) in _ATOMS or id(thing) in seen:
+        kind = type(thing)
+        if thing is None or kind in _ATOMS or id(thing) in seen:
             continue
         seen[id(thing)] = thing
-        container = isinstance(thing, dict | list | tuple | deque | set | frozenset)
-        if isinstance(thing, dict) and not thing:
+        if issubclass(kind, dict) and not thing:
             empty.append(thing)
             continue
-        notes += [note(thing) for base, note in _NOTES.items() if issubclass(type(thing), base)]
-        module = issubclass(type(thing), nn.Module)
-        held = _held(thing, attributes=module or of_module)
+        notes += [note(thing) for base, note in _NOTES.items() if issubclass(kind, base)]
+        module, container = issubclass(kind, nn.Module), issubclass(kind, _CONTAINERS)
+        held: Iterable[Any] = ()
+        if container:
+            held = thing.values() if issubclass(kind, dict) else thing
+        elif (module or of_module) and not issubclass(kind, _CLOSED):
+            held = [own] if (own := getattr(thing, "__dict__", None)) is not None else ()
         inside = module or (of_module and container)
         todo += [(each, inside) for each in held]
     return notes
-
-
-def _devices(models: tuple[nn.Module, ...], inputs: list[Tensor]) -> dict[str, list[torch.device]]:
-    """The accelerators that models and inputs lie on, by type."""
-    every = [t for model in models for t in (*model.parameters(), *model.buffers())]
-    devices = dict.fromkeys(tensor.device for tensor in (*every, *inputs))
-    kinds = dict.fromkeys(device.type for device in devices if device.type not in ("cpu", "meta"))
-    return {kind: [device for device in devices if device.type == kind] for kind in kinds}
 
 
 @contextmanager
@@ -245,12 +199,14 @@ def unchanged(*models: nn.Module, example_input: Any = None) -> Iterator[TensorG
     Python's, and NumPy's where it is loaded. Values of tensors are put back where operators pass
     through the guard that is given; of models that run as copies they cannot change.
     """
-    inputs = tensors(example_input)
+    every = [t for model in models for t in (*model.parameters(), *model.buffers())]
+    devices = {tensor.device for tensor in (*every, *tensors(example_input))}
     guard = TensorGuard()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        for kind, devices in _devices(models, inputs).items():
-            stack.enter_context(torch.random.fork_rng(devices=devices, device_type=kind))
+        for kind in {device.type for device in devices} - {"cpu", "meta"}:
+            of_kind = [device for device in devices if device.type == kind]
+            stack.enter_context(torch.random.fork_rng(devices=of_kind, device_type=kind))
         stack.callback(random.setstate, random.getstate())
         if (numpy := sys.modules.get("numpy")) is not None:
             stack.callback(numpy.random.set_state, numpy.random.get_state())

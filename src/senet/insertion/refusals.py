@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,19 +13,22 @@ from senet.errors import InsertionError
 __all__ = ["check_model"]
 
 _FIRST = "insert into the model itself, then do that again"
-_PARALLEL = (
-    "torch.distributed.fsdp",
-    "torch.distributed._composable",
-    "torch.nn.parallel.",
-)
-_QUANTISED = (
-    "torch.ao.nn.quantized.",
-    "torch.ao.nn.qat.",
-    "torch.ao.nn.intrinsic.qat.",
-    "torch.ao.nn.intrinsic.quantized.",
-    "torch.ao.quantization.",
-    "torchao.",
-)
+_QUANTISE = "insert first, then quantise"
+# Packages whose modules are not run as they are written: what a module of theirs is, and the cure.
+_PACKAGES = {
+    ("torch.distributed.fsdp", "torch.distributed._composable", "torch.nn.parallel."): (
+        "wrapped for parallel training",
+        _FIRST,
+    ),
+    (
+        "torch.ao.nn.quantized.",
+        "torch.ao.nn.qat.",
+        "torch.ao.nn.intrinsic.qat.",
+        "torch.ao.nn.intrinsic.quantized.",
+        "torch.ao.quantization.",
+        "torchao.",
+    ): ("quantised, or prepared for it", _QUANTISE),
+}
 # Of those packages, and part of networks in floating point as well.
 _FLOATING = ("QuantStub", "DeQuantStub", "FloatFunctional")
 
@@ -43,8 +47,7 @@ def check_model(model: nn.Module) -> None:
             f"an SE block can be inserted into a torch.nn.Module, got {type(model).__name__}"
         )
     for path, module in model.named_modules():
-        state, cure = _state_of(module)
-        if state:
+        for state, cure in _states_of(module):
             who = f"this {type(model).__name__}"
             if path:
                 who = f"{path!r} in {who}, a {type(module).__name__},"
@@ -55,33 +58,27 @@ def check_model(model: nn.Module) -> None:
             )
 
 
-def _state_of(module: nn.Module) -> tuple[str, str]:
-    """Why a module cannot be changed and what to do, or two empty strings."""
+def _states_of(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Why a module cannot be changed, and what to do."""
+    kind = type(module)
     if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-        return "compiled", _FIRST
-    if _of(type(module), _PARALLEL):
-        return "wrapped for parallel training", _FIRST
+        yield "compiled", _FIRST
     if isinstance(module, torch.jit.ScriptModule):
-        return "traced or scripted", _FIRST
-    if _of(type(module), _QUANTISED) and type(module).__name__ not in _FLOATING:
-        return "quantised, or prepared for it", "insert first, then quantise"
+        yield "traced or scripted", _FIRST
+    for packages, reason in _PACKAGES.items():
+        if _of(kind, packages) and kind.__name__ not in _FLOATING:
+            yield reason
     if _of(type(vars(module).get("deployment")), ("senet.deploy.",)):
-        return "deployed for inference", "insert into the network that it was made from"
-    return _state_of_tensors(module)
-
-
-def _state_of_tensors(module: nn.Module) -> tuple[str, str]:
-    """The same, for what the module's own parameters and buffers are."""
-    for tensor in (*module._parameters.values(), *module._buffers.values()):
-        if tensor is None:
-            continue
+        yield "deployed for inference", "insert into the network that it was made from"
+    for tensor in filter(
+        torch.is_tensor, (*module._parameters.values(), *module._buffers.values())
+    ):
         if nn.parameter.is_lazy(tensor):
-            return "lazy", "run it once on a batch, then insert"
+            yield "lazy", "run it once on a batch, then insert"
         if _of(type(tensor.data), ("torch.distributed.",)):
-            return "sharded over processes", _FIRST
+            yield "sharded over processes", _FIRST
         if tensor.is_quantized or _of(type(tensor.data), ("torchao.",)):
-            return "quantised", "insert first, then quantise"
-    return "", ""
+            yield "quantised", _QUANTISE
 
 
 def _of(kind: type[Any], packages: tuple[str, ...]) -> bool:

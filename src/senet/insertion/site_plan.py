@@ -9,7 +9,7 @@ from typing import Any, final, overload
 
 from senet.insertion.config import SEConfig
 
-__all__ = ["Site", "SitePlan", "aligned"]
+__all__ = ["InsertionReport", "Site", "SitePlan", "aligned"]
 
 
 @final
@@ -50,7 +50,6 @@ class Site:
         return dataclasses.asdict(self) | {"size": list(self.size)}
 
 
-@final
 @dataclass(frozen=True)
 class SitePlan(Sequence[Site]):
     """The sites of a model, in the order of the data flow. `print(plan)` shows the table.
@@ -61,6 +60,7 @@ class SitePlan(Sequence[Site]):
             already.
         skipped: places without a block as (block, reason).
         looked_at: what was looked at, in one sentence.
+        config: which sites, and how large the blocks would be.
     """
 
     sites: tuple[Site, ...]
@@ -100,11 +100,33 @@ class SitePlan(Sequence[Site]):
         )
         lines = aligned(rows, left=2)
         if self.existing:
-            lines.append(f"already there: {len(self.existing)} gates, at {_some(self.existing)}")
+            more = ", ..." * (len(self.existing) > 4)
+            shown = ", ".join(self.existing[:4]) + more
+            lines.append(f"already there: {len(self.existing)} gates, at {shown}")
         lines += [f"skipped {block}: {reason}" for block, reason in self.skipped[:8]]
         if len(self.skipped) > 8:
             lines.append(f"skipped {len(self.skipped) - 8} more")
         return "\n".join([*lines, self.looked_at])
+
+
+@final
+@dataclass(frozen=True)
+class InsertionReport(SitePlan):
+    """The plan that `insert` has carried out. `print(report)` shows it.
+
+    Attributes:
+        base_parameters: parameters of the model before.
+    """
+
+    base_parameters: int = 0
+
+    def __str__(self) -> str:
+        """Return the plan and the sum."""
+        share = 100 * self.parameters / max(1, self.base_parameters)
+        return (
+            f"{super().__str__()}\ninserted {len(self)} SE blocks: +{self.parameters:,} parameters "
+            f"(+{share:.2f} % on {self.base_parameters:,}), +{self.macs:,} multiply-adds per image"
+        )
 
 
 def _row(site: Site) -> tuple[str, ...]:
@@ -123,7 +145,3 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
         padded[:left] = [c.ljust(w) for c, w in zip(row[:left], widths, strict=False)]
         lines.append("  ".join(padded).rstrip())
     return lines
-
-
-def _some(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

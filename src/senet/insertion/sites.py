@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from senet.insertion.anchors import Anchor, anchors_for, choose, kind_of, stage_of
+from senet.insertion.anchors import CONTAINERS, Anchor, anchors_for, choose, kind_of, stage_of
 from senet.insertion.config import SEConfig, Selector
 from senet.insertion.operators import ADDITIONS
 from senet.insertion.refusals import check_model
@@ -21,40 +21,34 @@ __all__ = ["find_sites"]
 
 def _has_gate(units: Units, unit: Unit) -> bool:
     """Whether the unit's branch, or its joined map, has a gate of its own already."""
-    for gated in units.gating.existing:
-        if gated.map == unit.join:
-            return True
-        inside = units.flow.comes_from(unit.branch, gated.product) and gated.product > unit.fork
-        if unit.kind == "plain":
-            before = units.flow.comes_from(unit.join, gated.product)
-            if before and units.flow.depth(gated.product, unit.join) == 1:
-                return True
-        elif inside and units.flow.comes_from(gated.map, unit.fork):
-            return True
-        behind = unit.kind == "concat" and units.flow.comes_from(gated.map, unit.join)
-        if behind and units.flow.depth(unit.join, gated.map) <= 1:
+    join, depth = unit.join, units.flow.depth
+    for product, map_ in ((gated.product, gated.map) for gated in units.gating.existing):
+        before, behind = join.comes_from(product), map_.comes_from(join)
+        inside = unit.branch.comes_from(product) and product.index > unit.fork.index
+        if (
+            map_ is join
+            or (unit.kind == "plain" and before and depth(product, join) == 1)
+            or (unit.kind != "plain" and inside and map_.comes_from(unit.fork))
+            or (unit.kind == "concat" and behind and depth(join, map_) <= 1)
+        ):
             return True
     return False
 
 
 def _alike(units: Units, all_units: list[Unit]) -> tuple[list[Unit], list[Call]]:
     """Blocks of a residual one's class without an identity: their stride or width forbids it."""
-    values = units.values
-    blocks = {values[u.join].scope for u in all_units if u.branch != u.join}
-    kinds = {
-        type(units.modules[b])
-        for b in blocks
-        if b and not isinstance(units.modules[b], nn.Sequential | nn.ModuleList | nn.ModuleDict)
-    }
+    forked = [unit for unit in all_units if unit.branch is not unit.join]
+    blocks = {unit.block for unit in forked} - {""}
+    kinds = {type(units.modules[block]) for block in blocks}
     extra, calls = [], []
     for path, module in units.modules.items():
         runs = units.flow.calls_of[path]
-        if type(module) not in kinds or len(runs) != 1:
+        if type(module) not in kinds or isinstance(module, CONTAINERS) or len(runs) != 1:
             continue
         call = runs[0]
-        if any(call.start <= u.join < call.end and u.branch != u.join for u in all_units):
+        if any(call.makes(unit.join) for unit in forked):
             continue
-        if call.output is None or call.input is None or not units.values[call.output].is_map:
+        if call.output is None or call.input is None or not call.output.is_map:
             continue
         if units.flow.depth(call.input, call.output) >= 2:
             extra.append(Unit("residual", call.output, call.input, call.output, path))
@@ -72,11 +66,7 @@ def _selected(selector: Selector, site: Site) -> bool:
 def _wanted(site: Site, config: SEConfig) -> bool:
     in_stage = config.stages is None or site.stage in config.stages
     included = config.include is None or _selected(config.include, site)
-    return (
-        in_stage
-        and included
-        and not (config.exclude is not None and _selected(config.exclude, site))
-    )
+    return in_stage and included and not _selected(config.exclude, site)
 
 
 def _in_head(model: nn.Module, site: Site) -> bool:
@@ -90,8 +80,7 @@ def _in_head(model: nn.Module, site: Site) -> bool:
 def _site(
     units: Units, unit: Unit, anchor: Anchor, config: SEConfig, image: tuple[int, ...]
 ) -> Site:
-    value = units.values[anchor.value]
-    channels, size = value.shape[1], value.shape[2:]
+    _, channels, *size = anchor.value.shape
     hidden = config.hidden_for(channels)
     positions = math.prod(size) if config.squeeze == "none" else 1
     vectors = (hidden + channels if config.bias else 0) + channels * (config.squeeze == "constant")
@@ -103,25 +92,25 @@ def _site(
         block=unit.block,
         channels=channels,
         hidden=hidden,
-        size=size,
-        stage=stage_of(image, size),
+        size=tuple(size),
+        stage=stage_of(image, tuple(size)),
         parameters=2 * channels * hidden + vectors,
         macs=2 * channels * hidden * positions,
     )
 
 
 def _looked_at(units: Units, all_units: list[Unit]) -> str:
-    values = units.values
-    maps = sum(v.op in ADDITIONS and v.is_map for v in values)
-    sums = sum(v.op in ADDITIONS for v in values)
-    cats = sum(v.op == "cat" for v in values)
-    convs = sum(bool(v.weight_shape) for v in values)
+    values = units.flow.values
+    sums = [value for value in values if value.op in ADDITIONS]
+    maps = sum(value.is_map for value in sums)
+    cats = sum(value.op == "cat" for value in values)
+    convolutions = sum(bool(value.weight_shape) for value in values)
     text = (
-        f"looked at {len(units.flow.calls)} module calls: {convs} convolutions, "
-        f"{sums} additions ({maps} of feature maps), {cats} concatenations, "
+        f"looked at {len(units.flow.calls)} module calls: {convolutions} convolutions, "
+        f"{len(sums)} additions ({maps} of feature maps), {cats} concatenations, "
         f"{len(units.gating.existing)} gates; {len(all_units)} units"
     )
-    if not all_units and sums > maps:
+    if not all_units and len(sums) > maps:
         text += (
             "; its additions join tokens, not feature maps [N, C, *spatial]: "
             "SE rescales the channels of convolutional maps"
@@ -131,10 +120,8 @@ def _looked_at(units: Units, all_units: list[Unit]) -> str:
 
 def _image(units: Units) -> tuple[int, ...]:
     """The spatial size that the first convolution reads."""
-    for value in units.values:
-        if value.weight_shape and value.parents:
-            return units.values[value.parents[0]].shape[2:]
-    return ()
+    read = (v.parents[0].shape[2:] for v in units.flow.values if v.weight_shape and v.parents)
+    return next(read, ())
 
 
 def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = None) -> SitePlan:
@@ -174,33 +161,25 @@ def find_sites(model: nn.Module, example_input: Any, config: SEConfig | None = N
     all_units = find_units(units)
     if config.integration in ("standard", "inner", "inner_act"):
         extra, calls = _alike(units, all_units)
-        all_units = [
-            u for u in all_units if not any(c.start <= u.join < c.end for c in calls)
-        ] + extra
-        all_units.sort(key=lambda unit: unit.join)
-    skipped: list[tuple[str, str]] = []
-    wanted = []
-    for unit in all_units:
-        if config.existing == "skip" and _has_gate(units, unit):
-            skipped.append((unit.block, "has an SE block, or a gate of its kind, already"))
-        else:
-            wanted.append(unit)
-    chosen = choose(units, [anchors_for(units, unit, config.integration) for unit in wanted])
+        others = [u for u in all_units if not any(call.makes(u.join) for call in calls)]
+        all_units = sorted(others + extra, key=lambda unit: unit.join.index)
+    gated = [u for u in all_units if config.existing == "skip" and _has_gate(units, u)]
+    skipped = [(unit.block, "has an SE block, or a gate of its kind, already") for unit in gated]
+    free = [unit for unit in all_units if unit not in gated]
+    chosen = choose(units, [anchors_for(units, unit, config.integration) for unit in free])
     image, sites = _image(units), dict[tuple[str, str], Site]()
-    for unit, anchor in zip(wanted, chosen, strict=True):
+    for unit, anchor in zip(free, chosen, strict=True):
         if anchor is None:
-            skipped.append(
-                (unit.block, f"no module boundary for integration {config.integration!r}")
-            )
+            reason = f"no module boundary for integration {config.integration!r}"
+            skipped.append((unit.block, reason))
             continue
         site = _site(units, unit, anchor, config, image)
         if config.include is None and _in_head(model, site):
-            skipped.append(
-                (unit.block, "in the head of a detector; `include` takes it all the same")
-            )
+            reason = "in the head of a detector; `include` takes it all the same"
+            skipped.append((unit.block, reason))
         elif _wanted(site, config):
             sites.setdefault((site.path, site.where), site)
-    existing = tuple(dict.fromkeys(gated.path for gated in units.gating.existing))
+    existing = tuple(dict.fromkeys(gated.product.scope for gated in units.gating.existing))
     return SitePlan(
         tuple(sites.values()), existing, tuple(skipped), _looked_at(units, all_units), config
     )

@@ -1,12 +1,11 @@
-"""Insertion and removal: the calls that change a model, and what they report."""
+"""Insertion and removal: the calls that change a model."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,7 +16,6 @@ from senet.insertion.config import SEConfig
 from senet.insertion.fused_forward import look_around
 from senet.insertion.graft import (
     Graft,
-    base_of,
     carry,
     grafts,
     grafts_of,
@@ -26,11 +24,10 @@ from senet.insertion.graft import (
 )
 from senet.insertion.guard import guarded, settle, unwatch, watch
 from senet.insertion.refusals import check_model
-from senet.insertion.site_plan import Site, SitePlan
+from senet.insertion.site_plan import InsertionReport, Site, SitePlan
 from senet.insertion.sites import find_sites
 
 __all__ = [
-    "InsertionReport",
     "SEParameters",
     "attach",
     "detach",
@@ -47,44 +44,6 @@ _NAMES = {
     "input": ("se_in",),
     "shortcut": ("se_shortcut",),
 }
-
-
-@final
-@dataclass(frozen=True)
-class InsertionReport:
-    """What `insert` did. `print(report)` shows it.
-
-    Attributes:
-        sites: the sites that got a block.
-        existing: module paths of the gates that the model had already.
-        skipped: places that got none, as (block, reason).
-        base_parameters: parameters of the model before.
-        plan: the plan that was carried out.
-    """
-
-    sites: tuple[Site, ...]
-    existing: tuple[str, ...]
-    skipped: tuple[tuple[str, str], ...]
-    base_parameters: int
-    plan: SitePlan
-
-    @property
-    def parameters(self) -> int:
-        """Parameters added."""
-        return self.plan.parameters
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds added per image."""
-        return self.plan.macs
-
-    def __str__(self) -> str:
-        """Return the plan and the sum."""
-        share = 100 * self.parameters / max(1, self.base_parameters)
-        return (
-            f"{self.plan}\ninserted {len(self.sites)} SE blocks: +{self.parameters:,} parameters "
-            f"(+{share:.2f} % on {self.base_parameters:,}), +{self.macs:,} multiply-adds per image"
-        )
 
 
 class SEParameters(NamedTuple):
@@ -144,31 +103,25 @@ def insert(model: nn.Module, example_input: Any, config: SEConfig | None = None)
     plan = find_sites(model, example_input, config)
     if not plan.sites:
         raise NoSitesError(_nothing(model, plan))
-    parameters = sum(p.numel() for p in model.parameters())
+    before = sum(p.numel() for p in model.parameters())
+    report = InsertionReport(**vars(plan), base_parameters=before)
     # the sites are what was chosen; a function cannot be kept beside the weights
-    kept = dataclasses.replace(config, include=None, exclude=None)
-    attach(model, plan.sites, kept)
-    return InsertionReport(plan.sites, plan.existing, plan.skipped, parameters, plan)
+    attach(model, plan.sites, replace(config, include=None, exclude=None))
+    return report
 
 
 def _nothing(model: nn.Module, plan: SitePlan) -> str:
-    text = f"no place for an SE block was found in this {type(model).__name__}: {plan.looked_at}"
-    reasons = dict.fromkeys(reason for _, reason in plan.skipped)
-    if reasons:
-        text += f"; {len(plan.skipped)} units were skipped: {'; '.join(reasons)}"
-    if plan.config.integration != "standard":
-        return (
-            text + f"; integration {plan.config.integration!r} needs residual units: try 'standard'"
-        )
-    if plan.config.existing == "skip" and plan.existing:
-        return text + "; SEConfig(existing='add') inserts all the same"
-    if (
-        plan.config.include is not None
-        or plan.config.exclude is not None
-        or plan.config.stages is not None
-    ):
-        return text + "; loosen stages, include and exclude, and read senet.find_sites(...) first"
-    return text
+    config, advice = plan.config, ""
+    if config.integration != "standard":
+        advice = f"; integration {config.integration!r} needs residual units: try 'standard'"
+    elif config.existing == "skip" and plan.existing:
+        advice = "; SEConfig(existing='add') inserts all the same"
+    elif (config.stages, config.include, config.exclude) != (None, None, None):
+        advice = "; loosen stages, include and exclude, and read senet.find_sites(...) first"
+    reasons = "; ".join(dict.fromkeys(reason for _, reason in plan.skipped))
+    skipped = f"; {len(plan.skipped)} units were skipped: {reasons}" if reasons else ""
+    what = f"no place for an SE block was found in this {type(model).__name__}"
+    return f"{what}: {plan.looked_at}{skipped}{advice}"
 
 
 def attach(model: nn.Module, sites: Iterable[Site], config: SEConfig) -> None:
@@ -181,17 +134,15 @@ def attach(model: nn.Module, sites: Iterable[Site], config: SEConfig) -> None:
     """
     sites = tuple(sites)
     for site in sites:
-        _check(model, site)
+        _place(model, site)
     with undone(model):
-        blocks = []
-        for site in sites:
-            device, dtype = _placement(model, site.path)
-            options = config.block_options()
-            blocks.append(
-                SqueezeExcitation(
-                    site.channels, hidden=site.hidden, device=device, dtype=dtype, **options
-                )
+        options = config.block_options()
+        blocks = [
+            SqueezeExcitation(
+                site.channels, hidden=site.hidden, **options, **_placement(model, site.path)
             )
+            for site in sites
+        ]
         for site, block in zip(sites, blocks, strict=True):
             _attach(model, site, config, block)
         watch(model)
@@ -210,18 +161,17 @@ def undone(model: nn.Module) -> Iterator[None]:
 
 
 def _attach(model: nn.Module, site: Site, config: SEConfig, block: nn.Module) -> None:
-    module = model.get_submodule(site.path)
-    block.train(module.training)
-    graft = Graft(base_of(module), _child_name(module, site), site, config)
-    module.add_module(graft.child, block)
-    carry(module, (*grafts_of(module), graft))
+    module, name = _place(model, site)
+    module.add_module(name, block.train(module.training))
+    carry(module, (*grafts_of(module), Graft(name, site, config)))
     if site.where == "output":
         look_around(model, site.path)
     if site.where == "shortcut":
         lend_identity(model.get_submodule(site.block), site.path.removeprefix(site.block + "."))
 
 
-def _check(model: nn.Module, site: Site) -> None:
+def _place(model: nn.Module, site: Site) -> tuple[nn.Module, str]:
+    """The module that a site names, and the name under which it can take its block."""
     try:
         module = model.get_submodule(site.path)
     except AttributeError as error:
@@ -229,32 +179,23 @@ def _check(model: nn.Module, site: Site) -> None:
             f"the site {site.path!r} must be a module of the model, but there is none in this "
             f"{type(model).__name__}; use the same base network as the sites were found on"
         ) from error
-    _child_name(module, site)
-
-
-def _child_name(module: nn.Module, site: Site) -> str:
-    """The name under which a module can take its block."""
+    names = _NAMES[site.where]
     taken = any(graft.site.where == site.where for graft in grafts_of(module))
-    for name in _NAMES[site.where]:
-        if not taken and not hasattr(module, name):
-            return name
-    names = " or ".join(_NAMES[site.where])
-    raise InsertionError(
-        f"the module {site.path!r} must have {names} free for its block, but has such an "
-        "attribute already; exclude this site"
-    )
+    if taken or all(hasattr(module, name) for name in names):
+        raise InsertionError(
+            f"the module {site.path!r} must have {' or '.join(names)} free for its block, but has "
+            "such an attribute already; exclude this site"
+        )
+    return module, next(name for name in names if not hasattr(module, name))
 
 
-def _placement(model: nn.Module, path: str) -> tuple[torch.device | None, torch.dtype | None]:
+def _placement(model: nn.Module, path: str) -> dict[str, Any]:
     """Device and floating type of a module's parameters, else of those of what surrounds it."""
-    while True:
-        module = model.get_submodule(path)
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                return tensor.device, tensor.dtype
-        if not path:
-            return None, None
-        path = path.rpartition(".")[0]
+    module = model.get_submodule(path)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return {"device": tensor.device, "dtype": tensor.dtype}
+    return _placement(model, path.rpartition(".")[0]) if path else {}
 
 
 def detach(model: nn.Module) -> list[Graft]:

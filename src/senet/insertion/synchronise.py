@@ -13,8 +13,10 @@ from senet.insertion.guard import settle
 
 __all__ = ["convert_sync_batchnorm"]
 
-_TORCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_OURS = (SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d)
+_KINDS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d),
+)
 
 
 def convert_sync_batchnorm(model: nn.Module, process_group: Any = None) -> nn.Module:
@@ -41,20 +43,20 @@ def convert_sync_batchnorm(model: nn.Module, process_group: Any = None) -> nn.Mo
         >>> type(convert_sync_batchnorm(model)[1]).__name__
         'SESyncBatchNorm'
     """
-    found = [
-        (path, module)
+    norms = {
+        path: module
         for path, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         and not isinstance(module, nn.SyncBatchNorm)
-    ]
-    for path, module in found:
-        if base_of(module) not in (*_TORCH, *_OURS):
+    }
+    for path, module in norms.items():
+        if base_of(module) not in _KINDS:
             raise InsertionError(
                 f"a batch norm to convert must be one of torch's, but {path!r} is a "
                 f"{base_of(module).__name__}; convert the network with its library's own function "
                 "(timm.layers.convert_sync_batchnorm), then call senet.insert"
             )
-    for _, module in found:
+    for module in norms.values():
         rebase(module, nn.SyncBatchNorm)
         vars(module)["process_group"] = process_group
     settle(model)

@@ -7,8 +7,11 @@ scripted activations and unusual control flow are all seen as what they compute.
 
 from __future__ import annotations
 
+import functools
+import operator
 import weakref
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -37,13 +40,13 @@ _FIRST_ONLY = NORMS | {
 
 
 @final
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Value:
     """One version of one tensor. An operator that works in place makes a new version."""
 
     index: int
     op: str  # name of the operator that made it, "input" for an input of the model
-    parents: tuple[int, ...]  # the values it was made from; parameters and constants are none
+    parents: tuple[Value, ...]  # the values it was made from; parameters and constants are none
     shape: tuple[int, ...]
     scope: str  # path of the module whose forward called the operator
     ancestors: int  # bit i set: value i is this value or one that it was made from
@@ -52,7 +55,11 @@ class Value:
     stride: tuple[int, ...] = ()  # of a convolution
     groups: int = 1  # of a convolution
     axis: int | None = None  # of a concatenation or a stack
-    consumers: list[int] = field(default_factory=list)
+    consumers: list[Value] = field(default_factory=list)
+
+    def comes_from(self, source: Value) -> bool:
+        """Whether this is `source` or was made from it."""
+        return bool(self.ancestors >> source.index & 1)
 
     @property
     def is_map(self) -> bool:
@@ -71,10 +78,14 @@ class Call:
     """One call of one module."""
 
     path: str
-    input: int | None  # the value of its first positional argument
-    start: int  # the first value made during the call
+    input: Value | None  # its first positional argument
+    start: int  # index of the first value made during the call
     end: int = 0  # one past the last
-    output: int | None = None  # the value it returned, if it returned one tensor
+    output: Value | None = None  # what it returned, if that was one tensor
+
+    def makes(self, value: Value) -> bool:
+        """Whether a value was made during the call."""
+        return self.start <= value.index < self.end
 
 
 def _look_up() -> defaultdict[Any, list[Call]]:
@@ -92,10 +103,10 @@ class Flow:
 
     values: list[Value] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
-    outputs_of: defaultdict[int | None, list[Call]] = field(default_factory=_look_up)
-    readers_of: defaultdict[int | None, list[Call]] = field(default_factory=_look_up)
+    outputs_of: defaultdict[Value | None, list[Call]] = field(default_factory=_look_up)
+    readers_of: defaultdict[Value | None, list[Call]] = field(default_factory=_look_up)
     calls_of: defaultdict[str, list[Call]] = field(default_factory=_look_up)
-    outputs: set[int] = field(default_factory=set)  # the values that the model returned
+    outputs: set[Value] = field(default_factory=set)  # what the model returned
 
     def add_call(self, call: Call) -> None:
         """Add a call that has ended."""
@@ -104,35 +115,26 @@ class Flow:
         self.readers_of[call.input].append(call)
         self.calls_of[call.path].append(call)
 
-    def comes_from(self, value: int, source: int) -> bool:
-        """Whether `value` is `source` or was made from it."""
-        return bool(self.values[value].ancestors >> source & 1)
-
-    def fork_of(self, operands: tuple[int, ...]) -> int | None:
+    def fork_of(self, operands: Iterable[Value]) -> Value | None:
         """The latest value that all operands come from."""
-        common = -1
-        for operand in operands:
-            common &= self.values[operand].ancestors
-        return common.bit_length() - 1 if common > 0 else None
+        common = functools.reduce(operator.and_, (operand.ancestors for operand in operands))
+        return self.values[common.bit_length() - 1] if common else None
 
-    def sources(self, value: int) -> list[Value]:
+    def sources(self, value: Value) -> list[Value]:
         """All values that a value was made from, in order."""
-        return [v for v in self.values[:value] if self.comes_from(value, v.index)]
+        return [v for v in self.values[: value.index] if value.comes_from(v)]
 
-    def between(self, fork: int, end: int) -> list[Value]:
+    def between(self, fork: Value, end: Value) -> list[Value]:
         """The values on the paths from the fork (excluded) to `end` (included)."""
-        return [
-            v
-            for v in self.values[fork + 1 : end + 1]
-            if self.comes_from(v.index, fork) and self.comes_from(end, v.index)
-        ]
+        values = self.values[fork.index + 1 : end.index + 1]
+        return [v for v in values if v.comes_from(fork) and end.comes_from(v)]
 
-    def depth(self, fork: int, end: int) -> int:
+    def depth(self, fork: Value, end: Value) -> int:
         """How many convolutions and linear layers the longest path from the fork to `end` has."""
         depths = {fork: 0}
         for value in self.between(fork, end):
             inside = [depths[p] for p in value.parents if p in depths]
-            depths[value.index] = max(inside, default=0) + (value.op in DENSE)
+            depths[value] = max(inside, default=0) + (value.op in DENSE)
         return depths.get(end, 0)
 
 
@@ -143,9 +145,9 @@ class FlowRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.flow = Flow()
         self.stack: list[Call] = []
-        self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._known: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
 
-    def compute(self, func: Any, args: Any, kwargs: Any, parents: tuple[int, ...]) -> Any:
+    def compute(self, func: Any, args: Any, kwargs: Any, parents: tuple[Value, ...]) -> Any:
         """Call an operator. If it has parents, its output is the next value of the flow."""
         return func(*args, **kwargs)
 
@@ -154,28 +156,31 @@ class FlowRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tensors(example_input):
             self.add(leaf, "input", (), 1 if leaf.dim() >= 3 else None)
 
-    def find(self, tensor: Any) -> int | None:
-        """Return the index of the value that a tensor is; None where it is none."""
+    def find(self, tensor: Any) -> Value | None:
+        """Return the value that a tensor is; None where it is none."""
         known = self._known.get(id(tensor))
         return known[1] if known is not None and known[0]() is tensor else None
 
-    def add(self, tensor: Tensor, op: str, parents: tuple[int, ...], layout: int | None) -> Value:
+    def find_all(self, tree: Any) -> tuple[Value, ...]:
+        """Return the values that tensors in nested containers are, each once."""
+        values = (self.find(tensor) for tensor in tensors(tree))
+        return tuple(dict.fromkeys(value for value in values if value is not None))
+
+    def add(self, tensor: Tensor, op: str, parents: tuple[Value, ...], layout: int | None) -> Value:
         """Note a tensor as a new value."""
-        values = self.flow.values
-        index, scope = len(values), self.stack[-1].path if self.stack else ""
-        ancestors = 1 << index
-        for parent in parents:
-            ancestors |= values[parent].ancestors
-            values[parent].consumers.append(index)
+        index, scope = len(self.flow.values), self.stack[-1].path if self.stack else ""
         shape = tuple(int(n) for n in tensor.shape)
-        values.append(Value(index, op, parents, shape, scope, ancestors, layout))
-        self._known[id(tensor)] = (weakref.ref(tensor), index)
-        return values[index]
+        value = Value(index, op, parents, shape, scope, 1 << index, layout)
+        for parent in parents:
+            value.ancestors |= parent.ancestors
+            parent.consumers.append(value)
+        self.flow.values.append(value)
+        self._known[id(tensor)] = (weakref.ref(tensor), value)
+        return value
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        known = (self.find(tensor) for tensor in tensors((args, kwargs)))
-        parents = tuple(dict.fromkeys(index for index in known if index is not None))
+        parents = self.find_all((args, kwargs))
         out = self.compute(func, args, kwargs, parents)
         if parents:
             op = func.overloadpacket.__name__
@@ -184,8 +189,8 @@ class FlowRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._record(tensor, op, parents, args)
         return out
 
-    def _record(self, tensor: Tensor, op: str, parents: tuple[int, ...], args: Any) -> None:
-        first = self.flow.values[parents[0]]
+    def _record(self, tensor: Tensor, op: str, parents: tuple[Value, ...], args: Any) -> None:
+        first = parents[0]
         if op in ("sum", "mean") and first.op == "stack" and len(args) > 1:
             axes = [axis % len(first.shape) for axis in args[1] or ()]
             if axes == [first.axis] and tensor.dim() == len(first.shape) - 1:
@@ -198,11 +203,11 @@ class FlowRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif op in ("cat", "stack"):
             value.axis = (args[1] if len(args) > 1 else 0) % max(1, len(value.shape))
 
-    def _layout(self, op: str, parents: tuple[int, ...], args: Any, out: Tensor) -> int | None:
+    def _layout(self, op: str, parents: tuple[Value, ...], args: Any, out: Tensor) -> int | None:
         """The channel dimension of an operator's output, if it can be told."""
         if op in CONVOLUTIONS:
             return 1 if out.dim() >= 3 else None
-        known = [self.flow.values[p] for p in parents if self.flow.values[p].layout is not None]
+        known = [parent for parent in parents if parent.layout is not None]
         if not known:
             return None
         first = known[0]
@@ -217,16 +222,15 @@ class FlowRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _moved(op: str, value: Value, args: Any) -> int | None:
-    rank = len(value.shape)
-    order = list(range(rank))
-    if op == "permute":
-        order = [d % rank for d in args[1]]
-    elif op == "transpose":
-        a, b = args[1] % rank, args[2] % rank
-        order[a], order[b] = order[b], order[a]
-    else:
+    """Where the channels are behind a permutation."""
+    rank, layout = len(value.shape), value.layout
+    if layout is None or op == "movedim":
         return None
-    return order.index(value.layout) if value.layout is not None else None
+    if op == "permute":
+        order: list[int] = [d % rank for d in args[1]]
+        return order.index(layout)
+    a, b = int(args[1]) % rank, int(args[2]) % rank
+    return {a: b, b: a}.get(layout, layout)
 
 
 @final
@@ -235,7 +239,7 @@ class _Guarded(FlowRecorder):  # type: ignore[no-untyped-call]
         super().__init__()
         self.guard = guard
 
-    def compute(self, func: Any, args: Any, kwargs: Any, parents: tuple[int, ...]) -> Any:
+    def compute(self, func: Any, args: Any, kwargs: Any, parents: tuple[Value, ...]) -> Any:
         return self.guard.call(func, args, kwargs)
 
 
@@ -273,8 +277,7 @@ def _run(model: nn.Module, example_input: Any, recorder: FlowRecorder) -> None:
             with recorder:
                 recorder.add_inputs(example)
                 returned = call_model(model, example)
-        known = (recorder.find(leaf) for leaf in tensors(returned))
-        recorder.flow.outputs = {index for index in known if index is not None}
+        recorder.flow.outputs = {*recorder.find_all(returned)}
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,6 +7,7 @@ the latest value that all its operands come from.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from itertools import combinations
 from typing import final
@@ -33,11 +34,11 @@ class Unit:
     """One place where an SE block can stand."""
 
     kind: str  # "residual", "concat" or "plain"
-    join: int  # the value behind the sum, the concatenation, or the activation
-    fork: int
-    branch: int  # the operand that the standard integration rescales; concat and plain: the join
+    join: Value  # behind the sum, the concatenation, or the activation
+    fork: Value
+    branch: Value  # the operand that the standard integration rescales; concat and plain: the join
     block: str  # the module in which it joins
-    shortcut: int | None = None  # the identity operand; of several branches, the first's only
+    shortcut: Value | None = None  # the identity operand; of several branches, the first's only
 
 
 @final
@@ -47,83 +48,61 @@ class Units:
     def __init__(self, flow: Flow, modules: dict[str, nn.Module]) -> None:
         self.flow = flow
         self.modules = modules
-        self.values = flow.values
         self.gating = Gating(flow)
 
     # sums
 
-    def operands(self, join: Value) -> tuple[int, ...]:
+    def operands(self, join: Value) -> list[Value]:
         """What a sum of maps adds up, however it is written: in pairs, in any order, from 0 on.
 
         A partial sum that no module returns and nothing else reads is a way of writing, no value of
         its own. What is spread over the map (a bias, a squeezed map) is no operand.
         """
-        operands: list[int] = []
-        for parent in join.parents:
-            value = self.values[parent]
-            if value.shape != join.shape:
-                continue
-            operands += self.operands(value) if self._is_partial(value) else [parent]
-        return tuple(dict.fromkeys(operands))
+        same = [p for p in join.parents if p.shape == join.shape]
+        operands = (self.operands(p) if self._is_partial(p) else [p] for p in same)
+        return [*dict.fromkeys(itertools.chain.from_iterable(operands))]
 
     def _is_partial(self, value: Value) -> bool:
-        consumers = [self.values[c] for c in value.consumers]
-        return (
-            value.op in ADDITIONS
-            and not self.flow.outputs_of[value.index]
-            and len(consumers) == 1
-            and consumers[0].op in ADDITIONS
-            and consumers[0].shape == value.shape
-        )
+        if value.op not in ADDITIONS or self.flow.outputs_of[value]:
+            return False
+        return [(c.op in ADDITIONS, c.shape) for c in value.consumers] == [(True, value.shape)]
 
     def residual(self) -> list[Unit]:
         """The residual units: a sum of branches and their identity (or a projection of it)."""
-        return [
-            unit
-            for value in self.values
-            if value.op in ADDITIONS and value.is_map and not self._is_partial(value)
-            for unit in self._residual(value, self.operands(value))
-        ]
+        sums = [v for v in self.flow.values if v.op in ADDITIONS and v.is_map]
+        return [u for v in sums if not self._is_partial(v) for u in self._residual(v)]
 
-    def _residual(self, join: Value, operands: tuple[int, ...]) -> list[Unit]:
+    def _residual(self, join: Value) -> list[Unit]:
         """The branches of a sum; of operands that fork at several values, of the latest fork."""
-        pairs = {pair: self.flow.fork_of(pair) for pair in combinations(operands, 2)}
-        forks = sorted({fork for fork in pairs.values() if fork is not None}, reverse=True)
-        for fork in forks:
-            group = [o for o in operands if self.flow.comes_from(o, fork)]
+        operands = self.operands(join)
+        pairs = combinations(operands, 2)
+        forks = {fork for pair in pairs if (fork := self.flow.fork_of(pair)) is not None}
+        for fork in sorted(forks, key=lambda each: each.index, reverse=True):
+            group = [o for o in operands if o.comes_from(fork)]
             if units := self._branches(join, fork, group):
                 return units
         return []
 
-    def _branches(self, join: Value, fork: int, operands: list[int]) -> list[Unit]:
+    def _branches(self, join: Value, fork: Value, operands: list[Value]) -> list[Unit]:
         depths = {operand: self.flow.depth(fork, operand) for operand in operands}
-        shortcut = min(operands, key=lambda operand: (depths[operand], operand))
+        shortcut = min(operands, key=lambda operand: (depths[operand], operand.index))
         short = depths[shortcut]
-        if len(self.values[fork].shape) < 3 or short > 2:
+        if len(fork.shape) < 3 or short > 2:
             return []
-        if short == 0 and self._is_slice(shortcut, fork):
+        if short == 0 and _is_slice(shortcut, fork):
             return []  # an exchange between splits inside a block (Res2Net)
-        branches = [
-            operand
-            for operand in sorted(operands)
-            if depths[operand] > short and self._is_branch(fork, operand, depths[operand])
-        ]
+        longer = [o for o in operands if depths[o] > short and self._is_branch(fork, o, depths[o])]
         return [
-            Unit("residual", join.index, fork, branch, join.scope, None if i else shortcut)
-            for i, branch in enumerate(branches)
+            Unit("residual", join, fork, branch, join.scope, None if i else shortcut)
+            for i, branch in enumerate(sorted(longer, key=lambda operand: operand.index))
         ]
 
-    def _is_branch(self, fork: int, operand: int, depth: int) -> bool:
+    def _is_branch(self, fork: Value, operand: Value, depth: int) -> bool:
         path = self.flow.between(fork, operand)
         if depth < 2 and not any(v.op in ACTIVATIONS for v in path):
             return False  # parallel linear layers that make one layer together (RepVGG)
         # levels of a pyramid that meet are not a branch and its identity
-        return not any(self._upsamples(v) for v in path)
-
-    def _is_slice(self, value: int, source: int) -> bool:
-        """Whether a map has only some of the channels of another, at the same resolution."""
-        a, b = self.values[value].shape, self.values[source].shape
-        return a[2:] == b[2:] and a[1] < b[1]
+        return not any(map(_upsamples, path))
 
     # concatenations
 
@@ -133,12 +112,12 @@ class Units:
         A lone branch beside an identity counts as a residual branch.
         """
         units = []
-        for value in self.values:
+        for value in self.flow.values:
             if value.op != "cat" or value.axis != 1 or len(value.parents) < 2 or not value.is_map:
                 continue
             fork = self.flow.fork_of(value.parents)
             # the skip connections of a U-Net span several resolutions
-            if fork is None or any(map(self._upsamples, self.flow.between(fork, value.index))):
+            if fork is None or any(map(_upsamples, self.flow.between(fork, value))):
                 continue
             branches = [p for p in value.parents if self.flow.depth(fork, p) > 0]
             others = [p for p in value.parents if p not in branches]
@@ -147,19 +126,17 @@ class Units:
             lone = len(branches) == len(others) == 1 and all(
                 v.op in TRANSPARENT for v in self.flow.between(fork, others[0])
             )
-            branch = branches[0] if lone else value.index
-            units.append(Unit("concat", value.index, fork, branch, value.scope))
+            units.append(Unit("concat", value, fork, branches[0] if lone else value, value.scope))
         return units
 
     def joins_tokens(self) -> bool:
         """Whether there are residual additions of tokens: the network only starts with maps."""
         return any(
             value.op in ADDITIONS
-            and len(value.parents) == 2
             and len(value.shape) >= 3
             and not value.is_map
-            and all(self.values[p].shape == value.shape for p in value.parents)
-            for value in self.values
+            and [p.shape for p in value.parents] == [value.shape] * 2
+            for value in self.flow.values
         )
 
     # plain convolutions
@@ -169,90 +146,84 @@ class Units:
 
         Not behind depthwise ones, nor behind a strided one that reads the image, nor within a gate.
         """
-        units, passed = [], set[int]()
-        for value in reversed(self.values):
-            gated = self.gating.gated.get(value.index)
-            product = gated is not None and self.values[gated.gate].shape == value.shape
-            activation = value.index in self.gating.activations
+        units, passed = [], set[Value]()
+        for value in reversed(self.flow.values):
+            gated = self.gating.gated.get(value)
+            product = gated is not None and gated.gate.shape == value.shape
             # a product has its place where no activation comes behind it
-            if not activation and not (product and value.index not in passed):
+            if value not in self.gating.activations and not (product and value not in passed):
                 continue
             convolutions, through = self.convolutions_before(value)
             passed |= through
-            pooled = value.is_single and any(v.is_single for v in self.flow.sources(value.index))
-            inside = pooled or not value.is_map or value.index in self.gating.inside
+            pooled = value.is_single and any(v.is_single for v in self.flow.sources(value))
+            inside = pooled or not value.is_map or value in self.gating.inside
             if not inside and any(map(self._takes_block, convolutions)):
-                units.append(Unit("plain", value.index, value.index, value.index, value.scope))
+                units.append(Unit("plain", value, value, value, value.scope))
         return units[::-1]
 
     def _takes_block(self, conv: Value) -> bool:
         depthwise = conv.groups > 1 and conv.groups == conv.weight_shape[0]
-        first = not any(v.op in DENSE for v in self.flow.sources(conv.index))
+        first = not any(v.op in DENSE for v in self.flow.sources(conv))
         return not depthwise and not (first and any(s > 1 for s in conv.stride))
 
-    def convolutions_before(self, value: Value) -> tuple[list[Value], set[int]]:
+    def convolutions_before(self, value: Value) -> tuple[list[Value], set[Value]]:
         """The convolutions whose output an activation gets, and the values on the way to it."""
-        convolutions, through = [], set[int]()
+        convolutions, through = [], set[Value]()
         todo = self.maps_before(value)
         while todo:
             before = todo.pop()
-            if before.index in through:
+            if before in through:
                 continue
-            through.add(before.index)
+            through.add(before)
             if before.weight_shape:
                 convolutions.append(before)
-            elif self._is_linear(before):
+            elif before.op in _LINEAR and before not in self.gating.activations:
                 todo += self.maps_before(before)
         return convolutions, through
-
-    def _is_linear(self, value: Value) -> bool:
-        return (
-            value.op in NORMS | TRANSPARENT | ADDITIONS
-            and value.index not in self.gating.activations
-        )
 
     def maps_before(self, value: Value) -> list[Value]:
         """The maps that a value is made from; of a product with a gate, only the map."""
         parents = value.parents
-        if value.index in self.gating.written:
-            parents = (self.gating.roots[value.index],)
-        elif value.index in self.gating.gated:
-            parents = (self.gating.gated[value.index].map,)
-        return [self.values[p] for p in parents if self.values[p].is_map]
-
-    def _upsamples(self, value: Value) -> bool:
-        """Whether an operator makes a map of larger spatial size than all it was made from."""
-        if not value.is_map or value.op in _SAME_SIZE:
-            return False
-        parents = [self.values[p] for p in value.parents]
-        maps = [p for p in parents if p.layout == 1 and len(p.shape) == len(value.shape)]
-        # what was pooled to one position and spread again is no other resolution (DeepLab's)
-        return bool(maps) and all(value.shape[-1] >= 2 * m.shape[-1] > 2 for m in maps)
+        if value in self.gating.written:
+            parents = (self.gating.roots[value],)
+        elif value in self.gating.gated:
+            parents = (self.gating.gated[value].map,)
+        return [p for p in parents if p.is_map]
 
 
+_LINEAR = NORMS | TRANSPARENT | ADDITIONS
 _SAME_SIZE = ADDITIONS | PRODUCTS | {"cat", "constant_pad_nd", "expand"}
 
 
-def _inside(units: Units, inner: Unit, outer: Unit) -> bool:
-    return (
-        inner.join != outer.join
-        and units.flow.comes_from(outer.join, inner.join)
-        and units.flow.comes_from(inner.fork, outer.fork)
-        and inner.fork >= outer.fork
-    )
+def _is_slice(value: Value, source: Value) -> bool:
+    """Whether a map has only some of the channels of another, at the same resolution."""
+    return value.shape[2:] == source.shape[2:] and value.shape[1] < source.shape[1]
 
 
-def _is_cell(units: Units, cat: Unit) -> bool:
+def _upsamples(value: Value) -> bool:
+    """Whether an operator makes a map of larger spatial size than all it was made from."""
+    if not value.is_map or value.op in _SAME_SIZE:
+        return False
+    maps = [p for p in value.parents if p.layout == 1 and len(p.shape) == len(value.shape)]
+    # what was pooled to one position and spread again is no other resolution (DeepLab's)
+    return bool(maps) and all(value.shape[-1] >= 2 * m.shape[-1] > 2 for m in maps)
+
+
+def _inside(inner: Unit, outer: Unit) -> bool:
+    within = outer.join.comes_from(inner.join) and inner.fork.comes_from(outer.fork)
+    return within and inner.join is not outer.join
+
+
+def _is_cell(cat: Unit) -> bool:
     """Whether a concatenation gathers sums of parallel branches: the cell of NASNet and its kin."""
-    sums = [p for p in units.values[cat.join].parents if units.values[p].op in ADDITIONS]
-    comes_from = units.flow.comes_from
-    return any(not comes_from(a, b) and not comes_from(b, a) for a, b in combinations(sums, 2))
+    sums = [p for p in cat.join.parents if p.op in ADDITIONS]
+    return any(not a.comes_from(b) and not b.comes_from(a) for a, b in combinations(sums, 2))
 
 
-def _on_the_way(units: Units, unit: Unit, cell: Unit) -> bool:
+def _on_the_way(unit: Unit, cell: Unit) -> bool:
     """Whether a unit joins on the way to a cell's concatenation, in the cell's own forward."""
-    joins_later = unit.join != cell.join and unit.block == cell.block
-    return joins_later and units.flow.comes_from(cell.join, unit.join)
+    joins_later = unit.join is not cell.join and unit.block == cell.block
+    return joins_later and cell.join.comes_from(unit.join)
 
 
 def find_units(units: Units) -> list[Unit]:
@@ -265,15 +236,15 @@ def find_units(units: Units) -> list[Unit]:
     """
     residual = [u for u in units.residual() if u.join not in units.gating.inside]
     cats = [u for u in units.concatenations() if u.join not in units.gating.inside]
-    cells = [c for c in cats if _is_cell(units, c)]
-    residual = [r for r in residual if not any(_inside(units, r, c) for c in cells)]
-    residual = [r for r in residual if not any(_on_the_way(units, r, c) for c in cells)]
-    cats = [r for r in cats if not any(_on_the_way(units, r, c) for c in cells)]
-    residual = [r for r in residual if not any(_inside(units, inner, r) for inner in residual)]
-    cats = [c for c in cats if not any(_inside(units, c, r) for r in residual)]
-    cats = [c for c in cats if c in cells or not any(_inside(units, r, c) for r in residual)]
-    cats = [c for c in cats if not any(_inside(units, c, outer) for outer in cats)]
+    cells = [c for c in cats if _is_cell(c)]
+    residual = [r for r in residual if not any(_inside(r, c) for c in cells)]
+    residual = [r for r in residual if not any(_on_the_way(r, c) for c in cells)]
+    cats = [r for r in cats if not any(_on_the_way(r, c) for c in cells)]
+    residual = [r for r in residual if not any(_inside(inner, r) for inner in residual)]
+    cats = [c for c in cats if not any(_inside(c, r) for r in residual)]
+    cats = [c for c in cats if c in cells or not any(_inside(r, c) for r in residual)]
+    cats = [c for c in cats if not any(_inside(c, outer) for outer in cats)]
     joined = residual + cats
     if not joined and not units.joins_tokens():
         return units.plain()
-    return sorted(joined, key=lambda unit: unit.join)
+    return sorted(joined, key=lambda unit: unit.join.index)

@@ -80,15 +80,7 @@ class CifarResNet(Classifier):
         self.relu = nn.ReLU()
         self.num_features = 16
         block = partial(BasicBlock, se=se, shortcut=PadShortcut)
-        for number, channels in enumerate((16, 32, 64)):
-            self._add_stage(
-                f"layer{number + 1}",
-                block,
-                blocks=depth // 6,
-                channels=channels,
-                stride=2 if number else 1,
-                reduction=2**number,
-            )
+        self._add_stages(block, [depth // 6] * 3, (16, 32, 64))
         self._finish()
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import torch.nn.functional as F
@@ -189,6 +189,20 @@ class Classifier(nn.Module, ABC):
         self.add_module(name, stage)
         self._stages.append(name)
         self._add_map(name, channels, reduction)
+
+    def _add_stages(
+        self, block: Block, depths: Sequence[int], widths: Sequence[int], *, finest: int = 1
+    ) -> None:
+        """Add the stages `layer1`, `layer2`, ..., of which each but the first halves the map."""
+        for number, (blocks, channels) in enumerate(zip(depths, widths, strict=True)):
+            self._add_stage(
+                f"layer{number + 1}",
+                block,
+                blocks=blocks,
+                channels=channels,
+                stride=2 if number else 1,
+                reduction=finest * 2**number,
+            )
 
     def _forward_stages(self, x: Tensor) -> Tensor:
         for name in self._stages:

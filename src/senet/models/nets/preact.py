@@ -21,15 +21,9 @@ __all__ = ["PreActResNet"]
 class _Unit(nn.Module):
     """SE(branch(x)) + shortcut(x), where each convolution follows a batch norm and a ReLU.
 
-    Two 3x3 convolutions, or 1x1, 3x3, 1x1. Where size or channels change, the shortcut is a 1x1
-    convolution of the activated input, which it shares with the branch.
-
-    Args:
-        in_channels: channels of the input.
-        channels: channels of the output.
-        stride: of the first convolution and of the shortcut.
-        bottleneck: three convolutions, the first two with a quarter of the channels.
-        se: options of `senet.SqueezeExcitation`; None for the plain unit.
+    Two 3x3 convolutions, or as a bottleneck 1x1, 3x3, 1x1, the first two with a quarter of the
+    channels. Where size or channels change, the shortcut is a 1x1 convolution of the activated
+    input, which it shares with the branch.
     """
 
     def __init__(
@@ -107,15 +101,8 @@ class PreActResNet(Classifier):
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         self.num_features = 16
         unit = partial(_Unit, bottleneck=bottleneck, se=se)
-        for number, base in enumerate((16, 32, 64)):
-            self._add_stage(
-                f"layer{number + 1}",
-                unit,
-                blocks=depth // per_unit,
-                channels=base * width * (4 if bottleneck else 1),
-                stride=2 if number else 1,
-                reduction=2**number,
-            )
+        widths = [base * width * (4 if bottleneck else 1) for base in (16, 32, 64)]
+        self._add_stages(unit, [depth // per_unit] * 3, widths)
         self.bn = nn.BatchNorm2d(self.num_features)
         self.relu = nn.ReLU()
         self._finish()

@@ -201,15 +201,8 @@ class ResNet(Classifier):
         build = partial(BasicBlock, se=se)
         if block == "bottleneck":
             build = partial(Bottleneck, se=se, shape=shape)  # type: ignore[arg-type, assignment]
-        for number, (base, blocks) in enumerate(zip(_WIDTHS, depths, strict=True), start=1):
-            self._add_stage(
-                f"layer{number}",
-                build,
-                blocks=blocks,
-                channels=base if block == "basic" else 4 * base,
-                stride=1 if number == 1 else 2,
-                reduction=2 ** (number + 1),
-            )
+        widths = [base if block == "basic" else 4 * base for base in _WIDTHS]
+        self._add_stages(build, depths, widths, finest=4)
         self._finish()
         if zero_init_last:
             self._zero_last_gammas()

@@ -90,11 +90,6 @@ class _Shortcut(nn.Module):
     """Half of the channels from every second pixel, half from their diagonal neighbours.
 
     With stride 1 the halves see the same image, one of them shifted.
-
-    Args:
-        in_channels: channels of the input.
-        channels: channels of the output.
-        stride: every how many rows and columns one is kept.
     """
 
     def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
@@ -117,16 +112,7 @@ class _Shortcut(nn.Module):
 
 @final
 class _Unit(nn.Module):
-    """SE(mix(branch1(x), branch2(x))) + shortcut(x); ResNeXt's bottlenecks end with a ReLU.
-
-    Args:
-        in_channels: channels of the input.
-        channels: channels of the output.
-        stride: of the unit.
-        groups: 0 for relu, 3x3, relu, 3x3; else for 1x1, 3x3 with so many groups, 1x1.
-        backward: "shake" or "even".
-        se: options of `senet.SqueezeExcitation`; None for the plain unit.
-    """
+    """SE(mix(branch1(x), branch2(x))) + shortcut(x); ResNeXt's bottlenecks end with a ReLU."""
 
     def __init__(
         self,
@@ -159,7 +145,10 @@ class _Unit(nn.Module):
 
 
 def _branch(in_channels: int, channels: int, *, stride: int, groups: int) -> nn.Sequential:
-    """Return relu, 3x3, relu, 3x3; with groups 1x1, 3x3, 1x1 (Xie et al., figure 3c)."""
+    """Return relu, 3x3, relu, 3x3; with groups 1x1, 3x3 in so many groups, 1x1.
+
+    The second form: Xie et al., figure 3c.
+    """
     if not groups:
         return nn.Sequential(
             nn.ReLU(),
@@ -232,15 +221,8 @@ class ShakeNet(Classifier):
         if groups:  # the children stand in the order in which they run
             self.relu = nn.ReLU()
         unit = partial(_Unit, groups=groups, backward=backward, se=se)
-        for number in range(3):
-            self._add_stage(
-                f"layer{number + 1}",
-                unit,
-                blocks=depth // per_stage,
-                channels=base * 2**number * (4 if groups else 1),
-                stride=2 if number else 1,
-                reduction=2**number,
-            )
+        widths = [base * 2**number * (4 if groups else 1) for number in range(3)]
+        self._add_stages(unit, [depth // per_stage] * 3, widths)
         if not groups:
             self.relu = nn.ReLU()
         self._finish()
