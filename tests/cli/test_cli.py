@@ -316,7 +316,8 @@ def test_progress(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
     with showing_progress(console) as tell:
         tell("reading train images", 10, 20)
         tell("plain, seed 1/3, epoch 1/2", 1, 30)
-        tell("plain, seed 1/3, epoch 2/2", 15, 30)
+        tell("plain, seed 1/3, epoch 1/2: train loss 0.5000", 15, 30)
+        tell("plain, seed 1/3, epoch 2/2, loss 0.5", 16, 30)
         tell("SE, seed 1/3, epoch 1/2", 16, 30)
     printed = capsys.readouterr().out
 
@@ -324,7 +325,12 @@ def test_progress(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
         assert "SE, seed 1/3, epoch 1/2" in printed
         assert "53 %" in printed
     else:
-        assert printed == "reading train images\nplain, seed 1/3\nSE, seed 1/3\n"
+        assert printed.splitlines() == [
+            "reading train images",
+            "plain, seed 1/3",
+            "plain, seed 1/3, epoch 1/2: train loss 0.5000",
+            "SE, seed 1/3",
+        ]
 
 
 def test_help_names_the_commands_and_the_script_is_declared(root: Path) -> None:

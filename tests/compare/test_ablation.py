@@ -16,7 +16,8 @@ from senet.training import DataConfig, TrainConfig
 from senet.training.config import RunConfig
 from senet.training.data import load_data
 
-CONTROLS = {"constant"}  # arms of senet compare that are in no table
+# arms of senet compare that are in no table
+CONTROLS = {"constant", "se-only", "bn-only", "head-only"}
 
 
 def test_ablation_trains_each_variant_once_and_goes_on(tmp_path: Path) -> None:

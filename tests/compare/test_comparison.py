@@ -7,8 +7,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from senet import SEConfig, se_modules
@@ -322,3 +324,22 @@ def test_networks_that_answer_one_class_only_are_named(tmp_path: Path) -> None:
     page = render_report(result)
     assert "they tell no classes apart" in page
     assert "Always answering the largest class would give 75" in page
+
+
+def test_each_measure_has_its_interval_in_pairs(pictures: DataConfig, tmp_path: Path) -> None:
+    result = compared(pictures, tmp_path, seeds=3)
+    for name in ("test_loss", "balanced_accuracy", "macro_f1"):
+        measure = result["summary"]["measures"][name]
+        of = {(run["arch"], run["seed"]): run[name] for run in result["runs"]}
+        gaps = [of["se", seed] - of["plain", seed] for seed in range(3)]
+        [difference] = [each["difference"] for each in measure["differences"]]
+        half = stats.t.ppf(0.975, 2) * np.std(gaps, ddof=1) / 3**0.5
+        assert difference["mean"] == pytest.approx(np.mean(gaps))
+        assert difference["low"] == pytest.approx(np.mean(gaps) - half)
+        assert measure["arms"]["se"]["mean"] == pytest.approx(
+            np.mean([of["se", seed] for seed in range(3)])
+        )
+    assert result["summary"]["measures"]["top5"]["arms"] == {"plain": None, "se": None}
+    page = render_report(result)
+    assert "Beside the accuracy" in page
+    assert "macro F1, %" in page

@@ -25,8 +25,8 @@ def experiment(*arms: str, config: RunConfig = CONFIG, seeds: int = 1) -> Experi
 
 def test_a_new_arm_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Arm({"se.reduction": 2, "se_only_epochs": 4})
-    monkeypatch.setitem(ARMS, "se-only", row)
-    made = experiment("plain", "se-only").of("se-only", 3)
+    monkeypatch.setitem(ARMS, "se-first", row)
+    made = experiment("plain", "se-first").of("se-first", 3)
 
     assert differences(CONFIG, made) == {
         "se.reduction": (16, 2),
@@ -39,8 +39,9 @@ def test_a_new_arm_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_arms_differ_from_se_in_one_thing(arm: str) -> None:
     changed = differences(experiment("se").of("se", 0), experiment(arm).of(arm, 0))
 
-    if arm == "plain":
-        assert all(name.startswith("se") for name in changed)
+    if arm in ("plain", "bn-only", "head-only"):
+        others = {name for name in changed if not name.startswith("se")}
+        assert others == ({"train.trained"} if arm != "plain" else set())
     else:
         assert len(changed) == (arm != "se")
 

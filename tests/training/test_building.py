@@ -45,6 +45,37 @@ def test_a_new_head_is_trained_with_the_blocks_alone(how: str, tmp_path: Path) -
     assert any(name.endswith("fc2.weight") for name in moved)
 
 
+@pytest.mark.parametrize("trained", ["se", "bn", "head"])
+def test_only_what_is_asked_for_is_trained(trained: str, tmp_path: Path) -> None:
+    source = create_model("resnet20", in_chans=1)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    config = overridden(
+        CONFIG,
+        {
+            "weights": str(tmp_path / "w.pth"), "trained": trained, "bn_statistics": "frozen",
+            "epochs": 1, "se_only_epochs": 0, "freeze_bn_epochs": 0, "ema": None,
+            "sampling": "balanced", "class_weights": "balanced",
+        },
+    )  # fmt: skip
+    start = build_network(config, num_classes=10, size=(1, 8, 8))
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    train(config, out=tmp_path / "run", placement=CPU)
+    after = load_weights(build_network(config, num_classes=10, size=(1, 8, 8)), tmp_path / "run")
+    moved = {name for name, now in after.state_dict().items() if not torch.equal(before[name], now)}
+
+    blocks = {id(p) for p in se_parameters(start).se}
+    wanted = {
+        "se": {name for name, p in start.named_parameters() if id(p) in blocks},
+        "bn": {
+            name
+            for name, p in start.named_parameters()
+            if id(p) not in blocks and "bn" in name and "se." not in name
+        },
+        "head": {"linear.weight", "linear.bias"},
+    }[trained]
+    assert moved == wanted
+
+
 def test_only_blocks_of_a_network_without_any_is_refused(tmp_path: Path) -> None:
     config = overridden(CONFIG, {"model": "resnet20", "se": None})
     with pytest.raises(ConfigError, match="se_only_epochs trains SE blocks, and resnet20 has none"):

@@ -152,6 +152,39 @@ def test_the_images_of_a_folder_are_named(run: Path, tmp_path: Path) -> None:
     assert str(found.exception) == f"{tmp_path / 'none'} holds no images"
 
 
+def test_images_of_many_kinds_and_one_that_cannot_be_read(run: Path, tmp_path: Path) -> None:
+    """Patterns, names on the standard input; CSV and JSON say the same as the lines."""
+    split = open_split(DataConfig(), training=False)
+    for position in range(3):
+        split.image(position).save(tmp_path / f"{position}.png")  # type: ignore[union-attr]
+    (tmp_path / "1.png").write_bytes(b"broken")
+    names = [str(tmp_path / f"{position}.png") for position in range(3)]
+
+    def predicted(*given: str, text: str | None = None) -> str:
+        call = ["predict", *given, "--run", str(run), "--top", "2"]
+        answer = CliRunner().invoke(app, call, input=text)
+        assert answer.exit_code == 1
+        assert answer.stderr.startswith(f"{names[1]} cannot be read: UnidentifiedImageError")
+        return answer.stdout
+
+    lines = predicted(*names).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [names[0], names[2]]
+    assert predicted(str(tmp_path / "*.png")).splitlines() == lines
+    assert predicted("-", text="\n".join(names)).splitlines() == lines
+    answers = json.loads(predicted(*names, "--json"))
+    rows = list(csv.DictReader(io.StringIO(predicted(*names, "--csv"))))
+    for row, line in zip(rows, lines, strict=True):
+        best = list(answers[row["image"]].items())
+        text = ", ".join(f"{name} {score:.3f}" for name, score in best)
+        assert line == f"{row['image']}: {text}"
+        assert (row["class2"], float(row["score2"])) == (
+            best[1][0],
+            pytest.approx(best[1][1], 1e-5),
+        )
+    nothing = CliRunner().invoke(app, ["predict", "gone*.png", "--run", str(run)])
+    assert "no file is called gone*.png" in str(nothing.exception)
+
+
 @pytest.mark.parametrize("command", ["train", "compare", "ablate", "export", "eval"])
 def test_a_place_that_cannot_be_written_is_said_first(
     command: str, run: Path, tmp_path: Path

@@ -93,6 +93,7 @@ def render_report(result: Mapping[str, Any]) -> str:
         warning=part(result, "summary").get("warning"),
         majority_share=number(part(result, "summary").get("majority_share")),
         arms=_arms(summary, arms),
+        measures=_measures(result),
         differences=[_named(each) for each in summary["differences"]],
         means=summary["arms"],
         difference=next(_se_against_plain(summary), None),
@@ -170,6 +171,37 @@ def _arms(summary: Mapping[str, Any], arms: Sequence[str]) -> list[dict[str, Any
         {"arm": arm, "name": title(arm), "tone": tones[arm], "accuracy": part(means, arm)}
         for arm in arms
     ]
+
+
+# name in the summary: what the page calls it, and whether it is a share
+_MEASURES = {
+    "test_loss": ("test loss", False),
+    "balanced_accuracy": ("balanced accuracy", True),
+    "macro_f1": ("macro F1", True),
+    "top5": ("top-5 accuracy", True),
+}
+
+
+def _measures(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each measure beside the accuracy: of the arms, and of the differences."""
+    measures, rows = part(part(result, "summary"), "measures"), []
+    for name, (label, share) in _MEASURES.items():
+        unit, digits = (100, 2) if share else (1, 4)
+        of = part(measures, name)
+        means = [each["mean"] for each in part(of, "arms").values() if each]
+        if not means or len(means) < len(of["arms"]):
+            continue
+        cells = [texts.decimal(unit * mean, digits) for mean in means]
+        for each in (entry.get("difference") or {} for entry in of["differences"]):
+            text = texts.decimal(unit * number(each.get("mean")), digits, sign=True)
+            if each.get("low") is not None:
+                low, high = (
+                    texts.decimal(unit * each[end], digits, sign=True) for end in ("low", "high")
+                )
+                text += f" ({low} to {high})"
+            cells.append(text)
+        rows.append({"label": f"{label}, %" if share else label, "cells": cells})
+    return rows
 
 
 def _named(entry: Mapping[str, Any]) -> dict[str, Any]:

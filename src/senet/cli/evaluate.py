@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -210,7 +212,14 @@ def _text(result: dict[str, Any]) -> str:
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Files, folders, patterns such as 'photos/*.jpg'; - reads "
+            "names from the standard input, one a line.",
+        ),
+    ],
     *,
     run: Annotated[
         str | None, typer.Option(help="A run, or what else `senet eval` takes as RUN.")
@@ -228,12 +237,18 @@ def predict(
     scales: Scales = None,
     top: Annotated[int, typer.Option(help="How many classes.")] = 5,
     as_json: o.AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, an image a row.")] = False,
 ) -> None:
-    """Name what is in images, or in those of a folder: the best classes, with their scores."""
+    """Name what is in images: the best classes, with their scores.
+
+    An image that cannot be read is named, and the others are answered; the exit code is then 1.
+    """
     from senet.training.evaluation import predict as best_of
 
     if top < 1:
         raise ConfigError(f"--top must be at least 1, got {top}")
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv exclude each other, got both")
     shown = _crops(method, crop, resize, scales)
     paths, notes = _image_paths(images)
     models = None if model is None else [model]
@@ -241,35 +256,70 @@ def predict(
     if len(networks) > 1:
         raise ConfigError(f"predict takes one network, got {len(networks)}")
     [trained] = networks
-    best = best_of(trained, map(_opened, paths), crops=shown, top=top)
+    answered: list[Path] = []
+    best = best_of(trained, _opened(paths, answered, notes), crops=shown, top=top)
     for line in notes:
         typer.echo(line, err=True)
+    typer.echo(_answers(dict(zip(map(str, answered), best, strict=True)), as_json, as_csv))
+    if len(answered) < len(paths):
+        raise typer.Exit(1)
+
+
+def _answers(best: Mapping[str, list[tuple[str, float]]], as_json: bool, as_csv: bool) -> str:  # noqa: FBT001
+    """Return the classes of each image as they are printed."""
+    from senet.training.loop.callbacks import csv_text
+
     if as_json:
-        listed = {str(path): dict(each) for path, each in zip(paths, best, strict=True)}
-        typer.echo(json.dumps(listed, indent=1))
-        return
-    for path, each in zip(paths, best, strict=True):
-        typer.echo(f"{path}: " + ", ".join(f"{name} {score:.3f}" for name, score in each))
+        return json.dumps({path: dict(each) for path, each in best.items()}, indent=1)
+    if as_csv and best:
+        rows = []
+        for path, each in best.items():
+            row = {"image": path}
+            for place, (name, score) in enumerate(each, 1):
+                row |= {f"class{place}": name, f"score{place}": f"{score:.6g}"}
+            rows.append(row)
+        return csv_text(rows).rstrip()
+    lines = (
+        f"{path}: " + ", ".join(f"{name} {score:.3f}" for name, score in each)
+        for path, each in best.items()
+    )
+    return "\n".join(lines)
 
 
-def _image_paths(given: list[Path]) -> tuple[list[Path], list[str]]:
-    """Return the images that are given, also those in folders, and what was passed over there."""
+def _image_paths(given: list[str]) -> tuple[list[Path], list[str]]:
+    """Return the images that are given, also by folders and patterns, and what was passed over."""
     from senet.training.data.folders import images_below
 
     paths: list[Path] = []
     notes: list[str] = []
-    for path in given:
-        below, note = images_below(path) if path.is_dir() else ([path], "")
-        paths += below
-        notes += [note] if note else []
+    names = [line for name in given for line in (sys.stdin if name == "-" else [name])]
+    for name in filter(None, (line.strip("\r\n") for line in names)):
+        path = Path(name)
+        if path.is_dir():
+            below, note = images_below(path)
+            paths += below
+            notes += [note] if note else []
+        elif glob.has_magic(name) and not path.exists():
+            # Path.glob takes no absolute pattern
+            matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207
+            if not matches:
+                raise DataError(f"no file is called {name}; give files, folders or other patterns")
+            paths += matches
+        else:
+            paths.append(path)
     return paths, notes
 
 
-def _opened(path: Path) -> Any:
+def _opened(paths: list[Path], answered: list[Path], notes: list[str]) -> Iterator[Any]:
+    """Yield the images that can be read; name the others in `notes`."""
     from senet.training.data import opened_image
     from senet.training.data.dataset import reason
 
-    try:
-        return opened_image(path)
-    except Exception as error:  # decoders raise anything
-        raise DataError(f"{path} cannot be read: {reason(error)}") from error
+    for path in paths:
+        try:
+            image = opened_image(path)
+        except Exception as error:  # noqa: BLE001 - decoders raise anything
+            notes.append(f"{path} cannot be read: {reason(error)}")
+            continue
+        answered.append(path)
+        yield image

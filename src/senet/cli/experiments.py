@@ -35,8 +35,14 @@ _MODEL = "resnet20"
 def compare(
     *,
     changes: dict[str, Any],
+    recipe_name: o.Recipe = None,
+    file: o.ConfigFile = None,
     arms: Annotated[
-        str, typer.Option(help="Networks to compare: plain,se,constant ...", metavar="NAMES")
+        str,
+        typer.Option(
+            help="Networks to compare: plain,se,constant,se-only,bn-only,head-only ...",
+            metavar="NAMES",
+        ),
     ] = "plain,se",
     seeds: o.Seeds = 3,
     out: o.Out = Path("runs/compare"),
@@ -47,7 +53,9 @@ def compare(
     """Train a network in arms, as without and with SE, alike in everything else; compare them."""
     from senet.compare import compare as run  # loads Lightning: not for `senet --help`
 
-    config = overridden(RunConfig(_MODEL, se=SEConfig()), changes)
+    model = changes.get("model", _MODEL)
+    start = o.begun(recipe_name, file, RunConfig(_MODEL, se=SEConfig()), model)
+    config = overridden(start, changes)
     names = [name.strip() for name in arms.split(",") if name.strip()]
     options: Any = {"arms": names, "seeds": seeds, "out": out, "resume": resume, "device": device}
     console, result = run_job(run, **_parts(config), **options, timing=not no_timing)

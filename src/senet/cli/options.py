@@ -7,7 +7,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +15,17 @@ import typer
 
 from senet.errors import ConfigError
 from senet.insertion import SEConfig
-from senet.schema import Config
-from senet.training.config import DataConfig, RunConfig, TrainConfig, parse_values
+from senet.schema import Config, overridden
+from senet.training.config import (
+    DataConfig,
+    RunConfig,
+    TrainConfig,
+    parse_values,
+    read_yaml,
+    recipe,
+)
 
-__all__ = ["configured", "numbers"]
+__all__ = ["begun", "configured", "numbers"]
 
 _RUN = "Run"
 _SECTIONS: dict[str, tuple[type[Config], str | None]] = {
@@ -91,6 +98,14 @@ def configured(
     return decorate
 
 
+def begun(name: str | None, file: Path | None, start: RunConfig, model: str | None) -> RunConfig:
+    """Return where the options begin: a recipe or `start`, with the values of a file over it."""
+    if name is not None:
+        chosen = recipe(name, model=model)
+        start = replace(chosen, se=chosen.se or start.se)
+    return start if file is None else overridden(start, read_yaml(file))
+
+
 def _parameter(name: str, annotation: Any, option: Any) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=option, annotation=annotation)
@@ -140,6 +155,12 @@ def _described(kind: type[Config], name: str) -> str:
 
 # ---- options of several commands that are no field of a configuration
 Name = Annotated[str, typer.Argument(metavar="NAME", help=NAME_HELP)]
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", help="Where to begin: see `senet recipes`.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="A YAML file of values, over the recipe's.")
+]
 Seeds = Annotated[int, typer.Option(rich_help_panel=_RUN, help="How many times to train each.")]
 Out = Annotated[Path, typer.Option(rich_help_panel=_RUN, help="Results; a new or an empty folder.")]
 Resume = Annotated[

@@ -69,7 +69,8 @@ def finished(console: Console, result: Mapping[str, Any], *, resume: bool) -> No
 def showing_progress(console: Console) -> Iterator[senet.progress.Progress]:
     """Give an `on_progress` that shows what is being done, how far it is, and how long it takes.
 
-    On a terminal it is one line that changes; elsewhere, a line for each new thing that is done.
+    On a terminal it is one line that changes; elsewhere, a line for each new thing that is done,
+    and for each epoch that has ended.
     """
     if not console.is_terminal:
         yield _line_by_line(console)
@@ -103,6 +104,8 @@ def _line_by_line(console: Console) -> senet.progress.Progress:
         if subject not in said:
             said.add(subject)
             console.print(subject, highlight=False)
+        if ": " in description[len(subject) :]:  # an epoch has ended
+            console.print(description, highlight=False, soft_wrap=True)
 
     return on_progress
 
@@ -167,33 +170,55 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _spread(estimate: Mapping[str, Any] | None, *, scale: float = 1.0) -> str:
+def _spread(estimate: Mapping[str, Any] | None, unit: float = 1, digits: int = 2) -> str:
     """Return mean ± standard deviation."""
     if estimate is None:
         return _MISSING
-    text = f"{scale * estimate['mean']:.2f}"
-    return text if estimate["std"] is None else f"{text} ± {scale * estimate['std']:.2f}"
+    text = f"{estimate['mean'] / unit:.{digits}f}"
+    return text if estimate["std"] is None else f"{text} ± {estimate['std'] / unit:.{digits}f}"
+
+
+# name in the summary: what the table calls it, its unit, digits
+_MEASURES = {
+    "test_loss": ("test loss", 1, 4),
+    "balanced_accuracy": ("balanced accuracy, %", 0.01, 2),
+    "macro_f1": ("macro F1, %", 0.01, 2),
+    "top5": ("top-5, %", 0.01, 2),
+}
 
 
 def _accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    cells = [_spread(estimate, scale=100) for estimate in summary["arms"].values()]
-    differences = [each["difference"] for each in summary["differences"]]
-    means = [_MISSING if each is None else f"{100 * each['mean']:+.2f}" for each in differences]
-    rows = [("test accuracy, %", *cells, *means)]
+    rows = _measured(summary, "test accuracy, %", 0.01, 2)
     if summary.get("majority_share") is not None:
         largest = f"{100 * summary['majority_share']:.2f}"
-        blank = [""] * (len(cells) + len(means) - 1)
-        rows.append(("  of the largest class alone", largest, *blank))
-    if any(each and each["low"] is not None for each in differences):
-        name = f"  {100 * next(filter(None, differences))['confidence']:g} % interval"
-        rows.append((name, *[""] * len(cells), *map(_interval, differences)))
+        rows.append(("  of the largest class alone", largest, *[""] * (len(rows[0]) - 2)))
+    for name, look in _MEASURES.items():
+        measure = summary.get("measures", {}).get(name)
+        if measure and any(measure["arms"].values()):
+            rows += _measured(measure, *look)
     return rows
 
 
-def _interval(difference: Mapping[str, Any] | None) -> str:
+def _measured(of: Mapping[str, Any], label: str, unit: float, digits: int) -> list[tuple[str, ...]]:
+    """Return a row of means and differences, and one of intervals where there are some."""
+    cells = [_spread(estimate, unit, digits) for estimate in of["arms"].values()]
+    differences = [each["difference"] for each in of["differences"]]
+    means = [
+        _MISSING if each is None else f"{each['mean'] / unit:+.{digits}f}" for each in differences
+    ]
+    rows = [(label, *cells, *means)]
+    if any(each and each["low"] is not None for each in differences):
+        name = f"  {100 * next(filter(None, differences))['confidence']:g} % interval"
+        ends = [_interval(each, unit, digits) for each in differences]
+        rows.append((name, *[""] * len(cells), *ends))
+    return rows
+
+
+def _interval(difference: Mapping[str, Any] | None, unit: float, digits: int) -> str:
     if difference is None or difference["low"] is None:
         return ""
-    return rf"\[{100 * difference['low']:+.2f}, {100 * difference['high']:+.2f}]"
+    low, high = (f"{difference[end] / unit:+.{digits}f}" for end in ("low", "high"))
+    return rf"\[{low}, {high}]"
 
 
 # name in the cost report: what the table calls it, its unit, digits

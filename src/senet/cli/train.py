@@ -13,7 +13,7 @@ from senet.cli import options as o
 from senet.cli.commands import app
 from senet.cli.terminal import class_line, data_notes, finished, one_class_only, run_job
 from senet.schema import differences, flat, overridden
-from senet.training.config import RECIPES, RunConfig, read_yaml, recipe, to_yaml
+from senet.training.config import RECIPES, RunConfig, recipe, to_yaml
 from senet.training.config.recipe_values import CERTAINTIES
 from senet.training.config.recipes import recipe_values
 
@@ -26,17 +26,16 @@ Model = Annotated[str | None, typer.Option("--model", help=o.NAME_HELP)]
 @app.command()
 @o.configured(
     *("model", "data.name", "data.root", "weights"),
+    *(f"train.{name}" for name in ("epochs", "batch_size", "optimizer", "lr", "lr_se", "lr_head")),
+    *(f"train.{name}" for name in ("weight_decay", "loss", "class_weights", "sampling")),
+    *("train.trained", "train.bn_statistics", "train.precision"),
     defaults={"model": "the recipe's, or se_resnet20", "data.name": "the recipe's, or digits"},
 )
 def train(
     *,
     changes: dict[str, Any],
-    recipe_name: Annotated[
-        str | None, typer.Option("--recipe", help="Where to begin: see `senet recipes`.")
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file of values, over the recipe's.")
-    ] = None,
+    recipe_name: o.Recipe = None,
+    file: o.ConfigFile = None,
     out: o.Out = Path("runs/train"),
     resume: o.Resume = False,
     device: o.Device = "auto",
@@ -59,11 +58,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a network by a recipe; killed or interrupted, --resume goes on to the same end."""
-    start = RunConfig()
-    if recipe_name is not None:
-        start = recipe(recipe_name, model=changes.get("model"))
-    from_file = {} if file is None else read_yaml(file)
-    config = overridden(overridden(start, from_file), changes)
+    config = overridden(o.begun(recipe_name, file, RunConfig(), changes.get("model")), changes)
     if dry_run:
         typer.echo(to_yaml(config), nl=False)
         return

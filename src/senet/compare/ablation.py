@@ -194,7 +194,8 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
 
     More tables and seeds go on with what is there.
     """
-    before = {**before, "se": before["se"] or BLOCKS.to_dict()}
+    train = {**TrainConfig().to_dict(), **before["train"]}  # some options are newer
+    before = {**before, "se": before["se"] or BLOCKS.to_dict(), "train": train}
     for name in ("model", "weights", "data", "train", "se"):
         where = f"{folder} holds an ablation with another {name}: "
         check_same({name: before[name]}, {name: now[name]}, where=where)

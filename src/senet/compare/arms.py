@@ -35,4 +35,8 @@ ARMS: dict[str, Arm] = {
     "inner": Arm({"se.integration": "inner"}),
     "nosqueeze": Arm({"se.squeeze": "none"}),
     "constant": Arm({"se.squeeze": "constant"}),
+    # of trained weights: what is cheap to train, and SE as one of these adapters
+    "se-only": Arm({"train.trained": "se"}, "SE only"),
+    "bn-only": Arm({"se": None, "train.trained": "bn"}),
+    "head-only": Arm({"se": None, "train.trained": "head"}),
 }

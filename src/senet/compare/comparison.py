@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from senet.analysis import record_gates, render_report, summarise
-from senet.analysis.series import TWO_ARMS, upgraded
-from senet.compare.experiment import Experiment, Trial
+from senet.analysis import mean_std, record_gates, render_report, summarise
+from senet.analysis.series import TWO_ARMS, contrasts, upgraded
+from senet.compare.experiment import Experiment, Trial, paired
 from senet.cost import cost
 from senet.errors import ConfigError
 from senet.files import write_text
@@ -40,7 +41,8 @@ __all__ = ["compare"]
 
 SCHEMA = "senet.compare/2"
 _OLDER = "senet.compare/1"  # two arms, plain and SE
-_CLASS_SCORES = ("balanced_accuracy", "macro_f1", "majority_share", "only_answer")
+_MEASURES = ("test_loss", "balanced_accuracy", "macro_f1", "top5")  # beside the accuracy
+_CLASS_SCORES = ("top5", "balanced_accuracy", "macro_f1", "majority_share", "only_answer")
 T = TypeVar("T")
 
 
@@ -159,7 +161,10 @@ def _earlier(experiment: Experiment, *, resume: bool) -> dict[str, Any]:
     if not has_content(experiment.folder, resume=resume):
         return {}
     earlier = upgraded(read_result(experiment.folder / "results.json", SCHEMA, _OLDER))
-    check_same(earlier["config"], _options(experiment))
+    now_is = _options(experiment)
+    defaults = {**DataConfig().to_dict(), **TrainConfig().to_dict()}  # of options that are newer
+    before = {name: earlier["config"].get(name, defaults.get(name)) for name in now_is}
+    check_same({**before, **earlier["config"]}, now_is)
     return earlier
 
 
@@ -202,6 +207,7 @@ def _run_entry(trial: Trial) -> dict[str, Any]:
 def _summary(runs: list[dict[str, Any]], arms: Sequence[str]) -> dict[str, Any]:
     """Return what the runs say; networks that answer one class only are nothing to compare."""
     summary = summarise(runs, arms)
+    summary["measures"] = {name: _measure(runs, arms, name) for name in _MEASURES}
     shares = {run["majority_share"] for run in runs} - {None}
     summary |= {"majority_share": max(shares, default=None), "warning": None}
     blind = [run for run in runs if run["only_answer"] is not None]
@@ -212,6 +218,24 @@ def _summary(runs: list[dict[str, Any]], arms: Sequence[str]) -> dict[str, Any]:
             "classes apart, and their accuracy is the share of that class"
         )
     return summary
+
+
+def _measure(runs: list[dict[str, Any]], arms: Sequence[str], name: str) -> dict[str, Any]:
+    """Return what finished runs say of one measure: the arms' means, and the paired differences."""
+    values: dict[str, dict[int, float]] = {arm: {} for arm in arms}
+    for run in runs:
+        if run["state"] == "done" and run.get(name) is not None:
+            values[run["arch"]][run["seed"]] = run[name]
+    differences = [(arm, base, paired(values[base], values[arm])) for arm, base in contrasts(arms)]
+    return {
+        "arms": {
+            arm: asdict(mean_std(list(of.values()))) if of else None for arm, of in values.items()
+        },
+        "differences": [
+            {"arm": arm, "against": base, "difference": asdict(each) if each else None}
+            for arm, base, each in differences
+        ],
+    }
 
 
 def _cost(

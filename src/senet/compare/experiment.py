@@ -19,6 +19,7 @@ from senet.schema import overridden
 from senet.training.building import build_network, check_network
 from senet.training.config import RunConfig
 from senet.training.data import ImageData
+from senet.training.loop.optimizer import check_optimizer, parameter_groups
 from senet.training.loop.runner import Run, train_run
 from senet.training.loop.schedule import all_frozen
 from senet.training.loop.stopping import Stop, Stopped
@@ -78,6 +79,7 @@ class Experiment:
             raise ConfigError(f"arms must differ, got {', '.join(self.arms)}")
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}; 3 give an interval")
+        check_optimizer(self.config.train)
         if self.config.train.precision == "fp16" and self.device.type == "cpu":
             raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
 
@@ -122,10 +124,11 @@ class Experiment:
             net = self.network(arm, 0, data)
             check_network(net, images, classes=len(data.classes), name=self.config.name)
             train = self.of(arm, 0).train
+            parameter_groups(net, train)
             if arm in self.arms and all_frozen(net, train):
                 raise ConfigError(
-                    f"se_only_epochs must be 0 for arm {arm!r}, which has neither SE blocks nor a "
-                    f"new last layer to train in these epochs, got {train.se_only_epochs}"
+                    f"arm {arm!r} has nothing to train in the first epoch, with se_only_epochs="
+                    f"{train.se_only_epochs} and trained={train.trained!r}; try se_only_epochs=0"
                 )
 
     def train(self, data: ImageData, *, on_progress: Progress, stop: Stop) -> Iterator[Trial]:

@@ -15,12 +15,11 @@ from senet.errors import DataError
 from senet.insertion import insert
 from senet.models import NETWORKS
 from senet.models.weights import load_weights
-from senet.models.weights.matching import head_names
 from senet.training.config import RunConfig
 from senet.training.data import NETWORK, mix_seeds
 from senet.training.data.dataset import reason
 from senet.training.loop.module import logits_of
-from senet.training.loop.schedule import mark_new
+from senet.training.loop.schedule import last_layer, mark_new
 
 __all__ = ["build_network", "check_network"]
 
@@ -79,16 +78,6 @@ def _load(net: nn.Module, source: str) -> None:
             raise error from None
         _log.warning("the last layer of %s does not fit and starts anew", source)
     _log.info("%s", report)
-
-
-def last_layer(net: nn.Module) -> list[str]:
-    """Return the names of the classifier's parameters: its own, or the last linear layer's."""
-    own = getattr(net, "get_classifier", None)
-    classifier = own() if callable(own) else None
-    if not isinstance(classifier, nn.Module):
-        return list(head_names(net))
-    inside = {id(parameter) for parameter in classifier.parameters()}
-    return [name for name, parameter in net.named_parameters() if id(parameter) in inside]
 
 
 def start_as_he(net: nn.Module) -> None:

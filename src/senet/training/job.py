@@ -21,6 +21,7 @@ from senet.training.data import ImageData, Split, load_data, open_splits
 from senet.training.data.class_names import class_names, images_per_class
 from senet.training.loop.checkpoints import newest_checkpoint
 from senet.training.loop.gate_log import Gates
+from senet.training.loop.optimizer import check_optimizer, parameter_groups
 from senet.training.loop.placement import Placement, find_device, is_first_process
 from senet.training.loop.runner import train_run
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
@@ -150,6 +151,7 @@ def _asking(stop: Stop, on_progress: Progress) -> Progress:
 def _check_options(config: RunConfig, where: Placement, save_every: int | None) -> None:
     if save_every is not None and save_every < 1:
         raise ConfigError(f"save_every must be a whole number of at least 1, got {save_every}")
+    check_optimizer(config.train)
     device = find_device(where.device)
     if config.train.precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
@@ -191,6 +193,7 @@ def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
 def _network(config: RunConfig, data: ImageData) -> nn.Module:
     data.augmentation(config.train)  # raises where the recipe does not fit the data
     net = build_network(config, num_classes=len(data.classes), size=data.view.size)
+    parameter_groups(net, config.train)  # raises where the network has no layers to decay by
     if config.train.se_only_epochs and not se_modules(net):
         raise ConfigError(
             f"se_only_epochs trains SE blocks, and {config.name} has none; give it some by --set "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
 from senet.errors import ConfigError
-from senet.training.data.sampler import BatchSampler, epoch_order, mix_seeds
+from senet.training.data.sampler import BatchSampler, balanced_order, epoch_order, mix_seeds
 
 
 def test_seeds_mix() -> None:
@@ -86,3 +87,36 @@ def test_a_micro_batch_travels_to_other_processes() -> None:
     again = copy.deepcopy(part)  # as pickle does, by __reduce_ex__
 
     assert (list(again), again.step, again.part, again.batch) == (list(part), 0, slice(0, 4), 4)
+
+
+def test_a_balanced_epoch_has_as_many_of_each_class() -> None:
+    """The images of a class come equally often, up to one; the order is a function of the epoch."""
+    labels = (0,) * 70 + (1,) * 20 + (2,) * 7
+    order = balanced_order(labels, seed=3, epoch=5)
+    again = balanced_order(labels, seed=3, epoch=5)
+    other = balanced_order(labels, seed=3, epoch=6)
+
+    assert len(order) == 97
+    assert torch.equal(order, again)
+    assert not torch.equal(order, other)
+    assert order.unique().numel() == 97  # an image that comes again has another number
+    seen = torch.bincount(order % 97, minlength=97)
+    of_class = torch.tensor(labels)
+    assert sorted(int(seen[of_class == k].sum()) for k in range(3)) == [32, 32, 33]
+    assert all(int(seen[of_class == k].max() - seen[of_class == k].min()) <= 1 for k in range(3))
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 2)])
+def test_a_balanced_epoch_is_shared_and_gone_on_with(world: int, accumulate: int) -> None:
+    labels = (0,) * 30 + (1,) * 5
+    options: Any = {"key": (0, 1), "labels": labels}
+    whole = [p for batch in BatchSampler(35, 8, **options) for p in batch]
+    shares = [
+        list(BatchSampler(35, 8, rank=r, world_size=world, accumulate=accumulate, **options))
+        for r in range(world)
+    ]
+    parts = [p for micro in zip(*shares, strict=True) for share in micro for p in share]
+    rest = list(BatchSampler(35, 8, skip=2, **options))
+
+    assert parts == whole
+    assert [p for batch in rest for p in batch] == whole[16:]

@@ -151,6 +151,17 @@ VALUES: dict[str, dict[str, Value]] = {
         **_train("chosen", "[1]'s, which averages every 32 steps, per step", ema=0.99997),
         **_train("chosen", "today's GPUs", precision="bf16"),
     },
+    "finetune": {
+        **_FOLDER,
+        **_own("chosen", "any network", model="resnet50"),
+        **_own("chosen", "give the network's weights with --weights", weights=None),
+        **_se("chosen", "starts as the very function of the weights", init="identity"),
+        **_train("chosen", "", epochs=10, batch_size=64, warmup_epochs=0.5),
+        **_train("chosen", "a tenth of training from scratch", lr=0.01),
+        **_train("chosen", "what is new, as in training from scratch", lr_se=0.1, lr_head=0.1),
+        **_train("chosen", "as in training from scratch", weight_decay=1e-4),
+        **_train("chosen", "the user's images are others", bn_statistics="updated"),
+    },
     "finetune_se": {
         **_FOLDER,
         **_own("chosen", "any network", model="resnet50"),

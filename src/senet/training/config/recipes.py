@@ -23,6 +23,7 @@ RECIPES = {
     "cifar": "tables 4 and 5: for each network that of its own paper",
     "places365": "table 6: as ImageNet, by the authors' word",
     "modern": "today's strong one for ResNets: cosine, mixup, CutMix, RandAugment, EMA, long",
+    "finetune": "trained weights, with SE blocks or without: what is new learns ten times faster",
     "finetune_se": "SE blocks for a trained network: the blocks alone first, then everything",
 }
 _CIFAR_MODEL = "se_resnet110"
@@ -46,7 +47,8 @@ def recipe(name: str, *, model: str | None = None) -> RunConfig:
     values = {key: each.value for key, each in recipe_values(name, model=model).items()}
     values["model"] = model or values.get("model", _CIFAR_MODEL)
     known = NETWORKS.get(values["model"])
-    if known is not None and known.se is None and name != "finetune_se":  # plain by its name
+    plain = known is not None and known.se is None  # by its name
+    if plain and not name.startswith("finetune"):
         values = {key: value for key, value in values.items() if not key.startswith("se.")}
     return overridden(RunConfig(), values)
 

@@ -12,9 +12,12 @@ from senet.schema import Config, option
 __all__ = [
     "AUGMENTATIONS",
     "DECAYS",
+    "LOSSES",
     "PRECISIONS",
+    "SAMPLINGS",
     "SCHEDULES",
     "STARTS",
+    "TRAINED",
     "TrainConfig",
 ]
 
@@ -44,6 +47,27 @@ DECAYS = {
     "all": "all parameters",
 }
 
+# name: what the loss of an image is
+LOSSES = {
+    "cross-entropy": "minus the logarithm of the softmax of its class",
+    "bce": "timm's: binary cross-entropy of each class, summed as by a mean over the classes",
+    "asymmetric": "timm's asymmetric loss, which weighs down easy negatives",
+}
+
+# name: which images of an epoch are seen
+SAMPLINGS = {
+    "shuffled": "each once",
+    "balanced": "as many of each class, the images of a class in turn",
+}
+
+# name: which parameters are trained; a last layer whose weights were not given always is
+TRAINED = {
+    "all": "all",
+    "se": "those of SE blocks: SE as an adapter",
+    "bn": "gammas and betas of batch norms",
+    "head": "the last layer",
+}
+
 # name: where the weights come from
 STARTS = {
     "network": "as the network's library draws them, or the weights it was given",
@@ -66,7 +90,7 @@ def _policy(name: str, value: Any) -> Any:
 @final
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """The recipe: SGD, a warm-up and a schedule, the augmentation, what is frozen when.
+    """The recipe: an optimizer, a warm-up and a schedule, the augmentation, what is frozen when.
 
     The learning rate rises linearly over `warmup_epochs` to `lr`, then falls by `schedule`.
 
@@ -76,12 +100,21 @@ class TrainConfig(Config):
             batch is left out.
         lr: the largest learning rate.
         lr_batch: the batch size that `lr` is meant for: the learning rate is lr * batch_size /
-            lr_batch. None for lr as it is.
+            lr_batch, and the other two likewise. None for lr as it is.
+        lr_se: the largest learning rate of SE blocks; None for that of their layer.
+        lr_head: the largest learning rate of the last layer; None for `lr`.
+        layer_decay: factor of the learning rate from one layer to the one before, by timm; None for
+            the same in all.
+        optimizer: "sgd", or a name of `timm.optim.list_optimizers()` such as "adamw".
         momentum: of SGD, in [0, 1).
         nesterov: Nesterov's momentum, where the momentum is not 0.
         weight_decay: L2 penalty.
         decay: "weights", "no-bias" or "all"; see DECAYS.
         clip_norm: the largest norm of the gradient; None for any.
+        loss: "cross-entropy", "bce" or "asymmetric"; see LOSSES.
+        class_weights: "balanced" weighs each image in the loss by 1 / (number of images of its
+            class), on average 1; None does not.
+        sampling: "shuffled" or "balanced"; see SAMPLINGS.
         label_smoothing: in [0, 1).
         schedule: "cosine", "step" or "constant"; see SCHEDULES.
         milestones: epochs at which schedule "step" drops, rising; may be fractions.
@@ -99,6 +132,9 @@ class TrainConfig(Config):
             for none.
         se_only_epochs: only SE blocks are trained for so many first epochs, and with them the last
             layer where its weights were not given: one that was made for other classes.
+        trained: "all", "se", "bn" or "head": which parameters are trained at all; see TRAINED.
+        bn_statistics: "updated", or "frozen": batch norms use the running statistics that they
+            have, in all epochs.
         freeze_bn_epochs: batch norms keep their statistics and parameters for so many last epochs.
         start: "network" or "he"; see STARTS.
         sync_bn: batch norm over the batches of all devices.
@@ -123,11 +159,18 @@ class TrainConfig(Config):
     batch_size: int = option(64, least=1)
     lr: float = option(0.1, above=0)
     lr_batch: int | None = option(None, least=1)
+    lr_se: float | None = option(None, above=0)
+    lr_head: float | None = option(None, above=0)
+    layer_decay: float | None = option(None, above=0, most=1, what="a number in (0, 1]")
+    optimizer: str = "sgd"
     momentum: float = option(0.9, least=0, below=1)
     nesterov: bool = True
     weight_decay: float = option(5e-4, least=0)
     decay: str = option("weights", choices=DECAYS)
     clip_norm: float | None = option(None, above=0)
+    loss: str = option("cross-entropy", choices=LOSSES)
+    class_weights: str | None = option(None, choices=("balanced",))
+    sampling: str = option("shuffled", choices=SAMPLINGS)
     label_smoothing: float = option(0.0, least=0, below=1)
     schedule: str = option("cosine", choices=SCHEDULES)
     milestones: tuple[float, ...] = option((), above=0, rising=True, what="rising positive numbers")
@@ -143,6 +186,8 @@ class TrainConfig(Config):
     cutmix: float = option(0.0, least=0)
     ema: float | None = option(None, least=0, below=1)
     se_only_epochs: int = option(0, least=0)
+    trained: str = option("all", choices=TRAINED)
+    bn_statistics: str = option("updated", choices=("updated", "frozen"))
     freeze_bn_epochs: int = option(0, least=0)
     start: str = option("network", choices=STARTS)
     sync_bn: bool = False
@@ -170,7 +215,14 @@ class TrainConfig(Config):
                 f"accumulate must be a divisor of the batch size, {self.batch_size}, got "
                 f"{self.accumulate}"
             )
-        for name in ("se_only_epochs", "freeze_bn_epochs"):
+        if self.class_weights and self.loss != "cross-entropy":
+            raise ConfigError(
+                f"class_weights go with loss 'cross-entropy', got {self.loss!r}; try sampling "
+                "'balanced'"
+            )
+        if self.loss == "asymmetric" and (self.mixup or self.cutmix or self.label_smoothing):
+            raise ConfigError("loss 'asymmetric' takes no mixup, cutmix or label_smoothing")
+        for name in ("se_only_epochs", "freeze_bn_epochs", "warmup_epochs"):
             if getattr(self, name) > self.epochs:
                 raise ConfigError(
                     f"{name} must be at most the number of epochs, {self.epochs}, got "

@@ -83,9 +83,9 @@ class Split(LabelledImages):
         return len(self.labels)
 
     def __getitem__(self, position: int) -> tuple[Any, Any] | str:
-        label = self.labels[position]
+        label = self.labels[position % len(self)]
         try:
-            image = self.image(position)
+            image = self.image(position % len(self))
         except DataError as error:
             return str(error)
         return _transformed(image, self.transform, self.key, position), label

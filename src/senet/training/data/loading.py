@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -108,9 +109,31 @@ class ImageData:
     def _batches(
         self, images: Images, train: TrainConfig, key: tuple[int, int] | None, place: dict[str, int]
     ) -> Batches:
-        sampler = BatchSampler(len(images), train.batch_size, key, images.shuffled, **place)
+        labels = None
+        if key is not None and train.sampling == "balanced":
+            labels = self._train_labels("sampling 'balanced'")
+        sampler = BatchSampler(
+            len(images), train.batch_size, key, images.shuffled, **place, labels=labels
+        )
         workers = min(4, _cores()) if train.workers is None else train.workers
         return Batches(images, sampler, workers=workers, unreadable=self.unreadable)
+
+    def class_counts(self) -> list[int]:
+        """Return the number of training images of each class; no numbers for a stream."""
+        if isinstance(self.train, Stream):
+            return []
+        counts = Counter(self._train_labels(""))
+        return [counts[index] for index in range(len(self.classes))]
+
+    def _train_labels(self, what: str) -> tuple[int, ...]:
+        """Return the class index of each training image.
+
+        Raises:
+            ConfigError: the data are a stream; `what` needs them.
+        """
+        if isinstance(self.train, Stream):
+            raise ConfigError(f"{what} needs data that can be read one by one, these are a stream")
+        return tuple(map(int, self.train.labels))
 
     def steps(self, train: TrainConfig) -> int:
         """Return the number of steps in an epoch."""
@@ -122,6 +145,8 @@ class ImageData:
         Raises:
             ConfigError: it cannot be had for these data.
         """
+        if train.class_weights or train.sampling == "balanced":
+            self._train_labels("class_weights and sampling 'balanced'")
         in_memory = isinstance(self.train, MemoryImages)
         unfit = _DISK_ONLY if in_memory else ("cutout",)
         for name in unfit:

@@ -54,7 +54,7 @@ class MemoryImages(LabelledImages):
         The random numbers are drawn for the whole batch, whichever part of it is asked for: so it
         does not matter how many devices share the batch.
         """
-        index = torch.from_numpy(np.array(batch))  # torch is slow at lists
+        index = torch.from_numpy(np.array(batch) % len(self))  # torch is slow at lists
         images = self.images[index]
         if self.key is None:
             return self._normalized(images), self.labels[index]

@@ -7,7 +7,7 @@ and wherever an interrupted run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -18,7 +18,15 @@ from torch.utils.data import Sampler
 
 from senet.errors import ConfigError
 
-__all__ = ["AUGMENT", "NETWORK", "BatchSampler", "MicroBatch", "epoch_order", "mix_seeds"]
+__all__ = [
+    "AUGMENT",
+    "NETWORK",
+    "BatchSampler",
+    "MicroBatch",
+    "balanced_order",
+    "epoch_order",
+    "mix_seeds",
+]
 
 # What random numbers are for; a part of the key, so that no two uses share a stream.
 ORDER, AUGMENT, NETWORK = 0, 1, 2
@@ -39,6 +47,31 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
     """Return the order of the images in an epoch, a permutation of 0..count-1."""
     generator = torch.Generator().manual_seed(mix_seeds(seed, epoch, ORDER))
     return torch.randperm(count, generator=generator)
+
+
+def balanced_order(labels: Sequence[int], *, seed: int, epoch: int) -> Tensor:
+    """Return the order of as many images with as many of each class, up to one.
+
+    The images of a class come in turn, in another order each time around. The number of an image
+    that comes again is larger by a multiple of the number of images, so that it is augmented anew.
+
+    Example:
+        >>> order = balanced_order([0, 0, 0, 0, 0, 1], seed=0, epoch=0)
+        >>> sorted(order.tolist())[-3:]
+        [5, 11, 17]
+    """
+    generator = torch.Generator().manual_seed(mix_seeds(seed, epoch, ORDER))
+    by_class = torch.tensor(labels)
+    classes = torch.tensor(sorted(set(labels)))
+    chosen = []
+    for number, label in enumerate(classes[torch.randperm(len(classes), generator=generator)]):
+        members = (by_class == label).nonzero().flatten()
+        wanted = len(range(number, len(labels), len(classes)))
+        for around in range(-(-wanted // len(members))):
+            turn = members[torch.randperm(len(members), generator=generator)]
+            chosen.append(turn[: wanted - around * len(members)] + around * len(labels))
+    order = torch.cat(chosen)
+    return order[torch.randperm(len(order), generator=generator)]
 
 
 @final
@@ -75,6 +108,7 @@ class BatchSampler(Sampler[MicroBatch]):
         world_size: how many processes there are.
         accumulate: parts into which a batch is cut, one after the other.
         skip: micro-batches of this process that are done already; only in training.
+        labels: of the images, to see as many of each class in an epoch; see `balanced_order`.
 
     Example:
         >>> list(BatchSampler(9, 4, key=(0, 0), shuffle=False, rank=1, world_size=2, skip=1))
@@ -91,6 +125,7 @@ class BatchSampler(Sampler[MicroBatch]):
     world_size: int = 1
     accumulate: int = 1
     skip: int = 0
+    labels: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of micro-batches of the whole pass, with those to skip."""
@@ -124,6 +159,8 @@ class BatchSampler(Sampler[MicroBatch]):
         order = torch.arange(self.count)
         if self.shuffle:
             order = epoch_order(self.count, seed=seed, epoch=epoch)
+        if self.labels is not None:
+            order = balanced_order(self.labels, seed=seed, epoch=epoch)
         size = batch // (self.world_size * self.accumulate)
         for number in range(self.skip, len(self)):
             step, cut = divmod(number, self.accumulate)

@@ -7,7 +7,7 @@ import io
 import json
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -45,10 +45,13 @@ class History(Callback):
 
     Args:
         folder: where `history.json`, `history.csv` and the checkpoints are written.
+        finished: called with the metrics of each epoch that has ended, once they are written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, finished: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
+        self.folder, self.finished = folder, finished
         self.epochs: list[dict[str, Any]] = []
         self._began = time.perf_counter()
         self._spent = 0.0  # in this epoch, by a run that was interrupted
@@ -92,6 +95,8 @@ class History(Callback):
         trainer.save_checkpoint(self.folder / "epoch.ckpt")
         if trainer.is_global_zero:
             self.write()
+        if self.finished is not None:
+            self.finished(self.epochs[-1])
 
     def write(self) -> None:
         """Write the history.
@@ -141,6 +146,9 @@ class Steps(Callback):
         self.title, self.before, self.total = title, before, total
         self.folder, self.save_every = folder, save_every
         self._clock: tuple[float, int] | None = None  # when speed was last measured, at which step
+        self._done = 0  # steps
+        self._epochs: int | None = None
+        self._last = ""  # what the last epoch came to
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals, which Lightning has taken meanwhile."""
@@ -173,7 +181,8 @@ class Steps(Callback):
             raise Stopped
 
     def _report(self, trainer: Trainer, step: int, batch: int) -> None:
-        text = f"{self.title}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        text = f"{self.title}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self._last}"
+        self._done, self._epochs = step, trainer.max_epochs
         now = time.perf_counter()
         if self._clock is None:
             self._clock = (now, step)
@@ -181,6 +190,17 @@ class Steps(Callback):
             speed = (step - self._clock[1]) * batch / max(now - self._clock[0], 1e-9)
             text += f", {speed:.0f} images/s"
         self.on_progress(text, self.before + step, self.total)
+
+    def finished(self, epoch: Mapping[str, Any]) -> None:
+        """Report what an epoch came to."""
+        self._last = f", loss {epoch['train_loss']:.4g}"
+        text = f"train loss {epoch['train_loss']:.4f}"
+        if epoch["test_accuracy"] is not None:
+            accuracy = 100 * epoch["test_accuracy"]
+            self._last += f", accuracy {accuracy:.2f} %"
+            text += f", test loss {epoch['test_loss']:.4f}, test accuracy {accuracy:.2f} %"
+        ended = f"{self.title}, epoch {epoch['epoch']}/{self._epochs}: {text}"
+        self.on_progress(ended, self.before + self._done, self.total)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Look whether to stop."""

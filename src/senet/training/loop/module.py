@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -25,7 +24,9 @@ from senet.training.config import TrainConfig
 from senet.training.data import NETWORK, ImageData, mix_seeds
 from senet.training.loop.checkpoints import last_good
 from senet.training.loop.counts import Counts
-from senet.training.loop.schedule import decay_groups, freeze_norms, frozen_parameters, lr_factor
+from senet.training.loop.losses import loss_of
+from senet.training.loop.optimizer import optimizer_of
+from senet.training.loop.schedule import freeze_norms, frozen_parameters, lr_factor
 from senet.training.run_folder import check_data
 
 __all__ = ["Classifier", "channels_last", "logits_of"]
@@ -104,6 +105,7 @@ class Classifier(LightningModule):
         self.train_loss = MeanMetric(nan_strategy=math.nan)
         self.counts = Counts(len(data.classes))
         self._mix = _mixer(train, len(data.classes))
+        self._loss = loss_of(train, torch.tensor(data.class_counts()))
         self._frozen: list[nn.Parameter] = []
         self._done: tuple[int, int] = (0, 0)  # epoch, and micro-batches of it that are done
         self._resumed: tuple[int, int] | None = None
@@ -159,7 +161,8 @@ class Classifier(LightningModule):
 
     def _begin_epoch(self) -> None:
         train, epoch = self.train_config, self.current_epoch
-        if train.se_only_epochs or train.freeze_bn_epochs:
+        sometimes = train.se_only_epochs or train.freeze_bn_epochs
+        if sometimes or train.trained != "all" or train.bn_statistics == "frozen":
             self.net.train()
             freeze_norms(self.net, train, epoch=epoch)
             self._frozen = frozen_parameters(self.net, train, epoch=epoch)
@@ -183,11 +186,8 @@ class Classifier(LightningModule):
         count = len(labels)
         if self._mix is not None:
             images, labels = self._mix(images, labels)
-        smoothing = self.train_config.label_smoothing
-        losses = [
-            F.cross_entropy(logits, labels, label_smoothing=smoothing)
-            for logits in logits_of(self.net(channels_last(images)))
-        ]
+        outputs = logits_of(self.net(channels_last(images)))
+        losses = [self._loss(logits, labels) for logits in outputs]
         loss = losses[0] + _AUXILIARY_WEIGHT * sum(losses[1:])
         self.train_loss(loss.detach(), weight=count)
         first = (self.first_bad_step < 0) & ~loss.detach().isfinite()
@@ -268,8 +268,9 @@ class Classifier(LightningModule):
         Raises:
             DataError: the data have other classes, another order of them, or other images.
         """
-        folder = Path(self.trainer.default_root_dir)
-        check_data(checkpoint["senet"], self.data.fingerprint(), folder)
+        if "senet" in checkpoint:
+            folder = Path(self.trainer.default_root_dir)
+            check_data(checkpoint["senet"], self.data.fingerprint(), folder)
         position = checkpoint["position"]
         self._resumed = self._done = (position["epoch"], position["parts"])
         if self.trainer.global_rank == 0:
@@ -278,14 +279,9 @@ class Classifier(LightningModule):
             self.train_loss.weight.fill_(weight)
 
     def configure_optimizers(self) -> Any:
-        """Return SGD and its schedule, stepped after every batch."""
+        """Return the optimizer and its schedule, stepped after every batch."""
         train = self.train_config
-        optimizer = torch.optim.SGD(
-            decay_groups(self.net, train.weight_decay, decay=train.decay),
-            lr=train.peak_lr,
-            momentum=train.momentum,
-            nesterov=train.nesterov and train.momentum > 0,
-        )
+        optimizer = optimizer_of(self.net, train)
         per_epoch = self.data.steps(train)
 
         def factor(step: int) -> float:

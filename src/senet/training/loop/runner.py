@@ -103,7 +103,6 @@ def train_run(
     if len(finished) >= train.epochs and newest is not None and step_of(newest) >= steps:
         return Run(finished, done=True)
     placement = device if isinstance(device, Placement) else Placement(str(device), join=False)
-    history = History(folder)
     steps_callback = Steps(
         *(on_progress, stop),
         title=title,
@@ -112,6 +111,7 @@ def train_run(
         folder=folder,
         save_every=save_every,
     )
+    history = History(folder, steps_callback.finished)
     with _quiet():
         trainer = _trainer(train, folder, placement, [*callbacks, steps_callback, history])
         try:

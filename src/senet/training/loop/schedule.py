@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from senet.blocks import SqueezeExcitation
+from senet.models.weights.matching import head_names
 from senet.training.config import TrainConfig
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "cosine_with_warmup",
     "decay_groups",
     "frozen_parameters",
+    "last_layer",
     "lr_factor",
     "mark_new",
     "new_parameters",
@@ -114,12 +116,33 @@ def frozen_parameters(net: nn.Module, train: TrainConfig, *, epoch: int) -> list
     Where SE blocks are trained alone, a head that is new is trained with them: behind a random one
     they would learn noise.
     """
-    if epoch < train.se_only_epochs:
-        moving = {id(p) for p in (*_inside(net, (SqueezeExcitation,)), *new_parameters(net))}
+    kind = "se" if epoch < train.se_only_epochs else train.trained
+    if kind != "all":
+        moving = {id(p) for p in (*_of_kind(net, kind), *new_parameters(net))}
         return [p for p in net.parameters() if id(p) not in moving]
     if epoch >= train.epochs - train.freeze_bn_epochs:
         return list(_inside(net, _NORMS))
     return []
+
+
+def _of_kind(net: nn.Module, kind: str) -> Iterator[nn.Parameter]:
+    """Yield the parameters that `TrainConfig.trained` names."""
+    if kind == "head":
+        parameters = dict(net.named_parameters())
+        yield from (parameters[name] for name in last_layer(net))
+    else:
+        yield from _inside(net, (SqueezeExcitation,) if kind == "se" else _NORMS)
+
+
+def last_layer(net: nn.Module) -> list[str]:
+    """Return the names of the classifier's parameters: its own, or the last linear layer's."""
+    own = getattr(net, "get_classifier", None)
+    classifier = own() if callable(own) else None
+    parameters = dict(net.named_parameters())
+    if not isinstance(classifier, nn.Module):
+        return [name for name in head_names(net) if name in parameters]
+    inside = {id(parameter) for parameter in classifier.parameters()}
+    return [name for name, parameter in parameters.items() if id(parameter) in inside]
 
 
 def all_frozen(net: nn.Module, train: TrainConfig) -> bool:
@@ -129,7 +152,8 @@ def all_frozen(net: nn.Module, train: TrainConfig) -> bool:
 
 def freeze_norms(net: nn.Module, train: TrainConfig, *, epoch: int) -> None:
     """Let batch norms use their running statistics in the epochs in which they are frozen."""
-    if epoch < train.se_only_epochs or epoch >= train.epochs - train.freeze_bn_epochs:
+    frozen = train.bn_statistics == "frozen"
+    if frozen or epoch < train.se_only_epochs or epoch >= train.epochs - train.freeze_bn_epochs:
         for module in net.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.training = False
