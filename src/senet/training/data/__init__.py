@@ -14,10 +14,11 @@ with optional("training data"):
     from senet.training.data.class_names import numbered
     from senet.training.data.crops import METHODS, Crops
     from senet.training.data.dataset import Split, Stream
+    from senet.training.data.image_data import ImageData
     from senet.training.data.image_files import opened_image
     from senet.training.data.kinds import open_split, open_splits
     from senet.training.data.loader import loaded_rows
-    from senet.training.data.loading import ImageData, load_data
+    from senet.training.data.loading import load_data
     from senet.training.data.sampler import NETWORK, BatchSampler, mix_seeds
     from senet.training.data.unreadable import Unreadable, left_out
     from senet.training.data.view import MAX_MEMORY_SIZE, View, imagenet_view
