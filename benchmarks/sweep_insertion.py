@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "insertion")]
+sys.path[:0] = [str(ROOT / part) for part in ("src", "tests/insertion", "tests/deploy")]
 RESULTS = ROOT / "benchmarks" / "results" / "insertion.json"
 PAGE = ROOT / "docs" / "coverage.md"
 BATCH = 8  # networks to a process: its start costs more than most of them
@@ -115,8 +115,41 @@ def attempt(step: Any, *args: Any) -> str:
     return ""
 
 
+def deployment(name: str) -> dict[str, Any]:
+    """Deploy one network, with SE blocks inserted where they can be, and return its columns.
+
+    In float64 its outputs must agree to 1e-10 of the largest, in float32 to rounding.
+    """
+    import as_trained
+    import families
+    import torch
+
+    import senet
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        net = families.build(name)
+        example = example_for(name, net)
+        with contextlib.suppress(senet.errors.NoSitesError):
+            senet.insert(net, example)
+        done = as_trained.deploys(net, example)
+    except Exception as error:  # noqa: BLE001
+        return {"deployed": f"{type(error).__name__}: {str(error).strip()[:300]}"}
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return {"deployed": "yes", "deployed_blocks": done.blocks, "deployed_kept": len(done.kept)}
+
+
 def run(name: str) -> dict[str, Any]:
     """Check one network and return the row of the table."""
+    return properties_of(name) | deployment(name)
+
+
+def properties_of(name: str) -> dict[str, Any]:
+    """Insert into one network and return the columns of insertion."""
     import families
     import properties
     import torch

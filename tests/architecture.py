@@ -36,6 +36,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "jinja2": ("analysis",),
     "lightning": ("training",),
     "matplotlib": ("analysis.figures",),
+    "nncf": ("deploy",),
     "numpy": ("training",),
     "onnx": ("deploy",),
     "onnxruntime": ("deploy",),

@@ -33,6 +33,7 @@ _EXTRAS = {
     "jinja2": "report",
     "lightning": "train",
     "matplotlib": "report",
+    "nncf": "export",
     "numpy": "train",
     "onnx": "export",
     "onnxruntime": "export",

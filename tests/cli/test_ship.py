@@ -112,6 +112,25 @@ def test_an_arm_of_a_comparison_is_a_run(data: Path, tmp_path: Path) -> None:
     assert "without SE" in printed
 
 
+def test_int8_with_its_accuracy(run: Path, data: Path, images: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    options = ("--int8", "--int8-tool", "onnxruntime", "--int8-images", "8")
+
+    result = answered("export", str(run), "--out", str(file), *options)
+    printed = ran("export", str(run), "--out", str(file), "--data", str(data), *options)
+
+    blocks = result["report"]["blocks"]
+    assert (result["report"]["int8"], result["report"]["blocks_in_float"]) == (
+        "onnxruntime",
+        blocks,
+    )
+    assert result["accuracy"]["images"] == 8
+    assert result["accuracy"]["difference"]["n"] == result["accuracy"]["blocks"]["n"] == 8
+    assert f"by onnxruntime, {blocks} of {blocks} SE blocks in float" in printed
+    assert "accuracy, int8" in printed
+    assert "green.png: " in ran("predict", images[1], "--model", str(file))
+
+
 def weights(path: Path, name: str, **options: Any) -> str:
     torch.save(create_model(name, **options).state_dict(), path)
     return str(path)
@@ -172,6 +191,8 @@ def test_a_file_that_says_nothing_of_its_images(
         (("RUN", "--out", "net.tflite"), "unknown file ending '.tflite'"),
         (("RUN", "--format", "pt2", "--out", "net.onnx"), "--format pt2 writes .pt2, but --out is"),
         (("RUN", "--format", "pt2", "--form", "fats"), "unknown form 'fats'; did you mean: fast"),
+        (("RUN", "--format", "pt2", "--int8"), "int8 needs a format of onnx or openvino, got pt2"),
+        (("RUN", "--format", "openvino", "--int8", "--int8-tool", "ort"), "unknown int8 tool for"),
         (("RUN", "--format", "pt2", "--images", "0"), "images must be a whole number of at least"),
         (("RUN", "--format", "pt2", "--image-size", "0"), "--image-size must be at least 1, got 0"),
         (("RUN", "--format", "pt2", "--weights", "w"), "--weights and --classes go with a name"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import senet
 from senet.deploy import Deployment
@@ -40,6 +40,40 @@ def assert_equal(net: nn.Module, deployed: nn.Module, x: Any, *, allowed: float 
     for a, b in zip(expected, got, strict=True):
         assert a.shape == b.shape
         assert (a - b).abs().max() <= allowed * a.abs().max()
+
+
+def deploys(net: nn.Module, x: Any) -> Deployment:
+    """Check both forms of a network: equal in float64, and in float32 but for rounding."""
+    as_trained(net)
+    for form in ("portable", "fast"):
+        deployed = senet.deploy(net, x, form=form)
+        assert_equal(net, deployed, x)
+    done = report(deployed)
+    normalised(net, x)
+    deployed = senet.deploy(net, x)
+    exact = outputs(net, x)
+    single = tree_map_only(Tensor, lambda leaf: leaf.to(torch.float32), x)
+    pairs = zip(exact, outputs(net.float(), single), outputs(deployed.float(), single), strict=True)
+    for truth, a, b in pairs:
+        given, error = (float((y - truth).abs().max() / truth.abs().max()) for y in (a, b))
+        assert error <= max(1e-5, 3 * given), f"float32: {error:.1e}, given network {given:.1e}"
+        if truth.dim() == 2:
+            best, second = truth.topk(2).values.T
+            clear = best - second > 1e-4 * truth.abs().max()
+            assert torch.equal(a.argmax(1)[clear], b.argmax(1)[clear]), "float32: other classes"
+    return done
+
+
+def normalised(net: nn.Module, x: Any) -> None:
+    """Give batch norms the statistics of an input: with others a deep network's maps explode."""
+    momenta = {module: module.momentum for module in net.modules() if hasattr(module, "momentum")}
+    for module in momenta:
+        module.momentum = 1.0
+    net.train()
+    outputs(net, x)
+    for module, momentum in momenta.items():
+        module.momentum = momentum
+    net.eval()
 
 
 def report(deployed: nn.Module) -> Deployment:

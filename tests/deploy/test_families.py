@@ -45,6 +45,7 @@ def test_inserted_networks_of_every_family(family: Family) -> None:
     deployed = deploy(net, x)
 
     assert_equal(net, deployed, x)
+    assert_equal(net, deploy(net, x, form="portable"), x)
     done = report(deployed)
     assert blocks <= done.blocks <= blocks + existing
     assert bool(done.kept) == (family.name in KEEPS_NORMS)

@@ -246,6 +246,48 @@ def test_an_addition_in_place_whose_identity_is_read_again_is_kept() -> None:
     assert report(deployed).joined == []
 
 
+class Remembering(nn.Module):
+    """Keeps a table for the next forward in evaluation, as networks with attention do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 1), SEBatchNorm2d(8)
+        self.bias = nn.Parameter(torch.randn(8, 1, 1))
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> Remembering:
+        self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "bias" not in self.kept:
+            self.kept["bias"] = 2 * self.bias
+        return self.norm(self.conv(x + self.kept["bias"]))  # type: ignore[no-any-return]
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Remembering()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.inner(x))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_a_forward_keeps_for_the_next(before: bool) -> None:
+    body = nn.Sequential(Outer(), Outer())
+    net, x = as_trained(nn.Sequential(nn.Conv2d(3, 8, 1), body)), example(2)
+    if before:
+        outputs(net, x)
+
+    deployed = deploy(net, x)
+
+    assert_equal(net, deployed, x)
+    assert len(report(deployed).joined) == 2
+    assert deploy(net, x).float()(x.float()).dtype == torch.float32
+
+
 def wrapped(inner: Callable[..., Any]) -> Callable[..., Any]:
     """What accelerate and others leave on a module."""
     return lambda *args, **kwargs: inner(*args, **kwargs)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from senet.errors import ConfigError, unknown_name
 __all__ = ["export"]
 
 _IMAGES = 64
+_CALIBRATION = 300  # images, as many as NNCF takes by itself
 
 Source = Annotated[
     str,
@@ -38,8 +40,8 @@ Format = Annotated[
 
 @app.command()
 @o.configured(
-    *("data.name", "data.root", "data.test_split", "data.image_key", "data.label_key"),
-    "data.max_bad_images",
+    *("data.name", "data.root", "data.train_split", "data.test_split"),
+    *("data.image_key", "data.label_key", "data.max_bad_images"),
     defaults={"data.name": "random images"},
 )
 def export(
@@ -48,7 +50,17 @@ def export(
     changes: dict[str, Any],
     out: Target = None,
     file_format: Format = None,
-    form: Annotated[str, typer.Option(help="fast, or portable for quantisers.")] = "fast",
+    form: Annotated[
+        str, typer.Option(help="fast; or portable, which other tools know as SE.")
+    ] = "fast",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise, by training images of --data or of the run.")
+    ] = False,
+    int8_tool: Annotated[str, typer.Option(help="nncf, or for .onnx onnxruntime.")] = "nncf",
+    int8_blocks: Annotated[str, typer.Option(help="Leave SE blocks in float, or int8.")] = "float",
+    int8_images: Annotated[int, typer.Option(help="Training images to calibrate on.")] = (
+        _CALIBRATION
+    ),
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Let the file take images of any size.")
     ] = False,
@@ -58,41 +70,85 @@ def export(
     image_size: o.ImageSize = None,
     images: Annotated[
         int | None,
-        typer.Option(help=f"Test images to compare on ({_IMAGES} of --data, or of a run's data)."),
+        typer.Option(
+            help=f"Test images to compare on ({_IMAGES} of --data, or of a run's data); with "
+            "--int8 the accuracy is of so many (default: all)."
+        ),
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Write a trained network for ONNX Runtime, OpenVINO or PyTorch, and compare it there."""
+    from senet.deploy.engines import engine_of
+    from senet.deploy.quantization import check_tool
     from senet.deploy.rewrite import FORMS
-    from senet.training.exported import export_network, some_test_images
+    from senet.training.exported import export_network, some_images
     from senet.training.run_folder import check_writable
 
     target = _target(source, out, file_format)
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
+    if int8:
+        check_tool(engine_of(target).name, int8_tool, int8_blocks)
     check_writable(target.parent)
-    trained = _network(source, weights, classes, normalization)
-    if image_size is not None:
-        if image_size < 1:
-            raise ConfigError(f"--image-size must be at least 1, got {image_size}")
-        trained = replace(trained, view=replace(trained.view, test_size=(image_size,) * 2))
+    trained = _network(source, weights, classes, normalization, image_size)
+    accuracy = None
     with showing_progress(Console(stderr=as_json)) as on_progress:
-        shown = None
-        if images is not None or changes:
+        shown, options = None, dict[str, Any]()
+        if images is not None or changes or int8:
             data = configured_data([trained], changes).data
             on_progress("reading test images", 0, 1)
-            shown = some_test_images(trained, data, _IMAGES if images is None else images)
+            shown = some_images(trained, data, _IMAGES if images is None else images)
+        if int8:
+            on_progress("reading training images", 0, 1)
+            seen = some_images(trained, data, int8_images, training=True)
+            options = {"int8": seen, "int8_tool": int8_tool, "int8_blocks": int8_blocks}
         on_progress(f"exporting {trained.name}", 0, 1)
         shipped = export_network(
-            trained, target, form=form, dynamic_size=dynamic_size, images=shown
+            trained, target, form=form, dynamic_size=dynamic_size, images=shown, **options
         )
+        if int8:
+            accuracy = _accuracy(trained, target, data, images, form, options, on_progress)
+    _show(shipped, accuracy, as_json=as_json)
+
+
+def _show(shipped: Any, accuracy: Any, *, as_json: bool) -> None:
+    """Print the result."""
     if as_json:
-        typer.echo(json.dumps({**shipped.to_dict(), "command": command_line()}, indent=1))
-        return
-    console = Console()
-    console.print(_table(shipped))
-    for path, why in shipped.report.kept:
-        console.print(f"kept {path}: {why}", soft_wrap=True, highlight=False, markup=False)
+        result = {**shipped.to_dict(), "command": command_line()}
+        if accuracy is not None:
+            result["accuracy"] = {**asdict(accuracy), "warning": accuracy.warning}
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        console = Console()
+        console.print(_table(shipped, accuracy))
+        for path, why in shipped.report.kept:
+            console.print(f"kept {path}: {why}", soft_wrap=True, highlight=False, markup=False)
+    if accuracy is not None and accuracy.warning:
+        typer.echo(f"senet: warning: {accuracy.warning}", err=True)
+
+
+def _accuracy(
+    trained: Any,
+    target: Path,
+    data: Any,
+    images: int | None,
+    form: str,
+    options: Mapping[str, Any],
+    on_progress: Any,
+) -> Any:
+    from senet.training.int8 import int8_accuracy
+
+    names = {name: value for name, value in options.items() if name != "int8"}
+    return int8_accuracy(
+        trained,
+        target,
+        data,
+        calibration=options["int8"],
+        form=form,
+        images=images,
+        on_progress=on_progress,
+        **names,
+    )
 
 
 def _target(source: str, out: Path | None, file_format: str | None) -> Path:
@@ -117,6 +173,22 @@ def _target(source: str, out: Path | None, file_format: str | None) -> Path:
 
 
 def _network(
+    source: str,
+    weights: str | None,
+    classes: int | None,
+    normalization: str | None,
+    image_size: int | None,
+) -> Any:
+    """Return the network of a folder, or of a name, for images of a size."""
+    if image_size is not None and image_size < 1:
+        raise ConfigError(f"--image-size must be at least 1, got {image_size}")
+    trained = _opened(source, weights, classes, normalization)
+    if image_size is None:
+        return trained
+    return replace(trained, view=replace(trained.view, test_size=(image_size,) * 2))
+
+
+def _opened(
     source: str, weights: str | None, classes: int | None, normalization: str | None
 ) -> Any:
     from senet.training.trained import load_published_network, load_written
@@ -133,7 +205,7 @@ def _network(
     return load_written(source, normalization=normalization)
 
 
-def _table(shipped: Any) -> Table:
+def _table(shipped: Any, accuracy: Any) -> Table:
     report = shipped.report
     plain = f" ({shipped.plain_nodes} without SE)" if shipped.plain_nodes is not None else ""
     kind = "test" if shipped.real_images else "random"
@@ -146,7 +218,24 @@ def _table(shipped: Any) -> Table:
     }
     if report.same_class is not None:
         rows["equal classes"] = f"{100 * report.same_class:.2f} %"
+    if accuracy is not None:
+        rows["int8"] = (
+            f"by {report.int8}, {report.blocks_in_float} of {report.blocks} SE blocks in float"
+        )
+        before, after = (100 * each.proportion for each in (accuracy.float32, accuracy.int8))
+        rows["accuracy, float32"] = f"{before:.2f} % of {accuracy.images} test images"
+        rows["accuracy, int8"] = f"{after:.2f} %, {_points(accuracy.difference)}"
+        if accuracy.blocks is not None:
+            rows["SE blocks in int8"] = _points(accuracy.blocks)
     table = Table(show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _points(difference: Any) -> str:
+    """Return a paired difference in points, with its interval."""
+    mean = f"{100 * difference.mean:+.2f} points"
+    if difference.low is None:
+        return mean
+    return f"{mean} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"

@@ -52,13 +52,14 @@ class ChannelGate(nn.Module):
     def __init__(self, layers: nn.Sequential, spatial: int, squeeze: str) -> None:
         super().__init__()
         self.layers = layers
-        self.dims = list(range(2, 2 + spatial))
+        self.dims = [list(range(2, 2 + spatial))]
         self.maximum = squeeze == "max"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate."""
-        z = x.amax(self.dims, keepdim=True) if self.maximum else x.mean(self.dims, keepdim=True)
-        return self.layers(z)  # type: ignore[no-any-return]
+        for dims in self.dims:
+            x = x.amax(dims, keepdim=True) if self.maximum else x.mean(dims, keepdim=True)
+        return self.layers(x)  # type: ignore[no-any-return]
 
 
 class CanonicalSE(nn.Module):
@@ -165,10 +166,15 @@ class Excitation:
 
 
 def _layer(weight: Tensor, bias: Tensor | None, spatial: int, like: Tensor) -> nn.Module:
-    """A 1x1 convolution, with a bias: the patterns by which engines know the block have one."""
+    """A 1x1 convolution, with a bias: the patterns by which engines know the block have one.
+
+    OpenVINO takes an addition of zeros away, so a bias of zeros is one of the smallest numbers.
+    """
     conv = _CONVOLUTIONS[spatial](weight.shape[1], weight.shape[0], 1, device="meta")
     conv.weight = nn.Parameter(weight.reshape(*weight.shape, *(1,) * spatial).to(like))
-    conv.bias = nn.Parameter((weight.new_zeros(len(weight)) if bias is None else bias).to(like))
+    if bias is None or not bias.count_nonzero():
+        bias = torch.full_like(weight[:, 0], torch.finfo(torch.float32).tiny)
+    conv.bias = nn.Parameter(bias.to(like))
     return conv
 
 

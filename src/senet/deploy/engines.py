@@ -14,6 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from senet.deploy.file_blocks import FileBlock, onnx_blocks, openvino_blocks
 from senet.errors import DataError, InputError, first_line, optional, unknown_name
 
 __all__ = ["ENGINES", "Engine", "Loaded", "engine_of", "load_exported", "quiet"]
@@ -35,6 +36,7 @@ class Loaded:
         run: maps images [N, C, H, W] to the network's outputs, in float32 arithmetic.
         metadata: what `senet.export` was given to write into the file.
         nodes: operators of the graph, constants and inputs not counted.
+        blocks: the SE blocks of an ONNX or OpenVINO file.
         version: the engine and its version.
     """
 
@@ -42,6 +44,7 @@ class Loaded:
     metadata: dict[str, Any]
     nodes: int
     version: str
+    blocks: tuple[FileBlock, ...] = ()
 
 
 @final
@@ -94,8 +97,9 @@ def _read_onnx(path: Path) -> Loaded:
         return [torch.as_tensor(a) for a in session.run(None, {name: images.numpy()})]
 
     kept = session.get_modelmeta().custom_metadata_map.get(_KEY, "{}")
-    nodes = len(onnx.load(path, load_external_data=False).graph.node)
-    return Loaded(run, json.loads(kept), nodes, f"ONNX Runtime {onnxruntime.__version__}")
+    graph = onnx.load(path, load_external_data=False).graph
+    version = f"ONNX Runtime {onnxruntime.__version__}"
+    return Loaded(run, json.loads(kept), len(graph.node), version, onnx_blocks(graph))
 
 
 def _write_openvino(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -132,7 +136,8 @@ def _read_openvino(path: Path) -> Loaded:
     kept = model.get_rt_info([_KEY]).astype(str) if model.has_rt_info([_KEY]) else "{}"
     kinds = [op.get_type_name() for op in model.get_ordered_ops()]
     nodes = sum(kind not in ("Constant", "Parameter", "Result") for kind in kinds)
-    return Loaded(run, json.loads(kept), nodes, f"OpenVINO {openvino.__version__.split('-')[0]}")
+    version = f"OpenVINO {openvino.__version__.split('-')[0]}"
+    return Loaded(run, json.loads(kept), nodes, version, openvino_blocks(model))
 
 
 def _write_pt2(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:

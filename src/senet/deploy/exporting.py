@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.deploy.engines import Engine, Loaded, engine_of, quiet
+from senet.deploy.quantization import check_tool, hide_blocks, quantise
 from senet.deploy.rewrite import deploy
 from senet.errors import ExportError, InputError, first_line
 from senet.files import write_whole
@@ -24,6 +25,8 @@ __all__ = ["ExportReport", "export"]
 
 # The largest relative difference to PyTorch that is taken for rounding, in float32.
 _ROUNDING = 1e-3
+# The largest error of an int8 file's outputs, relative to their standard deviation.
+_NOISE = 0.5
 _AT_ONCE = 32  # images in a comparison, where the file takes any number
 
 
@@ -41,6 +44,9 @@ class ExportReport:
         same_class: the share of images with the same largest output, None where the network does
             not return [N, classes].
         kept: SE blocks and batch norms that could not be rewritten, as (module path, reason).
+        int8: the tool that quantised the file; None where it is in float.
+        blocks: SE blocks in an ONNX or OpenVINO file.
+        blocks_in_float: those whose layers compute in float.
     """
 
     path: str
@@ -50,6 +56,9 @@ class ExportReport:
     difference: float
     same_class: float | None
     kept: tuple[tuple[str, str], ...] = ()
+    int8: str | None = None
+    blocks: int = 0
+    blocks_in_float: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
@@ -58,8 +67,12 @@ class ExportReport:
     def __str__(self) -> str:
         """Return the report in a few lines."""
         same = "" if self.same_class is None else f", {100 * self.same_class:.2f} % equal classes"
+        int8 = ""
+        if self.int8 is not None:
+            float_blocks = f"{self.blocks_in_float} of {self.blocks} SE blocks in float"
+            int8 = f", int8 by {self.int8}, {float_blocks}"
         lines = [
-            f"{self.path}: {self.nodes} nodes",
+            f"{self.path}: {self.nodes} nodes{int8}",
             f"{self.engine} against PyTorch on {self.images} images: "
             f"largest difference {self.difference:.1e}{same}",
         ]
@@ -76,6 +89,9 @@ def export(
     dynamic_size: bool = False,
     images: Tensor | None = None,
     metadata: Mapping[str, Any] | None = None,
+    int8: Tensor | None = None,
+    int8_tool: str = "nncf",
+    int8_blocks: str = "float",
 ) -> ExportReport:
     """Write a network for inference to a file, run the file in its engine, and compare.
 
@@ -89,13 +105,21 @@ def export(
         dynamic_size: let it take images of any size.
         images: what is compared, [N, C, *spatial]; random images if not given.
         metadata: JSON-able values to keep in the file, such as class names.
+        int8: images [N, C, *spatial] as the network gets them, by which the file is quantised to
+            int8; some hundreds of the training images are usual. None writes float32.
+        int8_tool: "nncf", or for ONNX also "onnxruntime".
+        int8_blocks: "float" leaves the layers and products of SE blocks in float: gates decide
+            over whole channels, so they need more digits, and cost little. "int8" quantises them
+            as well.
 
     Returns:
         What was written, and how it compares.
 
     Raises:
+        ConfigError: int8 in a format that no tool quantises.
         ExportError: the network cannot be exported, or the file does not compute what the network
-            does; no file is left then, and one that was there before stays.
+            does; no file is left then, and one that was there before stays. An int8 file must keep
+            half of the outputs' standard deviation.
         MissingPackageError: the engine is not installed.
         UnknownNameError: the name of the file has an ending of no engine.
 
@@ -107,25 +131,65 @@ def export(
         raise InputError(
             f"an exported network takes one tensor of images, got {type(example_input).__name__}"
         )
+    if int8 is not None:
+        check_tool(engine.name, int8_tool, int8_blocks)
     example = example_input.detach()
     net = deploy(model, example, form=form)
+    if int8 is not None and int8_blocks == "int8":
+        hide_blocks(net)
     program = _program(net, example, batch=dynamic_batch, size=dynamic_size)
     shown = torch.randn_like(example) if images is None else images.to(example)
+    step = _AT_ONCE if dynamic_batch else len(example)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / target.name
         engine.write(program, written, metadata or {})
         loaded = engine.read(written)
-        difference, same = _compare(net, loaded, shown, len(example), batch=dynamic_batch)
-        if not difference <= _ROUNDING:
+        compared = _compared(net, loaded, shown, step, whole=not dynamic_batch)
+        if not compared.difference <= _ROUNDING:
             raise ExportError(
                 f"the exported file must compute what the network does, but in {loaded.version} "
-                f"its outputs differ by {difference:.1e} of the largest; {target} was not written"
+                f"its outputs differ by {compared.difference:.1e} of the largest; {target} was not "
+                "written"
             )
+        if int8 is not None:
+            batches = _batches(int8.to(example), 1 if dynamic_batch else step)
+            written = written.with_stem("int8")
+            source = Path(folder) / target.name
+            leave = [name for block in loaded.blocks for name in block.nodes]
+            leave = leave if int8_blocks == "float" else []
+            quantise(engine.name, source, written, batches, tool=int8_tool, leave=leave)
+            loaded = engine.read(written)
+            compared = _compared(net, loaded, shown, step, whole=not dynamic_batch)
+            _check_int8(compared, loaded, target)
         _move(engine, written, target)
     done: Any = net.deployment
     return ExportReport(
-        str(target), loaded.version, loaded.nodes, len(shown), difference, same, tuple(done.kept)
+        *(str(target), loaded.version, loaded.nodes, len(shown)),
+        *(compared.difference, compared.same_class, tuple(done.kept)),
+        int8=None if int8 is None else int8_tool,
+        blocks=len(loaded.blocks),
+        blocks_in_float=sum(block.in_float for block in loaded.blocks),
     )
+
+
+def _batches(images: Tensor, step: int) -> list[Tensor]:
+    """Return whole batches of images for calibration."""
+    batches = [part.cpu() for part in torch.split(images, step) if len(part) == step]
+    if not batches:
+        raise InputError(
+            f"int8 needs images to calibrate on, at least {step}, got {len(images)}; give some "
+            "hundreds"
+        )
+    return batches
+
+
+def _check_int8(compared: _Compared, loaded: Loaded, target: Path) -> None:
+    if not compared.noise <= _NOISE:
+        raise ExportError(
+            f"the int8 file must compute about what the network does, but in {loaded.version} the "
+            f"error of its outputs is {compared.noise:.2g} of their standard deviation; give more "
+            f"images of the kind that the network was trained on. {target} was not written"
+        )
 
 
 def _program(net: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Any:
@@ -146,24 +210,36 @@ def _program(net: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Any
         ) from error
 
 
+@final
+@dataclass(frozen=True)
+class _Compared:
+    difference: float  # the largest, relative to the largest output
+    noise: float  # root mean square of the differences, relative to the outputs' deviation
+    same_class: float | None
+
+
 @torch.no_grad()
-def _compare(
-    net: nn.Module, loaded: Loaded, images: Tensor, step: int, *, batch: bool
-) -> tuple[float, float | None]:
-    """Return the largest relative difference, and the share of equal classes."""
+def _compared(
+    net: nn.Module, loaded: Loaded, images: Tensor, step: int, *, whole: bool
+) -> _Compared:
+    """Run network and file on the same images, in whole batches if need be."""
     expected, got = list[list[Tensor]](), list[list[Tensor]]()
-    for part in torch.split(images, max(step, _AT_ONCE) if batch else step):
-        if batch or len(part) == step:
+    for part in torch.split(images, step):
+        if not whole or len(part) == step:
             expected.append([leaf.cpu() for leaf in tensors(net(part))])
             got.append(loaded.run(part.cpu()))
     pairs = [pair for a, b in zip(expected, got, strict=True) for pair in zip(a, b, strict=True)]
     largest = max(float(a.abs().max()) for a, _ in pairs) or 1.0
     difference = max(float((a - b).abs().max()) for a, b in pairs) / largest
+    ours, theirs = (torch.cat([pair[i].double().flatten() for pair in pairs]) for i in (0, 1))
+    deviation = float(ours.std(correction=0)) or 1.0
+    noise = float((theirs - ours).square().mean().sqrt()) / deviation
     first = [a for a, *_ in expected]
     if any(a.dim() != 2 for a in first):
-        return difference, None
-    ours, theirs = torch.cat(first), torch.cat([b for b, *_ in got])
-    return difference, float((ours.argmax(1) == theirs.argmax(1)).double().mean())
+        return _Compared(difference, noise, None)
+    classes = (torch.cat([a for a, *_ in each]).argmax(1) for each in (expected, got))
+    same = float((next(classes) == next(classes)).double().mean())
+    return _Compared(difference, noise, same)
 
 
 def _move(engine: Engine, written: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ forward depends on data, stays as it is.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 from typing import Any, final
@@ -51,7 +52,8 @@ def scale_identity(module: nn.Module, host: str, block: nn.Module) -> fx.GraphMo
     Returns:
         None where torch.fx cannot trace the module, or finds no such addition.
     """
-    graph = _traced(module, (host,)) if one_argument(module) else None
+    shell = _shell(module)
+    graph = _traced(shell, (host,)) if one_argument(module) else None
     if graph is None:
         return None
     (x,) = (node for node in graph.nodes if node.op == "placeholder")
@@ -64,7 +66,7 @@ def scale_identity(module: nn.Module, host: str, block: nn.Module) -> fx.GraphMo
     ]
     if len(sums) != 1:
         return None
-    traced = fx.GraphModule(module, graph, type(module).__name__).eval()
+    traced = fx.GraphModule(shell, graph, type(module).__name__).eval()
     traced.add_module("se_shortcut", block)
     with graph.inserting_after(x):
         scaled = graph.call_module("se_shortcut", (x,))
@@ -81,14 +83,25 @@ def join_additions(module: nn.Module) -> fx.GraphModule | None:
     if not one_argument(module):
         return None
     targets = tuple(path for path, child in module.named_modules() if type(child) in _JOINED)
-    graph = _traced(module, targets)
+    shell = _shell(module)
+    graph = _traced(shell, targets)
     if graph is None:
         return None
-    joined = [node for node in graph.nodes if _join(module, node)]
+    joined = [node for node in graph.nodes if _join(shell, node)]
     if not joined:
         return None
     graph.lint()
-    return fx.GraphModule(module, graph, type(module).__name__).eval()
+    return fx.GraphModule(shell, graph, type(module).__name__).eval()
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    """Return a copy with the same parameters and buffers.
+
+    A forward may keep what it computed, such as a table of position biases; when it is traced it
+    keeps a proxy, which no later call can use.
+    """
+    shared = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared)
 
 
 def _traced(module: nn.Module, targets: tuple[str, ...]) -> fx.Graph | None:

@@ -116,6 +116,7 @@ def deploy(model: nn.Module, example_input: Any = None, *, form: str = "fast") -
     hosts = [path for path, module in rewriting.modules.items() if module in pairs]
     paths = comparable(rewriting.touched, hosts, rewriting.done.joined)
     check_agreement(model, net, example, {"", *paths})
+    net.train().eval()  # drops what a forward kept for the next, in the type of now
     net.deployment = rewriting.done  # type: ignore[assignment]
     return net
 

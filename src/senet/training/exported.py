@@ -19,13 +19,14 @@ from senet.deploy.engines import ENGINES
 from senet.errors import ConfigError, DataError, InputError, first_line
 from senet.insertion import se_modules
 from senet.insertion.graft import grafts
+from senet.insertion.guard import settle
 from senet.models import NETWORKS
 from senet.models.origin import origin_of
 from senet.training.config import DataConfig
 from senet.training.data import Crops, Unreadable, View, loaded_rows, open_split
 from senet.training.trained import Trained, check_normalization, named_view
 
-__all__ = ["Shipped", "export_network", "is_exported", "load_exported_network", "some_test_images"]
+__all__ = ["Shipped", "export_network", "is_exported", "load_exported_network", "some_images"]
 
 SCHEMA = "senet.export/1"
 _RANDOM_IMAGES = 8
@@ -66,6 +67,10 @@ def export_network(
     form: str = "fast",
     dynamic_size: bool = False,
     images: Tensor | None = None,
+    int8: Tensor | None = None,
+    int8_tool: str = "nncf",
+    int8_blocks: str = "float",
+    plain: bool = True,
 ) -> Shipped:
     """Write a trained network to a file, with its classes, its preprocessing and its SE blocks.
 
@@ -76,8 +81,14 @@ def export_network(
         dynamic_size: let the file take images of any size, beside any number of them.
         images: what the file is compared on, [N, C, H, W], as the network gets them; random ones if
             not given.
+        int8: images that an int8 file is calibrated on, as the network gets them; float32 if not
+            given.
+        int8_tool: of `senet.export`.
+        int8_blocks: of `senet.export`.
+        plain: also count the operators of the same network without SE.
 
     Raises:
+        ConfigError: int8 in a format that no tool quantises.
         ExportError: the network cannot be exported, or the file computes something else.
         MissingPackageError: the engine is not installed.
         UnknownNameError: no such form, or no engine of this file ending.
@@ -87,9 +98,10 @@ def export_network(
     random = torch.randn(_RANDOM_IMAGES, *size, generator=torch.Generator().manual_seed(0))
     shown = random if images is None else images
     options: dict[str, Any] = {"form": form, "dynamic_size": dynamic_size}
+    options |= {"int8": int8, "int8_tool": int8_tool, "int8_blocks": int8_blocks}
     report = export(trained.net, path, shown[:1], **options, images=shown, metadata=metadata)
-    plain = _plain_nodes(trained.net, path.name, shown[:1], options)
-    return Shipped(report, plain, images is not None, metadata)
+    nodes = _plain_nodes(trained.net, path.name, shown[:1], options) if plain else None
+    return Shipped(report, nodes, images is not None, metadata)
 
 
 def _metadata(trained: Trained) -> dict[str, Any]:
@@ -111,6 +123,7 @@ def _metadata(trained: Trained) -> dict[str, Any]:
 
 def _blocks(net: nn.Module) -> dict[str, Any] | None:
     """Return the configuration of a network's SE blocks; None where it has none of this project."""
+    settle(net)
     inserted, origin = grafts(net), origin_of(net)
     if inserted:
         return inserted[0].config.to_dict()
@@ -136,13 +149,16 @@ def _plain_nodes(
         return export(plain, Path(folder) / name, example, **options).nodes
 
 
-def some_test_images(trained: Trained, data: DataConfig, count: int) -> Tensor:
-    """Return images of the test split, evenly spread over it, as a network gets them [N, C, H, W].
+def some_images(
+    trained: Trained, data: DataConfig, count: int, *, training: bool = False
+) -> Tensor:
+    """Return images of a split, evenly spread over it, as a network is tested with [N, C, H, W].
 
     Args:
         trained: the network.
         data: which data; up to `max_bad_images` that cannot be read are left out.
         count: how many; all where there are fewer.
+        training: take the training split, not the test split.
 
     Raises:
         ConfigError: `count` is below 1.
@@ -150,7 +166,7 @@ def some_test_images(trained: Trained, data: DataConfig, count: int) -> Tensor:
     """
     if count < 1:
         raise ConfigError(f"images must be a whole number of at least 1, got {count}")
-    split = open_split(data, training=False)
+    split = open_split(data, training=training)
     split = replace(split, transform=Crops().transform(trained.view))
     chosen = [[k * len(split) // count] for k in range(count)]
     if count >= len(split):
