@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +37,25 @@ Format = Annotated[
 ]
 
 
+Form = Annotated[str, typer.Option(help="fast; or portable, which other tools know as SE.")]
+DynamicSize = Annotated[
+    bool, typer.Option("--dynamic-size", help="Let the file take images of any size.")
+]
+Images = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Test images to compare on ({_IMAGES} of --data, or of a run's data); with --int8 "
+        "the accuracy is of so many (default: all)."
+    ),
+]
+Int8 = Annotated[
+    bool, typer.Option("--int8", help="Quantise, by training images of --data or of the run.")
+]
+Int8Tool = Annotated[str, typer.Option(help="nncf, or for .onnx onnxruntime.")]
+Int8Blocks = Annotated[str, typer.Option(help="Leave SE blocks in float, or int8.")]
+Int8Images = Annotated[int, typer.Option(help="Training images to calibrate on.")]
+
+
 @app.command()
 @o.configured(
     *("data.name", "data.root", "data.train_split", "data.test_split"),
@@ -50,31 +68,17 @@ def export(
     changes: dict[str, Any],
     out: Target = None,
     file_format: Format = None,
-    form: Annotated[
-        str, typer.Option(help="fast; or portable, which other tools know as SE.")
-    ] = "fast",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise, by training images of --data or of the run.")
-    ] = False,
-    int8_tool: Annotated[str, typer.Option(help="nncf, or for .onnx onnxruntime.")] = "nncf",
-    int8_blocks: Annotated[str, typer.Option(help="Leave SE blocks in float, or int8.")] = "float",
-    int8_images: Annotated[int, typer.Option(help="Training images to calibrate on.")] = (
-        _CALIBRATION
-    ),
-    dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Let the file take images of any size.")
-    ] = False,
+    form: Form = "fast",
+    dynamic_size: DynamicSize = False,
+    int8: Int8 = False,
+    int8_tool: Int8Tool = "nncf",
+    int8_blocks: Int8Blocks = "float",
+    int8_images: Int8Images = _CALIBRATION,
     weights: Annotated[str | None, typer.Option(help="Of a network that is named.")] = None,
     classes: o.Classes = None,
     normalization: Normalization = None,
     image_size: o.ImageSize = None,
-    images: Annotated[
-        int | None,
-        typer.Option(
-            help=f"Test images to compare on ({_IMAGES} of --data, or of a run's data); with "
-            "--int8 the accuracy is of so many (default: all)."
-        ),
-    ] = None,
+    images: Images = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Write a trained network for ONNX Runtime, OpenVINO or PyTorch, and compare it there."""
@@ -82,6 +86,7 @@ def export(
     from senet.deploy.quantization import check_tool
     from senet.deploy.rewrite import FORMS
     from senet.training.exported import export_network, some_images
+    from senet.training.int8 import int8_accuracy
     from senet.training.run_folder import check_writable
 
     target = _target(source, out, file_format)
@@ -91,23 +96,21 @@ def export(
         check_tool(engine_of(target).name, int8_tool, int8_blocks)
     check_writable(target.parent)
     trained = _network(source, weights, classes, normalization, image_size)
-    accuracy = None
+    accuracy, options = None, dict[str, Any](form=form)
     with showing_progress(Console(stderr=as_json)) as on_progress:
-        shown, options = None, dict[str, Any]()
         if images is not None or changes or int8:
             data = configured_data([trained], changes).data
             on_progress("reading test images", 0, 1)
-            shown = some_images(trained, data, _IMAGES if images is None else images)
+            options["images"] = some_images(trained, data, _IMAGES if images is None else images)
         if int8:
             on_progress("reading training images", 0, 1)
             seen = some_images(trained, data, int8_images, training=True)
-            options = {"int8": seen, "int8_tool": int8_tool, "int8_blocks": int8_blocks}
+            options |= {"int8": seen, "int8_tool": int8_tool, "int8_blocks": int8_blocks}
         on_progress(f"exporting {trained.name}", 0, 1)
-        shipped = export_network(
-            trained, target, form=form, dynamic_size=dynamic_size, images=shown, **options
-        )
+        shipped = export_network(trained, target, dynamic_size=dynamic_size, **options)
         if int8:
-            accuracy = _accuracy(trained, target, data, images, form, options, on_progress)
+            options |= {"calibration": options.pop("int8"), "images": images}
+            accuracy = int8_accuracy(trained, target, data, on_progress=on_progress, **options)
     _show(shipped, accuracy, as_json=as_json)
 
 
@@ -125,30 +128,6 @@ def _show(shipped: Any, accuracy: Any, *, as_json: bool) -> None:
             console.print(f"kept {path}: {why}", soft_wrap=True, highlight=False, markup=False)
     if accuracy is not None and accuracy.warning:
         typer.echo(f"senet: warning: {accuracy.warning}", err=True)
-
-
-def _accuracy(
-    trained: Any,
-    target: Path,
-    data: Any,
-    images: int | None,
-    form: str,
-    options: Mapping[str, Any],
-    on_progress: Any,
-) -> Any:
-    from senet.training.int8 import int8_accuracy
-
-    names = {name: value for name, value in options.items() if name != "int8"}
-    return int8_accuracy(
-        trained,
-        target,
-        data,
-        calibration=options["int8"],
-        form=form,
-        images=images,
-        on_progress=on_progress,
-        **names,
-    )
 
 
 def _target(source: str, out: Path | None, file_format: str | None) -> Path:

@@ -125,8 +125,7 @@ def export(
 
     Source: docs/deploy.md.
     """
-    target = Path(path)
-    engine = engine_of(target)
+    target, engine = Path(path), engine_of(Path(path))
     if not isinstance(example_input, Tensor):
         raise InputError(
             f"an exported network takes one tensor of images, got {type(example_input).__name__}"
@@ -140,35 +139,27 @@ def export(
     program = _program(net, example, batch=dynamic_batch, size=dynamic_size)
     shown = torch.randn_like(example) if images is None else images.to(example)
     step = _AT_ONCE if dynamic_batch else len(example)
+    compare = partial(_compared, net, images=shown, step=step, whole=not dynamic_batch)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / target.name
         engine.write(program, written, metadata or {})
         loaded = engine.read(written)
-        compared = _compared(net, loaded, shown, step, whole=not dynamic_batch)
-        if not compared.difference <= _ROUNDING:
-            raise ExportError(
-                f"the exported file must compute what the network does, but in {loaded.version} "
-                f"its outputs differ by {compared.difference:.1e} of the largest; {target} was not "
-                "written"
-            )
+        compared = _checked(compare(loaded), loaded, target)
         if int8 is not None:
+            kept = loaded.blocks if int8_blocks == "float" else ()
+            leave = [name for block in kept for name in block.nodes]
             batches = _batches(int8.to(example), 1 if dynamic_batch else step)
-            written = written.with_stem("int8")
-            source = Path(folder) / target.name
-            leave = [name for block in loaded.blocks for name in block.nodes]
-            leave = leave if int8_blocks == "float" else []
+            source, written = written, written.with_stem("int8")
             quantise(engine.name, source, written, batches, tool=int8_tool, leave=leave)
             loaded = engine.read(written)
-            compared = _compared(net, loaded, shown, step, whole=not dynamic_batch)
-            _check_int8(compared, loaded, target)
+            compared = _checked(compare(loaded), loaded, target, int8=True)
         _move(engine, written, target)
     done: Any = net.deployment
     return ExportReport(
         *(str(target), loaded.version, loaded.nodes, len(shown)),
         *(compared.difference, compared.same_class, tuple(done.kept)),
-        int8=None if int8 is None else int8_tool,
-        blocks=len(loaded.blocks),
-        blocks_in_float=sum(block.in_float for block in loaded.blocks),
+        *(None if int8 is None else int8_tool, len(loaded.blocks)),
+        sum(block.in_float for block in loaded.blocks),
     )
 
 
@@ -183,13 +174,20 @@ def _batches(images: Tensor, step: int) -> list[Tensor]:
     return batches
 
 
-def _check_int8(compared: _Compared, loaded: Loaded, target: Path) -> None:
-    if not compared.noise <= _NOISE:
+def _checked(compared: _Compared, loaded: Loaded, target: Path, *, int8: bool = False) -> _Compared:
+    """Raise unless a file computes what the network does, or in int8 about that."""
+    if int8 and not compared.noise <= _NOISE:
         raise ExportError(
             f"the int8 file must compute about what the network does, but in {loaded.version} the "
             f"error of its outputs is {compared.noise:.2g} of their standard deviation; give more "
             f"images of the kind that the network was trained on. {target} was not written"
         )
+    if not int8 and not compared.difference <= _ROUNDING:
+        raise ExportError(
+            f"the exported file must compute what the network does, but in {loaded.version} its "
+            f"outputs differ by {compared.difference:.1e} of the largest; {target} was not written"
+        )
+    return compared
 
 
 def _program(net: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Any:
@@ -220,7 +218,7 @@ class _Compared:
 
 @torch.no_grad()
 def _compared(
-    net: nn.Module, loaded: Loaded, images: Tensor, step: int, *, whole: bool
+    net: nn.Module, loaded: Loaded, *, images: Tensor, step: int, whole: bool
 ) -> _Compared:
     """Run network and file on the same images, in whole batches if need be."""
     expected, got = list[list[Tensor]](), list[list[Tensor]]()
