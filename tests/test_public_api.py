@@ -46,6 +46,7 @@ PUBLIC = [
     "load",
     "load_exported",
     "load_weights",
+    "mask_padding",
     "preprocessing",
     "push_to_hub",
     "register_with_timm",

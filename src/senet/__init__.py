@@ -39,6 +39,7 @@ from senet.insertion import (
     se_parameters,
 )
 from senet.ops import backend, set_backend, use_backend
+from senet.padding import mask_padding
 
 if TYPE_CHECKING:
     from senet.models import (
@@ -85,6 +86,7 @@ __all__ = [
     "load",
     "load_exported",
     "load_weights",
+    "mask_padding",
     "preprocessing",
     "push_to_hub",
     "register_with_timm",

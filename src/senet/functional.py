@@ -265,8 +265,7 @@ def squeeze_excite(
 ) -> Tensor:
     """The whole block: y = s * x with s = excite(squeeze(x)).
 
-    Arguments as in `squeeze` and `excite`. The squeeze and the gate are computed in float32 also
-    under autocast.
+    Arguments as in `squeeze` and `excite`. Squeeze and gate are in float32, also under autocast.
 
     Example:
         >>> w1, w2 = torch.zeros(1, 4), torch.zeros(4, 1)
@@ -294,6 +293,7 @@ def recalibrate(
     *,
     identity: Tensor | None = None,
     activation: str | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """The block with any excitation: y = activation(s * x + identity), s = excitation(squeeze(x)).
 
@@ -302,9 +302,10 @@ def recalibrate(
         excitation: maps the squeeze [N, C] (float32, or float64) to the gate [N, C].
         identity: what is added, of the shape of x, or None.
         activation: what stands at the end: "relu" or None.
+        mask: as in `squeeze`.
     """
     with no_autocast(x):
-        y = scale(x, excitation(squeeze(x)))
+        y = scale(x, excitation(squeeze(x, mask=mask)))
     return add_act(y, identity, activation)
 
 
@@ -322,6 +323,7 @@ def batch_norm_se(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Batch norm with an SE block behind it, and what may stand between and behind the two.
 
@@ -330,7 +332,7 @@ def batch_norm_se(
 
     `x`, the running statistics, which training updates in place, `weight` (gamma), `bias` (beta),
     `training`, `momentum` and `eps` are those of `torch.nn.functional.batch_norm`; `excitation`,
-    `identity` and `activation` those of `recalibrate`; `inner_activation` is a name of
+    `identity`, `activation` and `mask` those of `recalibrate`; `inner_activation` is a name of
     `ACTIVATIONS` or None. An unknown name is an UnknownNameError.
 
     Example:
@@ -345,4 +347,4 @@ def batch_norm_se(
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     if inner_activation is not None:
         y = ACTIVATIONS[inner_activation](y)
-    return recalibrate(y, excitation, identity=identity, activation=activation)
+    return recalibrate(y, excitation, identity=identity, activation=activation, mask=mask)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from senet import ops
 from senet.blocks.squeeze_excitation import SqueezeExcitation, hooked
 from senet.functional import add_act, no_autocast
+from senet.padding import own_positions
 
 __all__ = ["activation_inside", "batch_norm_se", "fusible", "residual_tail"]
 
@@ -149,6 +150,7 @@ def batch_norm_se(
         momentum=momentum,
         eps=norm.eps,
         group=group,
+        mask=own_positions(x),
     )
 
 

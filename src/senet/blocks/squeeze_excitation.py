@@ -12,6 +12,7 @@ from torch.nn.modules import module as nn_module
 from senet import functional, ops
 from senet.blocks.host import as_leaf
 from senet.errors import ConfigError, InputError, unknown_name
+from senet.padding import own_positions
 
 __all__ = ["SQUEEZES", "Dense", "Gate", "SqueezeExcitation", "hooked"]
 
@@ -236,7 +237,7 @@ class SqueezeExcitation(nn.Module):
         Args:
             x: [N, C, *spatial].
             mask: [N, *spatial] or [N, 1, *spatial], True where a position counts in the squeeze
-                (padded inputs).
+                (padded inputs); inside `senet.mask_padding` what that says, if not given.
 
         Raises:
             InputError: x has not C channels, or the mask does not fit.
@@ -247,8 +248,10 @@ class SqueezeExcitation(nn.Module):
             raise InputError(
                 f"this SE block needs [N, {self.channels}, *spatial], got shape {list(x.shape)}"
             )
-        if mask is None and self.squeeze == "avg":
-            return ops.recalibrate(x, self.excitation())
+        if mask is None:
+            mask = own_positions(x)
+            if self.squeeze == "avg":
+                return ops.recalibrate(x, self.excitation(), mask=mask)
         with functional.no_autocast(x):
             if self.squeeze == "constant":
                 return functional.scale(x, self.constant_gate(len(x)))

@@ -314,10 +314,11 @@ def rebase(module: nn.Module, base: type[nn.Module]) -> None:
 
     A batch norm that was built with its block, a `SEBatchNorm2d`, becomes the SE form of `base`.
     """
-    if _inner(module) in _KNOWN.values():
+    if _inner(module) in _KNOWN.values() and base in _KNOWN:
         exchange(module, _KNOWN[base])
     else:
-        exchange(module, made_class(base, _WithSE) if isinstance(module, _WithSE) else base)
+        with_block = grafts_of(module) or isinstance(module, _WithSE)
+        exchange(module, made_class(base, _WithSE) if with_block else base)
 
 
 def grafts(model: nn.Module) -> list[Graft]:

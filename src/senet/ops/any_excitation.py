@@ -38,6 +38,14 @@ from senet.ops.stages import BATCH, Sums
 __all__ = ["around_excitation"]
 
 
+def _statistics(call: Call, u: Tensor, norm: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    """Stage 1 of a map as the user has it; `norm` is gamma, beta, mean, variance, share."""
+    order = call.case.order
+    weight, bias, mean, var, share = norm
+    share = None if share is None else split(share, order)
+    return find_statistics(call, split(u, order), weight, bias, mean, var, share)
+
+
 def _scaled(
     call: Call, u: Tensor, s: Tensor, affine: tuple[Any, ...], identity: Tensor | None
 ) -> Tensor:
@@ -56,7 +64,7 @@ def _link_rows(call: Call) -> int:
 
 @final
 class _Squeeze(Function):
-    """apply(call, U, gamma, beta, mean, var) -> alias of U, link, z, rstd, count, mu, var.
+    """apply(call, U, gamma, beta, mean, var, share) -> alias of U, link, z, rstd, count, mu, var.
 
     What follows z is not differentiable; mu and var are None where statistics are given.
     """
@@ -70,11 +78,10 @@ class _Squeeze(Function):
         bias: Tensor | None,
         mean: Tensor | None,
         var: Tensor | None,
+        share: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        norm = weight, bias, mean, var
-        z, deviation, mu, rstd, batch_var, count = find_statistics(
-            call, split(u, call.case.order), *norm
-        )
+        norm = weight, bias, mean, var, share
+        z, deviation, mu, rstd, batch_var, count = _statistics(call, u, norm)
         ctx.call = call
         ctx.save_for_backward(u, *norm, deviation, mu, rstd, count)
         batch = (mu, batch_var) if call.case.kind == BATCH else (None, None)
@@ -88,19 +95,20 @@ class _Squeeze(Function):
         ctx: Any, g: Tensor | None, link: Tensor | None, dz: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
-        u, weight, bias, mean, var, deviation, mu, rstd, count = ctx.saved_tensors
+        u, weight, bias, mean, var, share, deviation, mu, rstd, count = ctx.saved_tensors
         order = call.case.order
         with no_autocast(u):
             x = split(u, order)
             if call.differentiated():
                 call = call._replace(run=plain)
-                found = find_statistics(call, x, weight, bias, mean, var)
+                found = _statistics(call, u, (weight, bias, mean, var, share))
                 deviation, mu, rstd = found[1:4]
+            share = None if share is None else split(share, order)
             affine = mu, rstd, weight, bias
             if g is None or link is None:  # y went unused, only the gate was, as in a penalty
                 g = torch.zeros_like(u)
                 s = x.new_zeros(u.shape[:2], dtype=acc_dtype(x.dtype))
-                sums = find_sums(call, split(g, order), None, x, affine, deviation)[2]
+                sums = find_sums(call, split(g, order), None, x, affine, deviation, share)[2]
             else:
                 s, *sent = link.unbind()
                 a, b, d, e = [*sent, None, None, None, None][:4]
@@ -110,16 +118,16 @@ class _Squeeze(Function):
             needs_map = ctx.needs_input_grad[1]
             maps = split(g, order), x
             du, dgamma, dbeta = resolve(
-                call, *maps, s, dz, sums, affine, needs_map=needs_map, count=count
+                call, *maps, s, dz, sums, affine, share, needs_map=needs_map, count=count
             )
         du = None if du is None else join(du, u.shape, order)
         dgamma, dbeta = None if weight is None else dgamma, None if bias is None else dbeta
-        return None, du, dgamma, dbeta, None, None
+        return None, du, dgamma, dbeta, None, None, None
 
 
 @final
 class _Scale(Function):
-    """apply(call, alias of U, link, s, identity, U, mu, rstd, gamma, beta) -> y."""
+    """apply(call, alias of U, link, s, identity, U, share, mu, rstd, gamma, beta) -> y."""
 
     @staticmethod
     def forward(
@@ -130,32 +138,34 @@ class _Scale(Function):
         s: Tensor,
         identity: Tensor | None,
         u: Tensor,
+        share: Tensor | None,
         *affine: Tensor | None,
     ) -> Tensor:
         y = _scaled(call, u, s, affine, identity)
         if call.case.order != AS_IS:
             y = y.data  # no view, or autograd would forbid what users do: out += identity
         ctx.call = call
-        ctx.save_for_backward(u, s, *affine, y if call.case.relu else None)
+        share = share if call.case.activation else None  # else no sum of stage 3 needs it
+        ctx.save_for_backward(u, s, *affine, y if call.case.relu else None, share)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
-        u, s, mu, rstd, weight, bias, out = ctx.saved_tensors
+        u, s, mu, rstd, weight, bias, out, share = ctx.saved_tensors
         order = call.case.order
         with no_autocast(u):
             x, dy = split(u, order), split(grad, order)
-            out = None if out is None else split(out, order)
+            out, own = (None if t is None else split(t, order) for t in (out, share))
             if call.differentiated():
                 call = call._replace(run=plain)
                 if call.case.kind == BATCH:
-                    mu, rstd = find_statistics(call, x, weight, bias, None, None)[2:4]
-            g, ds, sums = find_sums(call, dy, out, x, (mu, rstd, weight, bias), None)
+                    mu, rstd = _statistics(call, u, (weight, bias, None, None, share))[2:4]
+            g, ds, sums = find_sums(call, dy, out, x, (mu, rstd, weight, bias), None, own)
         g = grad if g is None else join(g, u.shape, order)
         _, _, needs_link, _, needs_identity, *_ = ctx.needs_input_grad
         link = torch.stack((s, *(t for t in sums if t is not None))) if needs_link else None
-        return None, g, link, ds, g if needs_identity else None, *(None,) * 5
+        return None, g, link, ds, g if needs_identity else None, *(None,) * 6
 
 
 def around_excitation(
@@ -163,6 +173,7 @@ def around_excitation(
     u: Tensor,
     norm: tuple[Tensor | None, ...],
     identity: Tensor | None,
+    share: Tensor | None,
     excitation: Callable[[Tensor], Tensor],
 ) -> tuple[Any, Any, Any, Any]:
     """Return y; with the statistics of the batch mu and var; their count if processes share them.
@@ -170,11 +181,12 @@ def around_excitation(
     `norm` is gamma, beta, given mean and variance.
     """
     weight, bias, mean, _ = norm
+    norm = *norm, share
     if not torch.is_grad_enabled() or torch.compiler.is_exporting():
-        z, _, mu, rstd, var, count = find_statistics(call, split(u, call.case.order), *norm)
+        z, _, mu, rstd, var, count = _statistics(call, u, norm)
         y = _scaled(call, u, excite(excitation, z), (mu, rstd, weight, bias), identity)
         return y, mu, var, count
     alias, link, z, rstd, count, mu, var = _Squeeze.apply(call, u, *norm)
     s = excite(excitation, z)
     affine = mu if call.case.kind == BATCH else mean, rstd, weight, bias
-    return _Scale.apply(call, alias, link, s, identity, u, *affine), mu, var, count
+    return _Scale.apply(call, alias, link, s, identity, u, share, *affine), mu, var, count

@@ -42,6 +42,7 @@ def batch_norm_se(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    mask: Tensor | None = None,
     group: ProcessGroup | None = None,
 ) -> Tensor:
     """Batch norm with SE inside, in as many passes over memory as batch norm alone.
@@ -74,6 +75,8 @@ def batch_norm_se(
         training: use the statistics of the batch.
         momentum: weight of the new value in the running statistics.
         eps: added to the variance.
+        mask: [N, 1, *spatial], True at an image's own positions, of which each sample has one at
+            least: the squeeze is their mean. Batch statistics are those of the whole map.
         group: processes that share the batch, as in `torch.nn.SyncBatchNorm`. Each sends its mean
             and variance and two sums per channel; dgamma and dbeta stay those of the own samples.
 
@@ -110,6 +113,7 @@ def batch_norm_se(
             training=training,
             momentum=0.0 if repeated else momentum,  # not None: checkpointing counts what is kept
             eps=eps,
+            mask=mask,
         )
     kind, mean, var = BATCH, None, None
     if not training and running_mean is not None and running_var is not None:
@@ -119,7 +123,7 @@ def batch_norm_se(
     case = Case(kind, order_of(x), inner_activation, activation == "relu", eps, *gate)
     call = Call(case, choice.run or plain, choice.in_one and group is None, group)
     norm = weight, bias, mean, var
-    y, mu, batch_var, count = _closed_form(call, x, norm, identity, activation, excitation)
+    y, mu, batch_var, count = _closed_form(call, x, norm, identity, activation, excitation, mask)
     if training and not repeated:
         count = x.numel() // x.shape[1] if count is None else count
         _update(running_mean, running_var, mu, batch_var, count, momentum)
@@ -132,6 +136,7 @@ def recalibrate(
     *,
     identity: Tensor | None = None,
     activation: str | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """SE alone, one pass for the squeeze and one for the scale.
 
@@ -145,6 +150,7 @@ def recalibrate(
         excitation: as in `batch_norm_se`.
         identity: the other branch of a residual block, of the shape of x, or None.
         activation: at the end: "relu" or None.
+        mask: as in `batch_norm_se`.
 
     Returns:
         [N, C, *spatial] in the type and memory format of x.
@@ -163,12 +169,13 @@ def recalibrate(
     _check(x, identity, activation)
     choice = choose(x, training=False)
     if choice.run is None or x.numel() == 0:
-        return functional.recalibrate(x, excitation, identity=identity, activation=activation)
+        options: dict[str, Any] = {"identity": identity, "activation": activation, "mask": mask}
+        return functional.recalibrate(x, excitation, **options)
     gate = excitation[4:] if isinstance(excitation, TwoLayers) else ()
     case = Case(NONE, order_of(x), None, activation == "relu", 1e-5, *gate)
     call = Call(case, choice.run, choice.in_one)
     norm = (None,) * 4
-    return _closed_form(call, x, norm, identity, activation, excitation)[0]  # type: ignore[no-any-return]
+    return _closed_form(call, x, norm, identity, activation, excitation, mask)[0]  # type: ignore[no-any-return]
 
 
 def _closed_form(
@@ -178,6 +185,7 @@ def _closed_form(
     identity: Tensor | None,
     activation: str | None,
     excitation: Callable[[Tensor], Tensor],
+    mask: Tensor | None,
 ) -> tuple[Any, ...]:
     """Return y; and mu, var and the count of a batch's statistics, where each is.
 
@@ -185,19 +193,23 @@ def _closed_form(
     """
     if identity is not None and identity.dtype != x.dtype:  # the sum is of a type of its own
         call = call._replace(case=call.case._replace(relu=False))
-        y, *rest = _closed_form(call, x, norm, None, None, excitation)
+        y, *rest = _closed_form(call, x, norm, None, None, excitation, mask)
         return add_act(y, identity, activation), *rest
     with no_autocast(x):
         x = dense(x, call.case.order)
+        share = None
+        if mask is not None:
+            share = mask.to(acc_dtype(x.dtype))
+            share = share / share.sum(tuple(range(1, share.dim())), keepdim=True)
         # Where stages run one by one, one function gains nothing over two, except behind an
         # activation, where the link between the two would carry five tensors.
         known = call.in_one or (call.case.activation is not None and call.group is None)
         if not (known and isinstance(excitation, TwoLayers)):
-            return around_excitation(call, x, norm, identity, excitation)
+            return around_excitation(call, x, norm, identity, share, excitation)
         layers = excitation[:4]
         if torch.is_grad_enabled() and not torch.compiler.is_exporting():
-            return *FusedSE.apply(call, x, *norm, identity, *layers), None
-        y, *_, mu, var = fused_forward(call, x, norm, identity, layers)
+            return *FusedSE.apply(call, x, *norm, identity, share, *layers), None
+        y, *_, mu, var = fused_forward(call, x, norm, identity, share, layers)
         return y, mu, var, None
 
 

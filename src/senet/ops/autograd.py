@@ -26,12 +26,17 @@ __all__ = ["FusedSE", "fused_forward"]
 
 
 def fused_forward(
-    call: Call, u: Tensor, norm: tuple[Any, ...], identity: Tensor | None, layers: tuple[Any, ...]
+    call: Call,
+    u: Tensor,
+    norm: tuple[Any, ...],
+    identity: Tensor | None,
+    share: Tensor | None,
+    layers: tuple[Any, ...],
 ) -> tuple[Any, ...]:
     """Return y as the user has maps, and what else `closed_form.forward` returns."""
     order = call.case.order
-    other = None if identity is None else split(identity, order)
-    tensors = split(u, order), *norm, other, *layers
+    others = (None if t is None else split(t, order) for t in (identity, share))
+    tensors = split(u, order), *norm, *others, *layers
     if call.in_one:
         y, *rest = call.run(forward_in_one, *tensors, case=call.case)
     else:
@@ -41,10 +46,10 @@ def fused_forward(
 
 @final
 class FusedSE(Function):
-    """apply(call, U, gamma, beta, mean, var, identity, W1, b1, W2, b2) -> y, mu, var.
+    """apply(call, U, gamma, beta, mean, var, identity, share, W1, b1, W2, b2) -> y, mu, var.
 
-    `mean` and `var` are given statistics or None. `mu` and `var` of the result are the batch's, or
-    None where statistics are given, and not differentiable.
+    `mean` and `var` are given statistics or None; `share` see `senet.ops.stages`. `mu` and `var` of
+    the result are the batch's, or None where statistics are given, and not differentiable.
     """
 
     @staticmethod
@@ -57,16 +62,17 @@ class FusedSE(Function):
         mean: Tensor | None,
         var: Tensor | None,
         identity: Tensor | None,
+        share: Tensor | None,
         *layers: Any,
     ) -> tuple[Tensor | None, ...]:
         norm = weight, bias, mean, var
-        y, *known, mu, batch_var = fused_forward(call, u, norm, identity, layers)
+        y, *known, mu, batch_var = fused_forward(call, u, norm, identity, share, layers)
         if call.case.order != AS_IS:
             y = y.data  # no view, or autograd would forbid what users do: out += identity
         ctx.call = call
         used = (mu, None) if call.case.kind == BATCH else (mean, var)
         out = y if call.case.relu else None
-        ctx.save_for_backward(u, weight, bias, *used, out, *known, *layers)
+        ctx.save_for_backward(u, weight, bias, *used, out, share, *known, *layers)
         if call.case.kind == BATCH:
             ctx.mark_non_differentiable(mu, batch_var)
         ctx.set_materialize_grads(False)
@@ -77,20 +83,21 @@ class FusedSE(Function):
         ctx: Any, grad: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 11
+            return (None,) * 12
         call: Call = ctx.call
-        u, weight, bias, mu, var, out, z, h, s, deviation, rstd, *layers = ctx.saved_tensors
+        u, weight, bias, mu, var, out, share, *known = ctx.saved_tensors
+        z, h, s, deviation, rstd, *layers = known
         g: Any
         with no_autocast(u):
             if call.differentiated():
                 g = grad if out is None else torch.where(out <= 0, 0, grad)
                 norm = weight, bias, mu, var
-                du, *grads = _double_backward(call, g, u, norm, layers)
+                du, *grads = _double_backward(call, g, u, norm, share, layers)
             else:
                 order, size = call.case.order, u.shape
-                maps = split(grad, order), None if out is None else split(out, order)
+                dy, *maps = (None if t is None else split(t, order) for t in (grad, out, u, share))
                 inner = mu, rstd, weight, bias, deviation, z, h, s
-                tensors = *maps, split(u, order), *inner, *layers
+                tensors: Any = dy, *maps[:2], *inner, maps[2], *layers
                 needs_map = ctx.needs_input_grad[1]
                 if call.in_one:
                     options = {"case": call.case, "needs_map": needs_map}
@@ -101,22 +108,28 @@ class FusedSE(Function):
                 du = None if du is None else join(du, size, order)
         dgamma, dbeta, *dlayers = grads
         identity = g if ctx.needs_input_grad[6] else None
-        return None, du, dgamma, dbeta, None, None, identity, *dlayers
+        return None, du, dgamma, dbeta, None, None, identity, None, *dlayers
 
 
 def _double_backward(
-    call: Call, g: Tensor, u: Tensor, norm: tuple[Any, ...], layers: list[Any]
+    call: Call,
+    g: Tensor,
+    u: Tensor,
+    norm: tuple[Any, ...],
+    share: Tensor | None,
+    layers: list[Any],
 ) -> list[Any]:
     """The gradients of U, gamma, beta, W1, b1, W2, b2 in differentiable operations."""
     case, (weight, bias, mean, var) = call.case, norm
     excitation: Any = TwoLayers._make((*layers, case.excitation, case.centered))
+    mask = None if share is None else share > 0
     if case.kind == NONE:
-        y = functional.recalibrate(u, excitation)
+        y = functional.recalibrate(u, excitation, mask=mask)
     else:
         training = case.kind == BATCH
         mean = None if training else mean  # var is not there
         options: dict[str, Any] = {"training": training, "eps": case.eps}
-        options["inner_activation"] = case.activation
+        options |= {"inner_activation": case.activation, "mask": mask}
         y = functional.batch_norm_se(u, mean, var, weight, bias, excitation, **options)
     inputs = u, weight, bias, *layers
     wanted = [t for t in inputs if t is not None and t.requires_grad]

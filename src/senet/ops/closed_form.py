@@ -87,24 +87,26 @@ def find_statistics(
     bias: Tensor | None,
     mean: Tensor | None,
     var: Tensor | None,
+    share: Tensor | None,
 ) -> tuple[Any, ...]:
     """Stage 1: `stages.Statistics`, and the values per channel where processes share it."""
     (case, run, _, group), count = call, None
     found: Any
     if group is not None:
-        m, v = run(moments, u, order=case.order)
+        m, v, own = run(moments, u, share, order=case.order)
         mu, var, count = shared_statistics(m, v, positions(u, case.order), group)
-        found = stages.normalise(m - mu, mu, var, weight, bias, eps=case.eps)
+        deviation = (m if own is None else own) - mu
+        found = stages.normalise(deviation, mu, var, weight, bias, eps=case.eps)
     elif case.activation and case.kind == FROZEN and var is not None:
         # the mean of U itself is of no use
         found = Statistics(u, None, mean, torch.rsqrt(var + case.eps), None)
     else:
         options = {"kind": case.kind, "order": case.order, "eps": case.eps}
-        found = run(stages.statistics, u, mean, var, weight, bias, **options)
+        found = run(stages.statistics, u, mean, var, weight, bias, share, **options)
     z, deviation, mu, rstd, var = found
     if case.activation:
         options = {"order": case.order, "activation": case.activation}
-        z = run(stages.squeeze, u, mu, rstd, weight, bias, **options)
+        z = run(stages.squeeze, u, mu, rstd, weight, bias, share, **options)
     return z, deviation, mu, rstd, var, count
 
 
@@ -115,10 +117,12 @@ def find_sums(
     u: Tensor,
     affine: tuple[Any, ...],
     deviation: Tensor | None,
+    share: Tensor | None,
 ) -> tuple[Tensor | None, Tensor, Sums]:
     """Stage 3: g, or None where that is dy; ds; the sums. `affine` is mu, rstd, gamma, beta."""
     options = {"order": call.case.order, "activation": call.case.activation}
-    g, ds, a, b, d, e = call.run(stages.correlation, grad, out, u, *affine, **options)
+    maps = grad, out, u
+    g, ds, a, b, d, e = call.run(stages.correlation, *maps, *affine, share, **options)
     return g, ds, Sums(a, b, d, e if call.case.activation else deviation)
 
 
@@ -130,6 +134,7 @@ def resolve(
     dz: Tensor,
     sums: Sums,
     affine: tuple[Any, ...],
+    share: Tensor | None,
     *,
     needs_map: bool,
     count: Tensor | None = None,
@@ -138,7 +143,7 @@ def resolve(
     (kind, order, activation, *_), (mu, rstd, weight, bias) = call.case, affine
     if kind != BATCH and activation is None:  # then U is not read
         u, mu = None, None  # type: ignore[assignment]
-    tensors = g, u, s, dz, *sums, mu, rstd, weight, bias if activation else None
+    tensors = g, u, s, dz, *sums, mu, rstd, weight, bias if activation else None, share
     options = {"kind": kind, "order": order, "activation": activation}
     if needs_map and call.group is None:
         return call.run(stages.gradient, *tensors, **options)  # type: ignore[no-any-return]
@@ -161,11 +166,12 @@ def forward(
     mean: Tensor | None,
     var: Tensor | None,
     identity: Tensor | None,
+    share: Tensor | None,
     *layers: Any,
 ) -> tuple[Any, ...]:
     """Stages 1 and 2: y, z, h, s, deviation, rstd; mu and var if the batch's."""
     case = call.case
-    z, deviation, mu, rstd, var, _ = find_statistics(call, u, weight, bias, mean, var)
+    z, deviation, mu, rstd, var, _ = find_statistics(call, u, weight, bias, mean, var, share)
     h, s = layers_forward(z, *layers, excitation=case.excitation, centered=case.centered)
     options = {"order": case.order, "activation": case.activation, "relu": case.relu}
     y = call.run(stages.scale, u, s, mu, rstd, weight, bias, identity, **options)
@@ -186,15 +192,16 @@ def backward(
     z: Tensor,
     h: Tensor,
     s: Tensor,
+    share: Tensor | None,
     *layers: Any,
     needs_map: bool,
 ) -> tuple[Tensor | None, ...]:
     """Stages 3 and 4: g or None, dU, dgamma, dbeta, dW1, db1, dW2, db2; None for what is not."""
     affine, kind = (mu, rstd, weight, bias), call.case[-2:]
-    g, ds, sums = find_sums(call, grad, out, u, affine, deviation)
+    g, ds, sums = find_sums(call, grad, out, u, affine, deviation, share)
     dz, *dlayers = layers_backward(ds, z, h, s, *layers, excitation=kind[0], centered=kind[1])
     given = grad if g is None else g
-    du, *norm = resolve(call, given, u, s, dz, sums, affine, needs_map=needs_map)
+    du, *norm = resolve(call, given, u, s, dz, sums, affine, share, needs_map=needs_map)
     dgamma, dbeta = (None if t is None else d for t, d in zip((weight, bias), norm, strict=True))
     return g, du, dgamma, dbeta, *dlayers
 

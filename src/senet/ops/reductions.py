@@ -32,9 +32,18 @@ def spatial_sum(x: Tensor, order: str) -> Tensor:
     return x.sum(tuple(range(2, x.dim()))) if x.dim() > 2 else x
 
 
-def spatial_mean(x: Tensor, order: str) -> Tensor:
-    """Return the mean over the positions: [N, C]."""
-    return spatial_sum(x, order) / positions(x, order)
+def spatial_mean(x: Tensor, order: str, share: Tensor | None = None) -> Tensor:
+    """Return the mean over the positions: [N, C].
+
+    Args:
+        x: a map in `order`.
+        order: see `senet.ops.layout`.
+        share: of each position in the mean, a map of one channel whose sum is 1; 0 for padding,
+            which may be anything. None: all alike.
+    """
+    if share is None:
+        return spatial_sum(x, order) / positions(x, order)
+    return spatial_sum(torch.where(share > 0, x, 0) * share, order)
 
 
 def negative_deviation(u: Tensor, mu: Tensor, order: str) -> Tensor:
@@ -46,8 +55,12 @@ def negative_deviation(u: Tensor, mu: Tensor, order: str) -> Tensor:
     return broadcast(mu, u, order) - to_acc(u)
 
 
-def moments(u: Tensor, *, order: str) -> tuple[Tensor, Tensor]:
+def moments(
+    u: Tensor, share: Tensor | None = None, *, order: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return mean and biased variance over space of each channel of each sample, [N, C], in a pass.
+
+    Behind them the mean of an image's own positions; None without `share` (see `spatial_mean`).
 
     The sums are of U - p and (U - p)^2, where p is the channel's first position. Since p is one of
     the L values, (p - mean)^2 <= L var: however large the mean is, its square never enters, unlike
@@ -55,8 +68,9 @@ def moments(u: Tensor, *, order: str) -> tuple[Tensor, Tensor]:
     """
     x = to_acc(u)
     if x.dim() == 2:  # no spatial dimension: one position
-        return x, torch.zeros_like(x)
+        return x, torch.zeros_like(x), None if share is None else x
     pivot = (x[:, 0, 0] if order == CHANNELS_LAST else x.flatten(2)[..., 0]).detach()
     x = x - broadcast(pivot, u, order)
     first, second = spatial_mean(x, order), spatial_mean(x * x, order)
-    return pivot + first, (second - first * first).clamp_min(0)
+    own = None if share is None else pivot + spatial_mean(x, order, share)
+    return pivot + first, (second - first * first).clamp_min(0), own

@@ -20,6 +20,10 @@ Without an activation d = 1, so nothing of v, D and E needs a pass over the map:
 + beta, ds = a B + beta A, D = 1, E = mean U - mu. With given statistics the terms in M vanish.
 Without a batch norm, also a = 1 and mu = beta = 0. docs/free-se.md derives all this.
 
+In a padded batch the squeeze is over the own positions of each image, L_n of them: the means in z,
+D and E are over these, and in dU 1 / L becomes `share`, 1 / L_n there and 0 in the padding. The
+sums and M stay those of the whole map, as a batch norm's statistics do.
+
 Every stage is pure and differentiable any number of times, and can be compiled by itself
 (`senet.ops.inductor`). Which case it computes is static: `kind`, `order`, `activation`, `relu`.
 """
@@ -119,23 +123,24 @@ def statistics(
     var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
+    share: Tensor | None,
     *,
     kind: str,
     order: str,
     eps: float,
 ) -> Statistics:
-    """Stage 1. `mean` and `var` are given statistics, [C], or None."""
+    """Stage 1. `mean` and `var` are given statistics, [C], or None; `share` see `spatial_mean`."""
     if kind == NONE:
-        return Statistics(spatial_mean(to_acc(u), order))
+        return Statistics(spatial_mean(to_acc(u), order, share))
     if kind == FROZEN and mean is not None and var is not None:
-        deviation = spatial_mean(to_acc(u) - broadcast(mean, u, order), order)
+        deviation = spatial_mean(to_acc(u) - broadcast(mean, u, order), order, share)
         return normalise(deviation, mean, var, weight, bias, eps=eps)
-    m, v = moments(u, order=order)
+    m, v, own = moments(u, share, order=order)
     mu = m.mean(0)
     deviation = m - mu
     # exact, since every sample has the same number of positions
     var = v.mean(0) + (deviation * deviation).mean(0)
-    return normalise(deviation, mu, var, weight, bias, eps=eps)
+    return normalise(deviation if own is None else own - mu, mu, var, weight, bias, eps=eps)
 
 
 def squeeze(
@@ -144,6 +149,7 @@ def squeeze(
     rstd: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
+    share: Tensor | None,
     *,
     order: str,
     activation: str,
@@ -151,7 +157,7 @@ def squeeze(
     """Stage 1 behind an activation, once mu and rstd are known: z = mean act(BN(U)), [N, C]."""
     deviation = to_acc(u) - broadcast(mu, u, order)
     y0 = _normalised(deviation, _gain(rstd, weight), bias, u, order)
-    return spatial_mean(ACTIVATIONS[activation](y0), order)
+    return spatial_mean(ACTIVATIONS[activation](y0), order, share)
 
 
 def scale(
@@ -192,6 +198,7 @@ def correlation(
     rstd: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
+    share: Tensor | None,
     *,
     order: str,
     activation: str | None,
@@ -222,7 +229,14 @@ def correlation(
         return slope(y0())
 
     ds, a, b = (spatial_sum(t, order) for t in (dy * act(y0()), dy * d(), dy * d() * x))
-    return g, ds, a, b, spatial_mean(d(), order), spatial_mean(d() * x, order)
+    return g, ds, a, b, spatial_mean(d(), order, share), spatial_mean(d() * x, order, share)
+
+
+def _spread(dz: Tensor, u: Tensor, share: Tensor | None, order: str) -> Tensor:
+    """Return the part of each position in the gradient of a mean, dz [N, C]."""
+    if share is None:
+        return broadcast(dz / positions(u, order), u, order)
+    return broadcast(dz, u, order) * share
 
 
 def channel_sums(s: Tensor, dz: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
@@ -244,6 +258,7 @@ def gradient(
     rstd: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
+    share: Tensor | None,
     dbeta: Tensor | None = None,
     q: Tensor | None = None,
     count: Tensor | None = None,
@@ -259,13 +274,18 @@ def gradient(
     """
     size = positions(g, order)
     if rstd is None:
-        du = to_acc(g) * broadcast(s, g, order) + broadcast(dz / size, g, order)
+        du = to_acc(g) * broadcast(s, g, order) + _spread(dz, g, share, order)
         return du.to(g.dtype), None, None
     if dbeta is None or q is None:
         dbeta, q = channel_sums(s, dz, Sums(a, b, d, e))
     gain = _gain(rstd, weight)
     du = to_acc(g) * broadcast(s * gain, g, order)
-    constant: Any = gain * dz / size  # over the positions
+    constant: Any = gain * dz  # what the squeeze gives back, the same at all own positions
+    if share is not None:
+        du = du + _spread(constant, g, share, order)
+        constant = torch.zeros_like(constant)
+    else:
+        constant = constant / size
     if u is not None and mu is not None:
         deviation = negative_deviation(u, mu, order)
         if activation is not None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from senet.padding import Padding, current_padding, mask_padding
+
 __all__ = ["Stage"]
 
 
@@ -39,12 +41,12 @@ class Stage(nn.Sequential):
 def _contexts(
     block: nn.Module,
 ) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-    return nullcontext(), _statistics_left_alone(block)
+    return nullcontext(), _as_the_first_time(block, current_padding())
 
 
 @contextmanager
-def _statistics_left_alone(block: nn.Module) -> Iterator[None]:
-    """The forward that is repeated must not update running statistics a second time."""
+def _as_the_first_time(block: nn.Module, padding: Padding | None) -> Iterator[None]:
+    """The forward that is repeated sees the same padding, and updates no running statistics."""
     norms = [
         module
         for module in block.modules()
@@ -56,7 +58,8 @@ def _statistics_left_alone(block: nn.Module) -> Iterator[None]:
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
-        yield
+        with mask_padding(padding):
+            yield
     finally:
         for norm, (momentum, counter) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, counter
