@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -23,12 +21,10 @@ from senet.detection.pyramid import (
     mask_padding_in,
     split_at,
 )
-from senet.errors import ConfigError, DataError, InputError, unknown_name
-from senet.insertion import SEConfig, convert_sync_batchnorm, insert
-from senet.models import create_model, input_size
+from senet.detection.source_network import classifier_for, is_run
+from senet.errors import ConfigError, unknown_name
+from senet.insertion import SEConfig, convert_sync_batchnorm
 from senet.models.features import features_of
-from senet.models.registry import NETWORKS
-from senet.models.weights import load_weights, preprocessing
 
 __all__ = ["NECKS", "NORMS", "faster_rcnn", "mask_rcnn", "retinanet"]
 
@@ -229,11 +225,11 @@ def _detector(
     **options: Any,
 ) -> Any:
     """Return a detector of torchvision's class `kind`; `stand` gives its backbone and its parts."""
-    with_weights = weights is not None or isinstance(network, nn.Module) or _is_run(network)
+    with_weights = weights is not None or isinstance(network, nn.Module) or is_run(network)
     norm = norm or ("frozen" if with_weights else "train")
     if norm not in NORMS:
         raise unknown_name("norm", norm, NORMS)
-    net, (mean, std) = _network(network, se, weights)
+    net, (mean, std) = classifier_for(network, se, weights)
     body = features_of(net)
     held = freeze_stages(body, trainable_stages, default=3 if with_weights else None)
     freeze_batchnorm(body, only=None if norm == "frozen" else held)
@@ -244,69 +240,6 @@ def _detector(
     normal = {"image_mean": list(mean), "image_std": list(std)}
     detector = kind(base, **parts, **sizes, **{**normal, **options})
     return mask_padding_in(detector) if mask_padding else detector
-
-
-def _is_run(network: Any) -> bool:
-    return isinstance(network, str) and (Path(network) / "run.json").is_file()
-
-
-def _network(
-    network: str | nn.Module,
-    se: SEConfig | Mapping[str, Any] | None,
-    weights: str | os.PathLike[str] | None,
-) -> tuple[nn.Module, tuple[Sequence[float], Sequence[float]]]:
-    """Return the network for classification, and the mean and deviation of its images."""
-    known = NETWORKS.get(network) if isinstance(network, str) else None
-    written = known is not None and known.se is not None
-    normal: tuple[Sequence[float], Sequence[float]] | None = None
-    if not isinstance(network, str):
-        net = network
-    elif _is_run(network):
-        from senet.training.trained import load_run
-
-        trained = load_run(network)
-        net, normal = trained.net, (trained.view.mean, trained.view.std)
-    else:
-        net = create_model(network, se=se if written else None)
-    if weights is not None:
-        if not isinstance(network, str) or _is_run(network):
-            raise ConfigError(
-                "weights go with the name of a network, and this one has its own; leave them out, "
-                "or call senet.load_weights(network, weights) first"
-            )
-        normal = _load(net, weights)
-    if se is not None and not written:
-        config = se if isinstance(se, SEConfig) else SEConfig.from_dict(se)
-        insert(net, torch.zeros(1, *input_size(net)), config)
-    return net, normal or _normal(net)
-
-
-def _load(
-    net: nn.Module, weights: str | os.PathLike[str]
-) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Load a file of weights, or the last of a run; return how its images were normalised."""
-    folder = Path(weights)
-    if not folder.is_dir():
-        load_weights(net, weights, head=False)
-        return None
-    from senet.training.loop.checkpoints import newest_checkpoint
-    from senet.training.trained import load_run
-
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        raise DataError(f"{folder} holds no checkpoint of senet train; name a file of weights")
-    load_weights(net, newest, head=False)
-    view = load_run(folder).view if (folder / "run.json").is_file() else None
-    return None if view is None else (view.mean, view.std)
-
-
-def _normal(net: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and deviation of the images that a network expects, ImageNet's if not known."""
-    try:
-        wanted = preprocessing(net)
-    except InputError:
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return wanted.mean, wanted.std
 
 
 def _reductions(body: Any) -> list[int]:
