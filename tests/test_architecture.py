@@ -100,9 +100,9 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
     ),
     (
         architecture.steps_up,
-        "analysis/record.py",
-        "from senet.detection.faster import build",
-        "analysis imports sideways from detection",
+        "cost/record.py",
+        "from senet.deploy.faster import build",
+        "cost imports sideways from deploy",
     ),
     (
         architecture.steps_up,
