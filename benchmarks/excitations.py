@@ -1,0 +1,138 @@
+r"""What the gates of SE networks do on CIFAR-10 (JPEG), and what can be taken away.
+
+    python benchmarks/excitations.py --data ../shared/data/cifar10 \
+        --weights ../shared/data/weights/resnet20-12fca82f.th
+
+writes benchmarks/results/excitations_*.json and docs/results/excitations.md. Interrupted, the same
+command goes on where it was; `--parts` chooses some of the parts. The images are CIFAR-10
+re-encoded as JPEG: no number here may stand beside one of the original images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from senet import SEConfig
+from senet.compare import compare
+from senet.files import write_text
+from senet.schema import overridden
+from senet.training.config import DataConfig, RunConfig, TrainConfig, recipe
+from senet.training.job import train
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "results" / "excitations.md"
+PARTS = ("se", "finetune", "scratch")
+
+# The training of the first part, as changes of the recipe "cifar" for SE-ResNet-20.
+TRAINING = {
+    "se.reduction": 4,
+    "train.epochs": 24,
+    "train.schedule": "cosine",
+    "train.milestones": [],
+    "train.precision": "bf16",
+    "train.weight_decay": 5e-4,
+    "train.nesterov": True,
+}
+# The comparisons: plain, SE and a constant gate, alike in everything else.
+ARMS = ("plain", "se", "constant")
+BLOCKS = SEConfig(reduction=4)
+IMAGES, SEEDS = 10_000, 5
+COMMON: dict[str, Any] = {"batch_size": 128, "weight_decay": 5e-4, "precision": "bf16"}
+FINETUNE = TrainConfig(epochs=2, lr=0.02, warmup_epochs=0.2, **COMMON)
+SCRATCH = TrainConfig(epochs=8, lr=0.1, **COMMON)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder with train.parquet and test.parquet")
+    parser.add_argument("--weights", required=True, help="state dict of the pretrained ResNet-20")
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of the parts, in order")
+    parser.add_argument("--runs", default=str(ROOT / "runs" / "excitations"), help="trained here")
+    parser.add_argument("--results", default=str(RESULTS), help="where the JSON files go")
+    parser.add_argument("--page", default=str(PAGE), help="where the page goes")
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+class Lines:
+    """Progress as a line a minute: the output of a long run in the background stays short."""
+
+    def __init__(self, part: str) -> None:
+        self.part, self.last = part, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Print, if a minute has passed."""
+        if time.monotonic() - self.last > 60:
+            self.last = time.monotonic()
+            print(f"{time.strftime('%H:%M:%S')} {self.part}: {what} ({done}/{total})", flush=True)
+
+
+def command() -> str:
+    """The command that the page shows."""
+    return shlex.join(["python", "benchmarks/excitations.py", *sys.argv[1:]])
+
+
+def trained(options: argparse.Namespace) -> dict[str, Any]:
+    """The first part: SE-ResNet-20 on all training images, or what is left of its training."""
+    changes = {**TRAINING, "data.name": f"hfds/{options.data}"}
+    config: RunConfig = overridden(recipe("cifar", model="se_resnet20"), changes)
+    out = Path(options.runs) / "se"
+    result = train(config, out=out, resume=True, command=command(), on_progress=Lines("se"))
+    return finished(result)
+
+
+def comparison(options: argparse.Namespace, part: str) -> dict[str, Any]:
+    """One comparison of the three arms: from the published weights, or from scratch."""
+    pretrained = part == "finetune"
+    data = DataConfig(
+        f"hfds/{options.data}",
+        train_images=IMAGES,
+        normalization="imagenet" if pretrained else "data",
+    )
+    result = compare(
+        model="resnet20",
+        data=data,
+        train=FINETUNE if pretrained else SCRATCH,
+        se=BLOCKS,
+        arms=ARMS,
+        weights=options.weights if pretrained else None,
+        seeds=SEEDS,
+        out=Path(options.runs) / part,
+        resume=True,
+        device=options.device,
+        timing=False,
+        command=command(),
+        on_progress=Lines(part),
+    )
+    result["excitations"] = None  # in the report of the runs folder
+    return finished(result)
+
+
+def finished(result: dict[str, Any]) -> dict[str, Any]:
+    """The result of a part that is done; Ctrl-C ends the script."""
+    if result["state"] != "done":
+        print("interrupted; the same command goes on")
+        sys.exit(130)
+    return result
+
+
+def main() -> None:
+    """Measure the parts that are asked for, each written as soon as it is done."""
+    options = arguments()
+    for part in options.parts.split(","):
+        result = trained(options) if part == "se" else comparison(options, part)
+        path = Path(options.results) / f"excitations_{part}.json"
+        write_text(path, json.dumps(result, indent=1) + "\n")
+        print(f"{part}: {path}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
