@@ -43,10 +43,10 @@ TRAINING = {
 # The comparisons: plain, SE and a constant gate, alike in everything else.
 ARMS = ("plain", "se", "constant")
 BLOCKS = SEConfig(reduction=4)
-IMAGES, SEEDS = 10_000, 5
+IMAGES, SEEDS = 10_000, {"finetune": 5, "scratch": 3}
 COMMON: dict[str, Any] = {"batch_size": 128, "weight_decay": 5e-4, "precision": "bf16"}
 FINETUNE = TrainConfig(epochs=2, lr=0.02, warmup_epochs=0.2, **COMMON)
-SCRATCH = TrainConfig(epochs=8, lr=0.1, **COMMON)
+SCRATCH = TrainConfig(epochs=3, test_every=3, lr=0.1, **COMMON)
 
 
 def arguments() -> argparse.Namespace:
@@ -104,7 +104,7 @@ def comparison(options: argparse.Namespace, part: str) -> dict[str, Any]:
         se=BLOCKS,
         arms=ARMS,
         weights=options.weights if pretrained else None,
-        seeds=SEEDS,
+        seeds=SEEDS[part],
         out=Path(options.runs) / part,
         resume=True,
         device=options.device,

@@ -35,7 +35,17 @@ html_show_sourcelink = False
 html_copy_source = False
 
 CONTENTS = {
-    "Use": ["insertion", "block", "cost", "compare", "train", "evaluate", "deploy", "coming-from"],
+    "Use": [
+        "insertion",
+        "block",
+        "cost",
+        "compare",
+        "train",
+        "evaluate",
+        "slim",
+        "deploy",
+        "coming-from",
+    ],
     "Networks": ["models", "weights", "coverage", "scale"],
     "Background": ["free-se", "paper", "results/*"],
     "Reference": ["reference"],

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("analysis",),
     ("training",),
-    ("detection",),
+    ("slim", "detection"),
     ("compare",),
     ("cli",),
 )

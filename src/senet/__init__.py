@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         save_pretrained,
     )
     from senet.models.weights import convert_weights, load_weights, preprocessing
+    from senet.slim import Folding, FoldPlan, find_folds, fold
 
 __version__ = "0.1.0.dev0"
 
@@ -59,6 +60,8 @@ __all__ = [
     "CostReport",
     "Deployment",
     "ExportReport",
+    "FoldPlan",
+    "Folding",
     "InsertionReport",
     "SEBatchNorm1d",
     "SEBatchNorm2d",
@@ -78,7 +81,9 @@ __all__ = [
     "create_model",
     "deploy",
     "export",
+    "find_folds",
     "find_sites",
+    "fold",
     "from_pretrained",
     "functional",
     "insert",
@@ -101,9 +106,13 @@ __all__ = [
 
 # The lab: a name, and the room that is loaded when it is first asked for.
 _LAB = {
+    "FoldPlan": "senet.slim",
+    "Folding": "senet.slim",
     "backbone": "senet.models",
     "convert_weights": "senet.models.weights",
     "create_model": "senet.models",
+    "find_folds": "senet.slim",
+    "fold": "senet.slim",
     "from_pretrained": "senet.models",
     "list_models": "senet.models",
     "load_weights": "senet.models.weights",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, final
@@ -18,7 +18,7 @@ from senet.analysis.stats import NORMAL, Estimate, paired_proportions
 from senet.errors import InputError, unknown_name
 from senet.progress import Progress, silent
 
-__all__ = ["ALL", "BlockCost", "GateCosts", "gate_costs"]
+__all__ = ["ALL", "BlockCost", "GateCosts", "Tested", "gate_costs", "paired_costs"]
 
 ALL = "all blocks"
 
@@ -162,18 +162,76 @@ def gate_costs(
         if path not in constants:
             raise unknown_name("block", path, constants)
     variants = _variants(constants, list(constants) if paths is None else paths)
+    tested = paired_costs(
+        Planned(model),
+        batches,
+        variants,
+        constants=constants,
+        classes=len(classes),
+        max_batches=max_batches,
+        device=device,
+        on_progress=partial(on_progress, "testing constant and removed gates"),
+    )
+    constant, removed = (
+        {path: cost for (kind, path), cost in tested.costs.items() if kind == wanted}
+        for wanted in ("constant", "removed")
+    )
+    return GateCosts(tested.images, tested.accuracy, tested.loss, constant, removed)
+
+
+class Tested(NamedTuple):
+    """A network on labelled images, and what changes of its gates cost there.
+
+    Attributes:
+        images: how many were tested.
+        accuracy: of the network as it is.
+        loss: of the network as it is, the mean cross-entropy in nats.
+        costs: of each variant.
+    """
+
+    images: int
+    accuracy: float
+    loss: float
+    costs: dict[Any, BlockCost]
+
+
+def paired_costs(
+    planned: Planned,
+    batches: Iterable[Any],
+    variants: Mapping[Any, Mapping[str, Any]],
+    *,
+    constants: Mapping[str, Tensor],
+    classes: int | None,
+    max_batches: int | None = None,
+    device: torch.device | str | None = None,
+    on_progress: Callable[[int, int], None],
+) -> Tested:
+    """Test a network as it is and with gates replaced, on the same images.
+
+    Args:
+        planned: the network.
+        batches: of (images, labels).
+        variants: by name, what stands in the place of gates: by path a value [C], or a number.
+        constants: a value [C] of every gate, to check that they are those of the network.
+        classes: how many; None if nobody knows.
+        max_batches: stop after so many batches; None for all.
+        device: where to send the images.
+        on_progress: called with (done, total).
+
+    Raises:
+        InputError: no gate, no batch, or what does not fit.
+    """
     running = {key: _Paired() for key in variants}
-    planned = Planned(model)
     images = right_images = 0
     loss_sum = 0.0
     with evaluating(planned.net):
         for x, labels in labelled_batches(
             planned.net,
             batches,
-            len(classes),
+            classes,
             max_batches=max_batches,
             device=device,
-            on_progress=partial(on_progress, "testing constant and removed gates"),
+            on_progress=on_progress,
         ):
             right, loss = _judged(planned.run(x)[0], labels)
             _check(planned, constants)
@@ -183,11 +241,7 @@ def gate_costs(
             right_images += int(right.sum())
             loss_sum += loss.sum().item()
     costs = {key: each.cost(images) for key, each in running.items()}
-    constant, removed = (
-        {path: cost for (kind, path), cost in costs.items() if kind == wanted}
-        for wanted in ("constant", "removed")
-    )
-    return GateCosts(images, right_images / images, loss_sum / images, constant, removed)
+    return Tested(images, right_images / images, loss_sum / images, costs)
 
 
 def _variants(

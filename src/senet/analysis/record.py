@@ -79,7 +79,7 @@ class Planned:
 def labelled_batches(
     net: nn.Module,
     batches: Iterable[Any],
-    classes: int,
+    classes: int | None,
     *,
     max_batches: int | None,
     device: torch.device | str | None,
@@ -90,7 +90,7 @@ def labelled_batches(
     Args:
         net: whose device counts if none is given.
         batches: of (images, labels).
-        classes: how many; of one, labels are not looked at.
+        classes: how many; of one, labels are not looked at; None if nobody knows.
         max_batches: stop after so many; None for all.
         device: where to send the images.
         on_progress: called with (done, total) after each batch; total is 0 where it is not known.
@@ -107,7 +107,7 @@ def labelled_batches(
         images, labels = batch, None
         if isinstance(batch, list | tuple) and len(batch) >= 2:
             images, labels = batch[0], batch[1]
-        if not isinstance(images, Tensor) or (labels is None and classes > 1):
+        if not isinstance(images, Tensor) or (labels is None and classes != 1):
             raise InputError(
                 f"a batch must be (images, labels), got {type(batch).__name__}; "
                 "wrap the loader in a generator that yields such pairs"
@@ -120,7 +120,7 @@ def labelled_batches(
         raise InputError("no batch came; give a loader that is not empty, and max_batches >= 1")
 
 
-def _checked(labels: Any, images: int, classes: int) -> Tensor:
+def _checked(labels: Any, images: int, classes: int | None) -> Tensor:
     given = torch.as_tensor(labels).detach().cpu()
     if given.dim() != 1 or given.is_floating_point() or given.is_complex():
         raise InputError(
@@ -130,6 +130,8 @@ def _checked(labels: Any, images: int, classes: int) -> Tensor:
     if len(given) != images:
         raise InputError(f"a batch must have a label for each image, got {len(given)} for {images}")
     given = given.to(torch.int64)
+    if classes is None:
+        classes = max(1, int(given.max()) + 1) if images else 1
     if images and not 0 <= int(given.min()) <= int(given.max()) < classes:
         raise InputError(
             f"labels must lie in 0..{classes - 1}, one for each of the "

@@ -6,10 +6,12 @@ from senet.blocks.batchnorm import (
     SEBatchNorm3d,
     SESyncBatchNorm,
 )
+from senet.blocks.channel_scale import ChannelScale
 from senet.blocks.fusion import residual_tail
 from senet.blocks.squeeze_excitation import Gate, SqueezeExcitation
 
 __all__ = [
+    "ChannelScale",
     "Gate",
     "SEBatchNorm1d",
     "SEBatchNorm2d",

@@ -26,7 +26,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from senet.blocks import SqueezeExcitation
+from senet.blocks import ChannelScale, SqueezeExcitation
 from senet.blocks.host import Host
 from senet.errors import InsertionError
 from senet.insertion.graft import MARK, base_of, carry, grafts_of
@@ -246,7 +246,8 @@ def _without_block(host: nn.Module) -> str:
         block = host._modules.get(mark.child)
         if block is None:
             return f"its child {mark.child} is gone"
-        if not any(isinstance(module, SqueezeExcitation) for module in block.modules()):
+        kinds = SqueezeExcitation, ChannelScale
+        if not any(isinstance(module, kinds) for module in block.modules()):
             return f"its child {mark.child} is of class {type(block).__name__} now"
     return ""
 

@@ -11,7 +11,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,19 @@ from senet.errors import DataError, InsertionError, first_line
 from senet.files import write_text, write_whole
 from senet.insertion.config import SEConfig
 from senet.insertion.facts import block_kinds, facts_of, keep_fact
+from senet.insertion.folded import (
+    Folded,
+    folded_blocks,
+    put_back,
+    read_folded,
+    take_out_again,
+)
 from senet.insertion.graft import grafts
 from senet.insertion.guard import settle
 from senet.insertion.site_plan import Site
 from senet.insertion.surgery import attach, undone
 
-__all__ = ["FORMAT", "load", "plan_of", "read_plan", "save", "write_model", "write_weights"]
+__all__ = ["FORMAT", "Plan", "load", "plan_of", "read_plan", "save", "write_model", "write_weights"]
 
 FORMAT = "senet.insertion/1"
 _USE = ("classes", "preprocessing")  # facts that belong to the weights
@@ -39,11 +46,12 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     this model, or, if writing was interrupted, the one that was there before.
 
     Args:
-        model: a model after `senet.insert`.
+        model: a model after `senet.insert` or `senet.fold`.
         folder: where; made if it does not exist.
 
     Raises:
-        InsertionError: the model has no inserted blocks, or has lost some; see `senet.insert`.
+        InsertionError: the model has no inserted blocks and no folded ones, or has lost some; see
+            `senet.insert`.
         DataError: the folder cannot be written; what was there before is kept.
     """
     try:
@@ -69,12 +77,16 @@ def write_model(model: nn.Module, folder: Path) -> None:
 
 
 def plan_of(model: nn.Module) -> dict[str, Any] | None:
-    """Return configuration and sites of the inserted blocks, JSON-able; None without any."""
-    present = grafts(model)
-    if not present:
+    """Return configuration and sites of the inserted blocks, and the folded blocks, JSON-able.
+
+    None without any of them.
+    """
+    present, folded = grafts(model), folded_blocks(model)
+    if not present and not folded:
         return None
-    sites = [graft.site.to_dict() for graft in present]
-    return {"config": present[0].config.to_dict(), "sites": sites}
+    config = present[0].config if present else SEConfig()
+    plan = {"config": config.to_dict(), "sites": [graft.site.to_dict() for graft in present]}
+    return {**plan, "folded": [each.to_dict() for each in folded]} if folded else plan
 
 
 def write_weights(model: nn.Module, path: Path, **header: str) -> None:
@@ -136,20 +148,21 @@ def load(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[Site, ...]:
     source = Path(folder)
     header, state = _read_weights(source)
     facts = _read_plan(source / _PLAN, header)
-    config, sites = read_plan(facts, source / _PLAN)
+    plan = read_plan(facts, source / _PLAN)
     settle(model)
     if grafts(model):
         raise InsertionError(
             "the model must be the plain base network, but has inserted SE blocks; "
             "call senet.remove(model) first"
         )
-    with undone(model):
-        attach(model, sites, config)
+    with put_back(model), undone(model):
+        take_out_again(model, plan.folded)
+        attach(model, plan.sites, plan.config)
         _load_state(model, state, source)
     for name in _USE:
         if facts.get(name) is not None:
             keep_fact(model, name, facts[name])
-    return sites
+    return plan.sites
 
 
 def _read_weights(source: Path) -> tuple[str | None, dict[str, Tensor]]:
@@ -200,8 +213,16 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
     return plan
 
 
-def read_plan(plan: Mapping[str, Any], path: Path) -> tuple[SEConfig, tuple[Site, ...]]:
-    """Return configuration and sites out of what `plan_of` returned.
+class Plan(NamedTuple):
+    """What a network is made from its base by."""
+
+    config: SEConfig
+    sites: tuple[Site, ...]
+    folded: tuple[Folded, ...]
+
+
+def read_plan(plan: Mapping[str, Any], path: Path) -> Plan:
+    """Return what `plan_of` wrote down.
 
     Args:
         plan: with `config` and `sites`.
@@ -216,7 +237,7 @@ def read_plan(plan: Mapping[str, Any], path: Path) -> tuple[SEConfig, tuple[Site
         raise DataError(
             f"{path} has a site that cannot be read: {error}; save the model again"
         ) from error
-    return SEConfig.from_dict(plan["config"]), sites
+    return Plan(SEConfig.from_dict(plan["config"]), sites, read_folded(plan.get("folded", ())))
 
 
 def _load_state(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:

@@ -26,7 +26,7 @@ class Site:
         unit: the kind of unit: "residual", "concat" or "plain".
         block: the module in which the unit joins.
         channels: C.
-        hidden: width of the hidden layer.
+        hidden: width of the hidden layer; 0 for a factor per channel, which `senet.fold` has left.
         size: the map's spatial size for the example input.
         stage: s where maps are 2**s times smaller than the input.
         parameters: parameters that the block adds.

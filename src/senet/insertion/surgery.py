@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from senet.blocks import SqueezeExcitation
+from senet.blocks import ChannelScale, SqueezeExcitation
 from senet.errors import InsertionError, NoSitesError
 from senet.insertion.config import SEConfig
 from senet.insertion.fused_forward import look_around
@@ -141,6 +141,8 @@ def attach(model: nn.Module, sites: Iterable[Site], config: SEConfig) -> None:
             SqueezeExcitation(
                 site.channels, hidden=site.hidden, **options, **_placement(model, site.path)
             )
+            if site.hidden
+            else ChannelScale(site.channels, **_placement(model, site.path))
             for site in sites
         ]
         for site, block in zip(sites, blocks, strict=True):

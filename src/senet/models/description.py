@@ -12,6 +12,7 @@ from torch import nn
 from senet.errors import ConfigError, DataError
 from senet.insertion import se_modules
 from senet.insertion.facts import block_kinds, facts_of, keep_fact
+from senet.insertion.folded import folded_blocks, take_out_again
 from senet.insertion.graft import grafts
 from senet.insertion.guard import settle
 from senet.insertion.saving import plan_of, read_plan
@@ -28,8 +29,8 @@ def described(model: nn.Module) -> dict[str, Any]:
 
     Returns:
         network: its origin; missing where `senet.create_model` did not build it.
-        written: whether it has SE blocks by its name, which the plan does not hold.
-        plan: configuration and sites of the inserted blocks, or None.
+        written: whether it is built with SE blocks, which the plan does not hold.
+        plan: configuration and sites of the inserted blocks, and the folded blocks, or None.
         blocks: which functions its SE blocks compute.
         head: pooling and dropout of the classifier, where the network names them.
         classes, preprocessing: where they are known.
@@ -37,7 +38,8 @@ def described(model: nn.Module) -> dict[str, Any]:
     settle(model)
     facts = {
         **facts_of(model),
-        "written": len(se_modules(model)) > len(grafts(model)),
+        "written": len(se_modules(model)) > len(grafts(model))
+        or any(not each.inserted for each in folded_blocks(model)),
         "plan": plan_of(model),
         "blocks": block_kinds(model),
     }
@@ -83,8 +85,9 @@ def rebuilt(facts: Mapping[str, Any], source: str) -> nn.Module:
     """Build the network of a description, with random weights; see `base_network`."""
     model = base_network(facts, source)
     if facts.get("plan") is not None:
-        config, sites = read_plan(facts["plan"], Path(source))
-        attach(model, sites, config)
+        plan = read_plan(facts["plan"], Path(source))
+        take_out_again(model, plan.folded)
+        attach(model, plan.sites, plan.config)
     for name in ("classes", "preprocessing"):
         if facts.get(name) is not None:
             keep_fact(model, name, facts[name])

@@ -22,6 +22,7 @@ from senet.errors import DataError, InputError, MissingPackageError, optional
 from senet.files import write_text
 from senet.insertion import load
 from senet.insertion.facts import keep_fact
+from senet.insertion.folded import folded_blocks
 from senet.insertion.graft import grafts
 from senet.insertion.saving import write_model, write_weights
 from senet.models.description import base_network, described, rebuilt
@@ -57,7 +58,7 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     target = Path(folder)
 
     def write(made: Path) -> None:
-        if grafts(model):
+        if grafts(model) or folded_blocks(model):
             write_model(model, made)
         else:
             facts = {**config["senet"], "format": FORMAT}
@@ -217,8 +218,9 @@ def _config(model: nn.Module) -> dict[str, Any]:
         facts["preprocessing"] = images.to_dict()
         description |= images.for_timm()
     timms: dict[str, Any] = {}
-    with suppress(MissingPackageError):  # which names are timm's, timm alone knows
-        timms = _for_timm(model, origin, description)
+    if not folded_blocks(model):  # timm would build it with all its blocks
+        with suppress(MissingPackageError):  # which names are timm's, timm alone knows
+            timms = _for_timm(model, origin, description)
     return {**timms, "senet": facts}
 
 
