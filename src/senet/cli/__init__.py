@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from senet.cli import evaluate, experiments, ship, train  # noqa: F401 - they register their commands
+from senet.cli import evaluate, experiments, ship, slim, train  # noqa: F401 - they register their commands
 from senet.cli.commands import app
 from senet.errors import SenetError
 
