@@ -20,6 +20,7 @@ PAGES = [
     "docs/insertion.md",
     "docs/models.md",
     "docs/paper.md",
+    "docs/see.md",
     "docs/weights.md",
 ]
 PYTHON = re.compile(r"^```python\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)

@@ -156,9 +156,10 @@ class BlockGates:
     def specificity(self) -> ClassSpecificity:
         """How much of the variation the class explains, and would by chance."""
         _, second, fourth = self._central
-        eta2 = (self._between / second).where(second > 0, math.nan).clamp_max(1.0)
-        sizes = self.sums.class_images
-        chance = eta_squared_by_chance(sizes[sizes > 0], second, fourth)
+        sizes = self.sums.class_images[self.sums.class_images > 0]
+        tells = (second > 0) & (len(sizes) > 1)
+        eta2 = (self._between / second).where(tells, math.nan).clamp_max(1.0)
+        chance = eta_squared_by_chance(sizes, second, fourth)
         probability = chance.beyond(eta2)
         above = (probability < SPECIFIC).double().mean().item()
         return ClassSpecificity(eta2, chance, probability, _mean(eta2), above)

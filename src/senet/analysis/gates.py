@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -13,9 +14,9 @@ from torch import Tensor
 from senet.analysis.gate_statistics import BlockGates
 from senet.errors import InputError, unknown_name
 
-__all__ = ["Gates", "finite", "spaced"]
+__all__ = ["ESTIMATES", "Gates", "finite", "spaced"]
 
-_ESTIMATES = (
+ESTIMATES = (
     *("level", "spread", "image_std", "relative_std", "variance_share"),
     *("low_share", "high_share"),
 )
@@ -52,6 +53,16 @@ class Gates:
             if each.path == path:
                 return each
         raise unknown_name("block", path, [each.path for each in self.blocks])
+
+    def class_index(self, name: str) -> int:
+        """Return the number of a class.
+
+        Raises:
+            UnknownNameError: there is none of this name.
+        """
+        if name not in self.classes:
+            raise unknown_name("class", name, self.classes)
+        return self.classes.index(name)
 
     def means(self) -> dict[str, Tensor]:
         """Return by path the mean gate of each channel over all images, float64 [C]."""
@@ -93,14 +104,19 @@ class Gates:
     def _what(self) -> tuple[Any, ...]:
         return self.classes, tuple((block.path, block.channels) for block in self.blocks)
 
-    def to_dict(self, *, max_classes: int = 20) -> dict[str, Any]:
-        """Return the JSON-able form: five significant digits, None for what is not known.
+    def to_dict(
+        self, *, max_classes: int = 20, classes: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Return the JSON-able form: six significant digits, None for what is not known.
 
         Args:
             max_classes: of more classes than this only so many, evenly spaced, keep their values
                 per channel. The totals over classes are always those of all.
+            classes: the names of those that keep them instead.
         """
         keep = spaced(len(self.classes), max_classes)
+        if classes is not None:
+            keep = [self.class_index(name) for name in classes]
         images = self.images
         return {
             "classes": [self.classes[k] for k in keep],
@@ -114,7 +130,7 @@ class Gates:
 
 def _block_dict(block: BlockGates, keep: list[int]) -> dict[str, Any]:
     specificity, mean = block.specificity, block.mean
-    estimates = {name: [finite(value) for value in getattr(block, name)] for name in _ESTIMATES}
+    estimates = {name: [finite(value) for value in getattr(block, name)] for name in ESTIMATES}
     off, on = block.stuck_channels()
     return {
         "path": block.path,

@@ -6,15 +6,13 @@ Jinja2 fills in. The page is self-contained: style and figures are inside, and i
 
 from __future__ import annotations
 
-import functools
-import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from senet.analysis import number_texts as texts
 from senet.analysis.gates import spaced
+from senet.analysis.pages import environment
 from senet.analysis.series import (
     arms_of,
     contrasts,
@@ -30,7 +28,7 @@ from senet.analysis.series import (
     upgraded,
 )
 from senet.analysis.stats import proportion_interval
-from senet.errors import InputError, optional
+from senet.errors import InputError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -112,44 +110,8 @@ def render_report(result: Mapping[str, Any]) -> str:
     )
 
 
-@functools.cache
 def _environment() -> Environment:
-    with optional("the HTML report"):
-        import scipy  # type: ignore[import-untyped]  # noqa: F401 - the intervals need it
-        from jinja2 import Environment, PackageLoader
-
-        import senet.analysis.figures  # noqa: F401 - and matplotlib with it
-    environment = Environment(
-        loader=PackageLoader("senet.analysis", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    names = ("decimal", "duration", "interval", "percent", "points", "quantity")
-    environment.filters |= {name: getattr(texts, name) for name in names}
-    environment.filters |= {
-        "inline": _inline,
-        "arm_title": title,
-        "value": _value,
-        "wilson": _wilson,
-    }
-    environment.globals["none_"] = texts.NONE
-    environment.tests["known"] = lambda value: not math.isnan(number(value))
-    return environment
-
-
-def _inline(drawing: Drawing) -> str:
-    """The SVG of a drawing, with colours that follow the page: var(--ink, #1f2328) for #1f2328."""
-    from senet.analysis.figures.drawing import COLOUR
-
-    svg = drawing.svg()
-    for name, colour in COLOUR.items():
-        svg = re.sub(rf"(?<=: ){colour}\b", f"var(--{name}, {colour})", svg)
-    return svg
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return environment("the HTML report", arm_title=title, wilson=_wilson)
 
 
 def _wilson(accuracy: Any, images: Any) -> str:

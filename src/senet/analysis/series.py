@@ -27,6 +27,7 @@ __all__ = [
     "pairs",
     "part",
     "runs_of",
+    "short_paths",
     "shorten",
     "summarise",
     "summary_of",
@@ -225,3 +226,16 @@ def shorten(text: str, length: int = 18) -> str:
     """
     text = " ".join(str(text).split())
     return text if len(text) <= length else text[: length - 1].rstrip() + "\u2026"
+
+
+def short_paths(paths: Sequence[str]) -> list[str]:
+    """Leave out the trailing names that all module paths share: they tell nothing apart.
+
+    Example:
+        >>> short_paths(["layer1.0.bn2.se", "layer1.1.bn2.se"])
+        ['layer1.0', 'layer1.1']
+    """
+    parts = [path.split(".") for path in paths]
+    while len(parts) > 1 and len({p[-1] for p in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [p[:-1] for p in parts]
+    return [".".join(p) for p in parts]

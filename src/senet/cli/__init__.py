@@ -8,7 +8,8 @@ from typing import NoReturn
 
 import typer
 
-from senet.cli import evaluate, experiments, ship, slim, train  # noqa: F401 - they register their commands
+# they register their commands
+from senet.cli import evaluate, experiments, see, ship, slim, train  # noqa: F401
 from senet.cli.commands import app
 from senet.errors import SenetError
 

@@ -9,14 +9,21 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from senet.analysis.figures.drawing import CLASS_COLOURS, COLOUR, Drawing, canvas, panel, style
 from senet.analysis.gates import spaced
-from senet.analysis.series import number, shorten
+from senet.analysis.series import number, short_paths, shorten
 from senet.errors import InputError, unknown_name
 
-__all__ = ["excitation_depth", "excitation_heat_map", "excitation_profiles", "gate_range"]
+__all__ = [
+    "_block_ticks",
+    "excitation_depth",
+    "excitation_heat_map",
+    "excitation_profiles",
+    "gate_range",
+]
 
 Block = Mapping[str, Any]
 _CHANNELS = 50  # in a profile, as in the paper's figures 6 and 7
@@ -64,25 +71,12 @@ def gate_range(blocks: Sequence[Block]) -> tuple[float, float]:
     return (values.min().item(), values.max().item()) if len(values) else (0.0, 1.0)
 
 
-def _short_paths(paths: Sequence[str]) -> list[str]:
-    """Leave out the trailing names that all module paths share: they tell nothing apart.
-
-    Example:
-        >>> _short_paths(["layer1.0.bn2.se", "layer1.1.bn2.se"])
-        ['layer1.0', 'layer1.1']
-    """
-    parts = [path.split(".") for path in paths]
-    while len(parts) > 1 and len({p[-1] for p in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [p[:-1] for p in parts]
-    return [".".join(p) for p in parts]
-
-
 def _blocks(excitations: Mapping[str, Any]) -> dict[str, Block]:
     """The blocks by their shortened paths, in order of depth."""
     blocks = [block for block in excitations.get("blocks") or [] if len(_channel_means(block))]
     if not blocks:
         raise InputError("the excitations hold no block; record some with record_gates")
-    return dict(zip(_short_paths([block["path"] for block in blocks]), blocks, strict=True))
+    return dict(zip(short_paths([block["path"] for block in blocks]), blocks, strict=True))
 
 
 def excitation_profiles(
@@ -201,6 +195,16 @@ def excitation_heat_map(
     return Drawing(name, f"{title}, by class and block", figure)
 
 
+def _value(value: Any) -> float:
+    """A number, or the first of a value and the ends of its interval."""
+    return number(value[0] if isinstance(value, list) and value else value)
+
+
+def _ends(estimate: Any) -> tuple[float, float]:
+    value, low, high = map(number, estimate or [None] * 3)
+    return (value, value) if math.isnan(low) else (max(0.0, low), high)
+
+
 def _block_ticks(axis: Axes, names: Sequence[str], *, offset: float = 0.0) -> None:
     shown = range(0, len(names), math.ceil(len(names) / 30))
     axis.set_xticks([i + offset for i in shown], [shorten(names[i], 22) for i in shown])
@@ -217,7 +221,16 @@ _DEPTH = {
             ("within_class_std", "within a class", "muted"),
         ),
     ),
+    "specificity": (
+        "Variation that the class explains",
+        (("eta2", "measured", "se"), ("eta2_by_chance", "by chance", "muted")),
+    ),
+    "constancy": (
+        "Output's variance lost with a constant gate",
+        (("variance_share", "share of the variance", "se"),),
+    ),
 }
+_SHARES = ("specificity", "constancy")
 
 
 def excitation_depth(
@@ -227,8 +240,10 @@ def excitation_depth(
 
     Args:
         excitations: `Gates.to_dict()`.
-        quantity: "spread", the standard deviations between classes and within a class; or "mean",
-            the mean gate with its standard deviation over images and channels as a whisker.
+        quantity: "spread", the standard deviations between classes and within a class; "mean", the
+            mean gate with its standard deviation over images and channels as a whisker;
+            "specificity", eta^2 beside its value by chance; or "constancy", what a constant gate
+            leaves unexplained of the output's variance, with its 95 % interval.
         name: of the drawing.
 
     Raises:
@@ -243,15 +258,21 @@ def excitation_depth(
         figure, (axis,) = canvas(1, 1)
         panel(axis, title)
         for key, label, colour in lines:
-            values = [number(block.get(key)) for block in blocks.values()]
+            values = [_value(block.get(key)) for block in blocks.values()]
             axis.plot(values, "o-", color=COLOUR[colour], lw=1.8, ms=4.5, label=label)
         if quantity == "mean":
             spread = [number(block.get("overall_std")) for block in blocks.values()]
             depth = range(len(values))
             axis.errorbar(depth, values, spread, fmt="none", ecolor=COLOUR["se"], elinewidth=1)
         else:
+            if quantity == "constancy":
+                ends = [_ends(block.get("variance_share")) for block in blocks.values()]
+                axis.vlines(range(len(ends)), *zip(*ends, strict=True), color=COLOUR["se"], lw=1)
             axis.set_ylim(bottom=0)
-            axis.legend()
+            if len(lines) > 1:
+                axis.legend()
+        if quantity in _SHARES:
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axis.grid(visible=False, axis="x")
         _block_ticks(axis, list(blocks))
     return Drawing(name, f"{title} of the network", figure)
