@@ -134,6 +134,8 @@ def _network(
         return load_published_network(source, weights, **options)
     if num_classes is not None:
         raise ConfigError("--num-classes goes with --weights, a saved network says it itself")
+    if "/" not in source and not Path(source).exists():
+        raise ConfigError(f"{source} is no folder and no file; a network by name needs --weights")
     return load_written(source, normalization=normalization)
 
 
