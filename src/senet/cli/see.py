@@ -33,6 +33,22 @@ Source = Annotated[
 ]
 
 
+Weights = Annotated[str | None, typer.Option(help="Of a network that is named.")]
+NumClasses = Annotated[int | None, typer.Option(help="Of a network that is named (10 or 1000).")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for the results (default: SOURCE/see, or see).")
+]
+Shown = Annotated[
+    list[Path] | None, typer.Option(help="An image, to show what its gates do; repeatable.")
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(help="Names of classes to show, as cat,dog: the first two are told apart."),
+]
+Images = Annotated[int, typer.Option(help="How many of each split are looked at.")]
+CostImages = Annotated[int, typer.Option(help="On how many the blocks are tested; 0 for not.")]
+
+
 @app.command()
 @o.configured(
     *("data.name", "data.root", "data.train_split", "data.test_split", "data.image_key"),
@@ -43,43 +59,28 @@ def see(
     source: Source,
     *,
     changes: dict[str, Any],
-    weights: Annotated[str | None, typer.Option(help="Of a network that is named.")] = None,
-    num_classes: Annotated[
-        int | None, typer.Option(help="Classes of a network that is named (10 or 1000).")
-    ] = None,
+    weights: Weights = None,
+    num_classes: NumClasses = None,
     normalization: Normalization = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the results (default: SOURCE/see, or see).")
-    ] = None,
-    image: Annotated[
-        list[Path] | None, typer.Option(help="An image, to show what its gates do; repeatable.")
-    ] = None,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(help="Names of classes to show, as cat,dog: the first two are told apart."),
-    ] = None,
-    images: Annotated[int, typer.Option(help="How many of each split are looked at.")] = 10_000,
-    cost_images: Annotated[
-        int, typer.Option(help="On how many the blocks are tested; 0 for not.")
-    ] = 2_000,
+    out: Out = None,
+    image: Shown = None,
+    classes: Classes = None,
+    images: Images = 10_000,
+    cost_images: CostImages = 2_000,
     device: o.Device = "auto",
     as_json: o.AsJson = False,
 ) -> None:
     """Show what the gates do, and what they are worth: in words, numbers and figures on a page."""
-    from senet.analysis.gate_files import write_gates
-    from senet.analysis.gate_findings import findings
     from senet.training.data import open_split
     from senet.training.loop.placement import find_device
-    from senet.training.run_folder import check_writable, device_name, now, versions
-    from senet.training.seeing import class_names_of, gate_history, look, look_at_image
+    from senet.training.run_folder import check_writable
+    from senet.training.seeing import class_names_of, look
 
-    is_folder = Path(source).is_dir()
-    folder = out or (Path(source) / "see" if is_folder else Path("see"))
+    folder = out or (Path(source) / "see" if Path(source).is_dir() else Path("see"))
     check_writable(folder)
     opened = [(path.name, _opened(path)) for path in image or ()]
     trained = _network(source, weights, num_classes, normalization)
-    config = configured_data([trained], changes)
-    where = find_device(device)
+    config, where = configured_data([trained], changes), find_device(device)
     known = class_names_of(trained, open_split(config.data, training=False), config.data)
     chosen = _named(classes, known)
     with showing_progress(Console(stderr=as_json)) as on_progress:
@@ -94,33 +95,61 @@ def see(
             on_progress=on_progress,
         )
         on_progress("drawing", 0, 1)
-        facts = {
-            "command": command_line(),
-            "data": config.data.name,
-            "gates held at": seen.held_at and f"their means over {seen.held_at}",
-            "left_out": list(seen.unreadable.seen) or None,
-            "device": device_name(where),
-            "date": now(),
-            **versions(),
-        }
-        page = write_gates(
-            folder,
-            seen.gates,
-            title=Path(source).name if is_folder else source,
-            costs=seen.costs,
-            history=gate_history(Path(source)) if is_folder else (),
-            images=[look_at_image(trained, each, seen.gates, name=name) for name, each in opened],
-            classes=chosen,
-            facts=facts,
-        )
+        shown = _look_at_images(trained, opened, seen)
+        _write(folder, source, seen, shown, chosen, {"data": config.data.name, "device": where})
     if as_json:
         typer.echo((folder / "gates.json").read_text(encoding="utf-8"))
-        return
+    else:
+        _print(seen, folder)
+
+
+def _look_at_images(trained: Any, opened: list[tuple[str, Any]], seen: Any) -> list[Any]:
+    from senet.training.seeing import look_at_image
+
+    return [look_at_image(trained, each, seen.gates, name=name) for name, each in opened]
+
+
+def _write(
+    folder: Path,
+    source: str,
+    seen: Any,
+    images: list[Any],
+    classes: list[str] | None,
+    facts: dict[str, Any],
+) -> None:
+    from senet.analysis.gate_files import write_gates
+    from senet.training.run_folder import device_name, now, versions
+    from senet.training.seeing import gate_history
+
+    said = {
+        "command": command_line(),
+        "data": facts["data"],
+        "gates held at": seen.held_at and f"their means over {seen.held_at}",
+        "left_out": list(seen.unreadable.seen) or None,
+        "device": device_name(facts["device"]),
+        "date": now(),
+        **versions(),
+    }
+    write_gates(
+        folder,
+        seen.gates,
+        title=Path(source).name if Path(source).is_dir() else source,
+        costs=seen.costs,
+        history=gate_history(Path(source)),
+        images=images,
+        classes=classes,
+        facts=said,
+    )
+
+
+def _print(seen: Any, folder: Path) -> None:
+    from senet.analysis.gate_findings import findings
+
     console = Console()
     console.print(_table(seen))
     console.print(findings(seen.gates, seen.costs), highlight=False, markup=False)
     left_out = {"left_out": list(seen.unreadable.seen), "passed_over": [seen.passed_over]}
-    for line in [*data_notes(left_out), f"page: {page}"]:
+    for line in [*data_notes(left_out), f"page: {folder / 'gates.html'}"]:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
