@@ -28,7 +28,14 @@ Model = Annotated[str | None, typer.Option("--model", help=o.NAME_HELP)]
     *("model", "data.name", "data.root", "weights"),
     *(f"train.{name}" for name in ("epochs", "batch_size", "optimizer", "lr", "lr_se", "lr_head")),
     *(f"train.{name}" for name in ("weight_decay", "loss", "class_weights", "sampling")),
-    *("train.trained", "train.bn_statistics", "train.precision"),
+    *(
+        "train.trained",
+        "train.bn_statistics",
+        "train.best_by",
+        "train.patience",
+        "data.validation",
+        "train.precision",
+    ),
     defaults={"model": "the recipe's, or se_resnet20", "data.name": "the recipe's, or digits"},
 )
 def train(
@@ -77,9 +84,8 @@ def train(
 def _summary(result: dict[str, Any], out: Path) -> list[str]:
     """Return what is said at the end, line by line."""
     lines = []
-    tested = [epoch for epoch in result["epochs"] if epoch["test_accuracy"] is not None]
-    if tested:
-        last = tested[-1]
+    chosen = [each for each in result["epochs"] if each["epoch"] == result.get("chosen_epoch")]
+    for last in chosen:
         text = f"epoch {last['epoch']}: test accuracy {100 * last['test_accuracy']:.2f} %"
         if last["test_top5"] is not None:
             text += f", top-5 {100 * last['test_top5']:.2f} %"

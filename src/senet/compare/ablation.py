@@ -16,6 +16,7 @@ from senet.insertion import SEConfig, find_sites
 from senet.progress import Progress, silent
 from senet.training.config import DataConfig, RunConfig, TrainConfig
 from senet.training.data import ImageData, load_data
+from senet.training.loop.choice import chosen_epoch
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stopped, stop_on_interrupt
 from senet.training.run_folder import (
@@ -153,7 +154,7 @@ def ablate(
         try:
             for trial in experiment.train(images, on_progress=on_progress, stop=stop):
                 if trial.run.done:
-                    result["runs"].append(_run_entry(trial))
+                    result["runs"].append(_run_entry(trial, config.train))
                     write_result(results, result)
             result["state"] = "done"
         except Stopped:
@@ -201,13 +202,14 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
         check_same({name: before[name]}, {name: now[name]}, where=where)
 
 
-def _run_entry(trial: Trial) -> dict[str, Any]:
+def _run_entry(trial: Trial, train: TrainConfig) -> dict[str, Any]:
     epochs = trial.run.epochs
+    last: Any = chosen_epoch(epochs, train)
     return {
         "variant": trial.arm,
         "seed": trial.seed,
-        "error": 1 - epochs[-1]["test_accuracy"],
-        "test_loss": epochs[-1]["test_loss"],
+        "error": 1 - last["test_accuracy"],
+        "test_loss": last["test_loss"],
         "parameters": trial.parameters,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),
     }

@@ -22,6 +22,7 @@ from senet.training.config import DataConfig, RunConfig, TrainConfig
 from senet.training.config.run_config import Model
 from senet.training.data import ImageData, load_data
 from senet.training.loop.checkpoints import load_weights
+from senet.training.loop.choice import chosen_epoch
 from senet.training.loop.module import channels_last
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
@@ -122,7 +123,7 @@ def compare(
         try:
             for trial in experiment.train(images, on_progress=on_progress, stop=stop):
                 if any(epoch["test_accuracy"] is not None for epoch in trial.run.epochs):
-                    result["runs"].append(_run_entry(trial))
+                    result["runs"].append(_run_entry(trial, config.train))
                 result["summary"] = _summary(result["runs"], experiment.arms)
                 write_result(results, result)
             on_progress("recording gates", 0, 1)
@@ -164,7 +165,8 @@ def _earlier(experiment: Experiment, *, resume: bool) -> dict[str, Any]:
     now_is = _options(experiment)
     defaults = {**DataConfig().to_dict(), **TrainConfig().to_dict()}  # of options that are newer
     before = {name: earlier["config"].get(name, defaults.get(name)) for name in now_is}
-    check_same({**before, **earlier["config"]}, now_is)
+    grown = [n for n in ("seeds", "arms") if set(before[n]) <= set(now_is[n])]  # more of them
+    check_same({**earlier["config"], **before}, now_is, free=grown)
     return earlier
 
 
@@ -188,10 +190,10 @@ def _new_result(experiment: Experiment, data: ImageData, *, command: str | None)
     }
 
 
-def _run_entry(trial: Trial) -> dict[str, Any]:
+def _run_entry(trial: Trial, train: TrainConfig) -> dict[str, Any]:
     """Return a run as the result holds it; at least one epoch must be finished and tested."""
     epochs = trial.run.epochs
-    last = [epoch for epoch in epochs if epoch["test_accuracy"] is not None][-1]
+    last: Any = chosen_epoch(epochs, train)
     return {
         "arch": trial.arm,
         "seed": trial.seed,

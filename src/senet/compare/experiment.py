@@ -112,7 +112,7 @@ class Experiment:
         Raises:
             SenetError: no such network, no place for an SE block, or images it cannot take.
         """
-        data.augmentation(self.config.train)
+        data.check(self.config.train)
         known = NETWORKS.get(self.config.name)
         if known is not None and known.se is not None:
             raise ConfigError(

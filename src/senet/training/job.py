@@ -20,6 +20,7 @@ from senet.training.config import RunConfig, read_yaml, to_yaml
 from senet.training.data import ImageData, Split, load_data, open_splits
 from senet.training.data.class_names import class_names, images_per_class
 from senet.training.loop.checkpoints import newest_checkpoint
+from senet.training.loop.choice import chosen_epoch, ended_early
 from senet.training.loop.gate_log import Gates
 from senet.training.loop.optimizer import check_optimizer, parameter_groups
 from senet.training.loop.placement import Placement, find_device, is_first_process
@@ -116,6 +117,7 @@ def train(
         **_circumstances(config, where),
         "data": data.description(),
         "epochs": run.epochs,
+        "chosen_epoch": (chosen_epoch(run.epochs, config.train) or {}).get("epoch"),
         "stuck_gates": gates.stuck(),
     }
     if first:
@@ -164,7 +166,10 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
         return
     path = folder / "config.yaml"
     if path.exists():
-        check_same(overridden(RunConfig(), read_yaml(path)), config, free=_FREE)
+        before, free = overridden(RunConfig(), read_yaml(path)), [*_FREE]
+        if config.train.epochs > before.train.epochs and _finished(folder, before) is not None:
+            free.append("train.epochs")  # a finished run goes on under the longer schedule
+        check_same(before, config, free=free)
     elif any(folder.glob("step-*.ckpt")):
         raise DataError(f"{folder} has checkpoints but no config.yaml; choose another folder")
 
@@ -177,7 +182,8 @@ def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """
     try:
         result: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        done = result["state"] == "done" and len(result["epochs"]) == config.train.epochs
+        ended = len(result["epochs"]) >= config.train.epochs
+        done = result["state"] == "done" and (ended or ended_early(result["epochs"], config.train))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not done or newest_checkpoint(folder) is None:
@@ -191,7 +197,7 @@ def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
 
 
 def _network(config: RunConfig, data: ImageData) -> nn.Module:
-    data.augmentation(config.train)  # raises where the recipe does not fit the data
+    data.check(config.train)
     net = build_network(config, num_classes=len(data.classes), size=data.view.size)
     parameter_groups(net, config.train)  # raises where the network has no layers to decay by
     if config.train.se_only_epochs and not se_modules(net):

@@ -22,7 +22,7 @@ from senet.models.weights.load import load_source
 from senet.models.weights.matching import HEAD_CURE
 from senet.training.config import DataConfig
 from senet.training.data import MAX_MEMORY_SIZE, View, imagenet_view
-from senet.training.loop.checkpoints import newest_checkpoint
+from senet.training.loop.checkpoints import kept_checkpoint
 
 __all__ = [
     "Trained",
@@ -57,7 +57,7 @@ class Trained:
 
 
 def load_run(folder: str | os.PathLike[str]) -> Trained:
-    """Return the network of a run, finished or not, as its last checkpoint has it.
+    """Return the network of a run, finished or not, as its last or best checkpoint has it.
 
     A run of `senet train`, or an arm of `senet compare` or `ablate`. The checkpoint says all that
     is needed, so the folder may have been moved, and the run killed. Where averaged weights were
@@ -66,7 +66,7 @@ def load_run(folder: str | os.PathLike[str]) -> Trained:
     Raises:
         DataError: the folder holds no run that can be read.
     """
-    path = newest_checkpoint(Path(folder))
+    path = kept_checkpoint(Path(folder))
     if path is None:
         raise DataError(
             f"{folder} holds no run of senet train that can be read: it has no checkpoint; a run "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from senet.errors import ConfigError
 from senet.schema import Config, option
 
 __all__ = ["NORMALIZATIONS", "DataConfig"]
@@ -38,6 +39,9 @@ class DataConfig(Config):
         crop: the share of the shorter side, scaled, that a test's centre crop shows; above 64 px.
             The paper's is 224 of 256.
         train_images: train on a fixed stratified subset of so many images; None takes all.
+        validation: share of the training images that is set apart, as many of each class, to choose
+            the best epoch on or to stop early; 0 for none. Of 0.2 there are five folds.
+        fold: which of the folds is set apart, from 0.
         normalization: "auto", "data", "imagenet" or "imagenet-mean"; see NORMALIZATIONS.
         max_bad_images: images that cannot be read are named and left out, up to so many.
         image_key: the column that holds the images, where `create_dataset` takes an input_key.
@@ -57,8 +61,23 @@ class DataConfig(Config):
     test_size: int | None = option(None, least=1)
     crop: float = option(0.875, least=0.05, most=1, what="a share in [0.05, 1]")
     train_images: int | None = option(None, least=1)
+    validation: float = option(0.0, least=0, most=0.5, what="a share in [0, 0.5]")
+    fold: int = option(0, least=0)
     normalization: str = option("auto", choices=NORMALIZATIONS)
     max_bad_images: int = option(0, least=0)
     image_key: str | None = None
     label_key: str | None = None
     download: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fold and self.fold >= self.folds:
+            raise ConfigError(
+                f"fold must be below the number of folds, {self.folds} of validation="
+                f"{self.validation:g}, got {self.fold}"
+            )
+
+    @property
+    def folds(self) -> int:
+        """How many parts of the size of the validation the training images have; 0 for none."""
+        return round(1 / self.validation) if self.validation else 0

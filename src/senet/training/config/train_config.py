@@ -13,6 +13,7 @@ __all__ = [
     "AUGMENTATIONS",
     "DECAYS",
     "LOSSES",
+    "MEASURES",
     "PRECISIONS",
     "SAMPLINGS",
     "SCHEDULES",
@@ -67,6 +68,9 @@ TRAINED = {
     "bn": "gammas and betas of batch norms",
     "head": "the last layer",
 }
+
+# name: whether more is better; measures of a test that an epoch can be chosen by
+MEASURES = {"loss": False, "accuracy": True, "balanced_accuracy": True, "macro_f1": True}
 
 # name: where the weights come from
 STARTS = {
@@ -140,6 +144,10 @@ class TrainConfig(Config):
         sync_bn: batch norm over the batches of all devices.
         accumulate: micro-batches into which each device cuts its part of a batch.
         test_every: test after every so many epochs; the number of epochs is a multiple of it.
+        best_by: keep the weights of the epoch that is best on the validation images by "loss",
+            "accuracy", "balanced_accuracy" or "macro_f1"; None keeps those of the last epoch.
+        patience: stop after so many tests that are no better than the best, by `best_by` or else
+            the loss on the validation images; None never does.
         precision: "fp32", or "bf16" and "fp16" by autocast.
         compile: train through torch.compile.
         workers: processes that read images from disk; None chooses. Images of at most 64 px are
@@ -193,6 +201,8 @@ class TrainConfig(Config):
     sync_bn: bool = False
     accumulate: int = option(1, least=1)
     test_every: int = option(1, least=1)
+    best_by: str | None = option(None, choices=MEASURES)
+    patience: int | None = option(None, least=1)
     precision: str = option("fp32", choices=PRECISIONS)
     compile: bool = False
     workers: int | None = option(None, least=0)

@@ -14,7 +14,7 @@ from senet.errors import ConfigError, DataError
 from senet.training.config import DataConfig
 from senet.training.data.dataset import Split, Stream, composed
 
-__all__ = ["class_index", "class_names", "images_per_class", "numbered", "subset"]
+__all__ = ["class_index", "class_names", "folds", "images_per_class", "numbered", "subset"]
 
 
 def class_names(
@@ -118,6 +118,24 @@ def subset(config: DataConfig, name: str, labels: Sequence[int]) -> Sequence[int
     if wanted == len(labels):
         return range(wanted)
     return [int(index) for index in stratified(torch.tensor(labels), wanted)]
+
+
+def folds(labels: Sequence[int], count: int) -> Tensor:
+    """Return the fold of each image, from 0: a fixed division that keeps the shares of the classes.
+
+    Example:
+        >>> folds([0] * 4 + [1] * 6, 2).bincount().tolist()
+        [5, 5]
+    """
+    of_class = torch.tensor(labels)
+    shuffled = torch.randperm(len(of_class), generator=torch.Generator().manual_seed(1))
+    number = torch.empty(len(of_class), dtype=torch.int64)
+    first = 0  # classes begin where the one before has ended, so that the folds are alike in size
+    for label in range(int(of_class.max()) + 1):
+        members = shuffled[of_class[shuffled] == label]
+        number[members] = (first + torch.arange(len(members))) % count
+        first += len(members)
+    return number
 
 
 def stratified(labels: Tensor, count: int) -> Tensor:

@@ -38,6 +38,7 @@ class ImageData:
         view: size and normalisation.
         train: the training images.
         test: the test images.
+        validation: training images that are set apart; None where there are none.
         unreadable: the images that could not be read and were left out, so far.
         passed_over: a line for each split with files that are not used.
         images_per_class: of each split; see `images_per_class`.
@@ -51,6 +52,7 @@ class ImageData:
     unreadable: Unreadable = field(default_factory=Unreadable)
     passed_over: tuple[str, ...] = ()
     images_per_class: Mapping[str, Any] = field(default_factory=dict)
+    validation: Images | None = None
 
     def train_batches(self, train: TrainConfig, *, epoch: int, **place: int) -> Batches:
         """Return the micro-batches of a training epoch, a function of the arguments alone.
@@ -74,6 +76,21 @@ class ImageData:
             place: rank, world_size and accumulate of a `BatchSampler`.
         """
         return self._batches(self.test, train, None, place)
+
+    def validation_batches(self, train: TrainConfig, **place: int) -> Batches | None:
+        """Return the batches of the images that are set apart, as of a test; None without any."""
+        if self.validation is None:
+            return None
+        return self._batches(self.validation, train, None, place)
+
+    def check(self, train: TrainConfig) -> None:
+        """Raise `ConfigError` if a recipe asks for what these data cannot give."""
+        self.augmentation(train)
+        if (train.best_by or train.patience) and self.validation is None:
+            raise ConfigError(
+                "best_by and patience need images to choose on, apart from the test: give "
+                "validation=0.1, a share of the training images"
+            )
 
     def _augmented(self, train: TrainConfig, key: tuple[int, int]) -> Images:
         """Return the training images as they are augmented in an epoch."""
@@ -161,6 +178,7 @@ class ImageData:
             "name": self.config.name,
             "train_images": len(self.train),
             "test_images": len(self.test),
+            "validation_images": 0 if self.validation is None else len(self.validation),
             **self.fingerprint(),
             "image_size": list(self.view.size),
             "left_out": list(self.unreadable.seen),

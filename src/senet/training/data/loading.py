@@ -18,6 +18,7 @@ from senet.training.config import DataConfig
 from senet.training.data.class_names import (
     class_index,
     class_names,
+    folds,
     images_per_class,
     numbered,
     subset,
@@ -64,7 +65,32 @@ def load_data(
         data = _into_memory(config, train, test, size, on_progress)
     else:
         data = _when_needed(config, train, test, size)
-    return dataclasses.replace(data, images_per_class=images_per_class(train, test, data.classes))
+    data = dataclasses.replace(data, images_per_class=images_per_class(train, test, data.classes))
+    return _with_validation(data) if config.validation else data
+
+
+def _with_validation(data: ImageData) -> ImageData:
+    """Set apart a fold of the training images."""
+    train = data.train
+    if isinstance(train, Stream):
+        raise ConfigError("validation needs data that can be read one by one, these are a stream")
+    labels = list(map(int, train.labels))
+    apart = folds(labels, data.config.folds) == data.config.fold
+    kept, chosen = ((~apart).nonzero().flatten(), apart.nonzero().flatten())
+    return dataclasses.replace(data, train=_part(train, kept), validation=_part(train, chosen))
+
+
+def _part(images: MemoryImages | Split, positions: Tensor) -> MemoryImages | Split:
+    """Return the images at some positions."""
+    if isinstance(images, MemoryImages):
+        pixels, labels = images.images[positions], images.labels[positions]
+        return dataclasses.replace(images, images=pixels, labels=labels)
+    index = images.index if images.index is not None else range(len(images))
+    return dataclasses.replace(
+        images,
+        labels=[images.labels[k] for k in positions.tolist()],
+        index=[index[k] for k in positions.tolist()],
+    )
 
 
 def _into_memory(

@@ -16,6 +16,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from senet.errors import TrainingError
 from senet.files import write_text
 from senet.progress import Progress
+from senet.training.loop.checkpoints import keep_best
+from senet.training.loop.choice import chosen_epoch, ended_early
 from senet.training.loop.module import Classifier
 from senet.training.loop.schedule import lr_factor
 from senet.training.loop.stopping import Stop, Stopped
@@ -71,6 +73,8 @@ class History(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, also in the middle of an epoch; count what was left out before."""
         self._began = time.perf_counter()
+        if trainer.is_global_zero and self.epochs:
+            self._keep_best(classifier(pl_module))  # the run may have been killed before it was
         seen = classifier(pl_module).data.unreadable.seen
         seen.update(self._left_out)
         self._left_out = seen
@@ -95,8 +99,16 @@ class History(Callback):
         trainer.save_checkpoint(self.folder / "epoch.ckpt")
         if trainer.is_global_zero:
             self.write()
+            self._keep_best(module)
+        trainer.should_stop = ended_early(self.epochs, train)
         if self.finished is not None:
             self.finished(self.epochs[-1])
+
+    def _keep_best(self, module: Classifier) -> None:
+        """Keep the checkpoint of the last epoch beside the others, if that is the best so far."""
+        train, last = module.train_config, self.epochs[-1]
+        if train.best_by and chosen_epoch(self.epochs, train) is last:
+            keep_best(self.folder, last["epoch"] * module.data.steps(train))
 
     def write(self) -> None:
         """Write the history.

@@ -24,6 +24,8 @@ from senet.files import write_whole
 
 __all__ = [
     "CheckpointFiles",
+    "keep_best",
+    "kept_checkpoint",
     "last_good",
     "load_weights",
     "newest_checkpoint",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.ckpt")
+_BEST = "best-"
 _log = logging.getLogger("senet")
 
 
@@ -61,6 +64,29 @@ def newest_checkpoint(folder: Path) -> Path | None:
             path,
         )
     return None
+
+
+def keep_best(folder: Path, step: int) -> None:
+    """Keep the checkpoint of a step as that of the best epoch, in the place of the one before."""
+    source = next((path for at, _, path in _listed(folder) if at == step), None)
+    if source is None:
+        return
+    content = source.read_bytes()
+    kept = source.with_name(source.name.replace("step-", _BEST, 1))
+    write_whole(kept, lambda partial: partial.write_bytes(content))
+    for path in folder.glob(f"{_BEST}*.ckpt"):
+        if path != kept:
+            path.unlink(missing_ok=True)
+
+
+def kept_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint whose weights a run has come to: of the best epoch, or the newest."""
+    for path in folder.glob(f"{_BEST}*.ckpt"):
+        checksum = path.stem.rpartition("-")[2]
+        if hashlib.sha256(path.read_bytes()).hexdigest().startswith(checksum):
+            return path
+        _log.warning("%s is damaged; the weights are those of the last epoch", path)
+    return newest_checkpoint(folder)
 
 
 def last_good(folder: Path) -> str:
@@ -141,14 +167,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(net: nn.Module, folder: Path) -> nn.Module:
-    """Load the weights of a run's last checkpoint into the network, and return it.
+    """Load the weights that a run has come to into the network, and return it.
 
     Where averaged weights were kept, it is those.
 
     Raises:
         DataError: there is no checkpoint, or it is that of another network.
     """
-    path = newest_checkpoint(folder)
+    path = kept_checkpoint(folder)
     if path is None:
         raise DataError(f"{folder} holds no checkpoint; train first")
     state = read_checkpoint(path)["state_dict"]

@@ -47,10 +47,15 @@ class Gates(Callback):
         self.rows = list(state_dict["rows"])
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first batch."""
-        if batch_idx == 0:
+        """Keep the first batch of the test."""
+        if batch_idx == dataloader_idx == 0:
             self._images = batch[0]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -21,6 +21,7 @@ from senet.models.description import described
 from senet.models.weights.preprocess import remember
 from senet.models.weights.source import FORMAT
 from senet.training.config import TrainConfig
+from senet.training.config.train_config import MEASURES
 from senet.training.data import NETWORK, ImageData, mix_seeds
 from senet.training.loop.checkpoints import last_good
 from senet.training.loop.counts import Counts
@@ -104,6 +105,7 @@ class Classifier(LightningModule):
         # A loss that is not finite shows in the mean: by default it would be left out.
         self.train_loss = MeanMetric(nan_strategy=math.nan)
         self.counts = Counts(len(data.classes))
+        self.validation = Counts(len(data.classes))
         self._mix = _mixer(train, len(data.classes))
         self._loss = loss_of(train, torch.tensor(data.class_counts()))
         self._frozen: list[nn.Parameter] = []
@@ -133,9 +135,11 @@ class Classifier(LightningModule):
             skip = self._resumed[1]
         return self.data.train_batches(self.train_config, epoch=epoch, skip=skip, **self._place())
 
-    def val_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return the test batches."""
-        return self.data.test_batches(self.train_config, **self._place())
+    def val_dataloader(self) -> Any:
+        """Return the test batches, and those of the validation images if there are some."""
+        tests = self.data.test_batches(self.train_config, **self._place())
+        validation = self.data.validation_batches(self.train_config, **self._place())
+        return tests if validation is None else [tests, validation]
 
     # ---- training
 
@@ -229,10 +233,13 @@ class Classifier(LightningModule):
 
     # ---- test
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
-        """Add a test batch to the counts."""
+    def validation_step(
+        self, batch: tuple[Tensor, Tensor], _index: int, dataloader_idx: int = 0
+    ) -> None:
+        """Add a batch of the test, or of the validation, to its counts."""
         images, labels = batch
-        self.counts.update(logits_of(self.tested(channels_last(images)))[0], labels)
+        counts = self.validation if dataloader_idx else self.counts
+        counts.update(logits_of(self.tested(channels_last(images)))[0], labels)
 
     def epoch_metrics(self) -> dict[str, Any]:
         """Return the metrics of the epoch that ends, and begin new ones; None if it had no test."""
@@ -245,8 +252,14 @@ class Classifier(LightningModule):
                 metrics["test_top5"] = None
             if (only := counts["only_answer"]) is not None:
                 metrics["test_only_answer"] = self.data.classes[only]
+            if self.data.validation is not None:
+                chosen = self.validation.compute()
+                metrics |= {
+                    f"val_{name}": chosen[_TEST_METRICS[f"test_{name}"]] for name in MEASURES
+                }
         self.train_loss.reset()
         self.counts.reset()
+        self.validation.reset()
         return metrics
 
     # ---- going on

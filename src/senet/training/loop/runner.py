@@ -20,6 +20,7 @@ from senet.training.config import PRECISIONS, TrainConfig
 from senet.training.data import ImageData
 from senet.training.loop.callbacks import History, Steps
 from senet.training.loop.checkpoints import CheckpointFiles, newest_checkpoint, step_of
+from senet.training.loop.choice import ended_early
 from senet.training.loop.module import Classifier
 from senet.training.loop.placement import Placement
 from senet.training.loop.stopping import Stop, Stopped
@@ -100,7 +101,8 @@ def train_run(
     finished = finished_epochs(folder)
     newest = newest_checkpoint(folder)
     steps = train.epochs * data.steps(train)
-    if len(finished) >= train.epochs and newest is not None and step_of(newest) >= steps:
+    complete = newest is not None and len(finished) >= train.epochs and step_of(newest) >= steps
+    if complete or ended_early(finished, train):
         return Run(finished, done=True)
     placement = device if isinstance(device, Placement) else Placement(str(device), join=False)
     steps_callback = Steps(
