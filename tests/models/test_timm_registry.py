@@ -239,3 +239,11 @@ def test_timms_names_are_those_without_ours() -> None:
     libraries._timm_names.cache_clear()
     assert "timm/se_resnet20" not in list_models()
     assert "timm/resnet50" in list_models()
+
+
+@pytest.mark.parametrize("option", ["drop_path_rate", "output_stride"])
+def test_options_of_timm_that_these_networks_do_not_have_are_named(option: str) -> None:
+    register_with_timm()
+    with pytest.raises(ConfigError, match=f"se_resnet20 takes no {option}: of timm's options"):
+        timm.create_model("se_resnet20.senet", **{option: 0.5})
+    assert timm.create_model("se_resnet20.senet", **{option: None}) is not None

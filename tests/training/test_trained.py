@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +111,28 @@ def test_an_arm_of_a_comparison_is_asked_by_its_checkpoint(tmp_path: Path) -> No
         arm = tmp_path / "out" / "runs" / f"{run['arch']}-seed0"
         [newest] = sorted(arm.glob("step-*.ckpt"))[-1:]
         assert accuracy(str(arm)) == accuracy(str(newest)) == run["test_accuracy"]
+
+
+def test_several_processes_share_an_evaluation(run: Path, tmp_path: Path) -> None:
+    """599 images over two processes: each once, in order, the scores of one process."""
+    given = ["eval", str(run), "--device", "cpu", "--batch-size", "50", "--out"]
+    invoked(*given, str(tmp_path / "one"))
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "senet"]
+    answer = subprocess.run(
+        [sys.executable, *torchrun, *given, str(tmp_path / "two")],
+        env={**os.environ, "PYTHONPATH": str(Path(senet.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("top-1") == 1  # one process speaks
+    one, two = (
+        list(csv.DictReader((tmp_path / name / "predictions.csv").read_text().splitlines()))
+        for name in ("one", "two")
+    )
+    assert len(one) == 599
+    assert [row["image"] for row in one] == [row["image"] for row in two]
+    assert [row["class1"] for row in one] == [row["class1"] for row in two]
+    for ours, theirs in zip(one, two, strict=True):
+        assert float(ours["score1"]) == pytest.approx(float(theirs["score1"]), rel=1e-4)

@@ -138,7 +138,7 @@ def eval_(
     """Test networks: accuracy with its interval, per class, speed; several runs are averaged."""
     from senet.training import evaluation
     from senet.training.data import open_split
-    from senet.training.loop.placement import find_device
+    from senet.training.loop.placement import find_device, is_first_process
     from senet.training.run_folder import check_writable
 
     shown = _crops(method, crop, resize, scales)
@@ -147,7 +147,8 @@ def eval_(
     networks = _networks(runs, model, weights, classes, normalization, crop)
     config = configured_data(networks, changes)
     split = open_split(config.data, training=False)
-    with showing_progress(Console(stderr=as_json)) as on_progress:
+    first = is_first_process()
+    with showing_progress(Console(stderr=as_json, quiet=not first)) as on_progress:
         predictions, unreadable = evaluation.evaluate(
             networks,
             split,
@@ -158,6 +159,8 @@ def eval_(
             max_bad_images=config.data.max_bad_images,
             on_progress=on_progress,
         )
+    if not first:
+        return
     result = {
         **_result(predictions, networks, shown),
         "left_out": list(unreadable.seen),

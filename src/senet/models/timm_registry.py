@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from senet.errors import DataError, optional
+from senet.errors import ConfigError, DataError, optional
 from senet.insertion import SEConfig
 from senet.models.families import NETWORKS
 from senet.models.libraries import OURS
@@ -43,6 +43,11 @@ _ENDS = {
 }
 # size of the image: of the last map
 _LAST_MAPS = {32: (8, 8), 224: (7, 7), 299: (8, 8)}
+# options of timm's networks that these do not have
+_NOT_OURS = (
+    *("drop_path_rate", "drop_block_rate", "output_stride", "img_size", "act_layer", "norm_layer"),
+    *("aa_layer", "stem_type", "stem_width", "block_args", "zero_init_last"),
+)
 # plain names of networks that keep their layers one level down, in an nn.Sequential
 _NESTED = ("vgg16_bn", "mobilenet_v1", "densenet121")
 
@@ -135,6 +140,11 @@ def _entry(entry: str, name: str) -> Callable[..., nn.Module]:
 def _create(entry: str, name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     from timm.models import build_model_with_cfg
 
+    for option in (each for each in _NOT_OURS if options.pop(each, None) is not None):
+        raise ConfigError(
+            f"{entry} takes no {option}: of timm's options it has global_pool, drop_rate, "
+            "features_only and out_indices; leave it out, or take timm's own network"
+        )
     overlay = options.get("pretrained_cfg_overlay") or {}
     own = options.get("pretrained_cfg")
     given = {**(own if isinstance(own, Mapping) else {}), **overlay}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from senet.training.data import (
 from senet.training.loop.callbacks import csv_text
 from senet.training.loop.counts import class_scores
 from senet.training.loop.module import channels_last, logits_of
+from senet.training.loop.placement import gathered, own_device, processes
 from senet.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def evaluate(
 ) -> tuple[Predictions, Unreadable]:
     """Return what networks say of a split's images; several average their scores.
 
+    Processes that torchrun began share the images, and each returns the whole.
+
     Args:
         networks: with the same classes.
         split: labelled images.
@@ -104,49 +107,72 @@ def evaluate(
         DataError: unreadable images, labels outside of the classes, or a network that does not give
             a score for each class of the split.
     """
-    first, target = networks[0], torch.device(device)
+    first = networks[0]
     if len({each.classes for each in networks}) > 1:
         raise ConfigError("networks that are averaged must have the same classes")
     how, unreadable = crops or Crops(), Unreadable(max_bad_images)
-    total: Tensor | None = None
     began = time.perf_counter()
-    kept: list[tuple[int, Any]] = []  # position and label of each image
-    sampler = BatchSampler(len(split), batch_size)
     expected = len(first.classes or split.classes)
-    for number, trained in enumerate(networks):
-        net = trained.net.to(target).to(memory_format=torch.channels_last).eval()
-        kept, parts = [], []
-        images = replace(split, transform=how.transform(trained.view))
-        with torch.inference_mode():
+    total: Tensor | None = None
+    answers: list[_Answers] = []
+    with processes() as (rank, world):
+        target = own_device(torch.device(device))
+        sampler = BatchSampler(len(split), batch_size * world, rank=rank, world_size=world)
+        for number, trained in enumerate(networks):
+            answers = []
+            images = replace(split, transform=how.transform(trained.view))
             loader = loaded_rows(images, sampler, workers=workers)
-            for positions, rows in zip(sampler, loader, strict=True):
-                read = zip(positions, rows, strict=True)
-                good = [(position, row) for position, row in read if isinstance(row, tuple)]
-                for what in (row for row in rows if isinstance(row, str)):
+            for answer in _answered(trained, zip(sampler, loader, strict=True), target):
+                for what in answer.unreadable:
                     unreadable.add(what)
-                if good:
-                    kept += [(position, label) for position, (_, label) in good]
-                    parts.append(_scores(net, [shown for _, (shown, _) in good], target))
-                    _check_scores(trained, parts[-1], expected)
-                done = number * len(split) + len(kept)
+                answers.append(answer)
+                _check_scores(trained, answer.scores, expected)
+                done = number * len(split) + world * sum(len(each.kept) for each in answers)
                 on_progress(f"testing {trained.name}", done, len(networks) * len(split))
-        if not parts:
-            raise DataError(f"no image of the {split.name} split can be read")
-        scores = torch.cat(parts)
-        total = scores if total is None else total + scores
+            answers = gathered(answers)
+            scores = [each.scores for each in answers if each.kept]
+            if not scores:
+                raise DataError(f"no image of the {split.name} split can be read")
+            total = torch.cat(scores) if total is None else total + torch.cat(scores)
+    for what in (what for answer in answers for what in answer.unreadable):
+        unreadable.add(what)  # of the other processes
     seconds = time.perf_counter() - began
     if total is None:
         raise ConfigError("at least one network must be given")
     classes = first.classes or split.classes or tuple(map(str, range(total.shape[1])))
-    labels = numbered(split, [label for _, label in kept], classes)
-    names = [split.named(position) for position, _ in kept]
+    kept = [pair for answer in answers for pair in answer.kept]
+    order = sorted(range(len(kept)), key=lambda k: kept[k][0])
+    labels = numbered(split, [kept[k][1] for k in order], classes)
+    names = [split.named(kept[k][0]) for k in order]
+    scores_in_order = total[order] / len(networks)
     return Predictions(
-        tuple(classes), names, torch.tensor(labels), total / len(networks), seconds
+        tuple(classes), names, torch.tensor(labels), scores_in_order, seconds
     ), unreadable
 
 
+class _Answers(NamedTuple):
+    """What a network said of a batch: position and label of each image, and what cannot be read."""
+
+    kept: list[tuple[int, Any]]
+    scores: Tensor
+    unreadable: list[str]
+
+
+def _answered(trained: Trained, batches: Iterable[Any], device: torch.device) -> Iterator[_Answers]:
+    """Yield what a network says of each batch."""
+    net = trained.net.to(device).to(memory_format=torch.channels_last).eval()
+    with torch.inference_mode():
+        for positions, rows in batches:
+            read = zip(positions, rows, strict=True)
+            good = [(position, row) for position, row in read if isinstance(row, tuple)]
+            kept = [(position, label) for position, (_, label) in good]
+            bad = [row for row in rows if isinstance(row, str)]
+            shown = [crops for _, (crops, _) in good]
+            yield _Answers(kept, _scores(net, shown, device) if good else torch.empty(0), bad)
+
+
 def _check_scores(trained: Trained, scores: Tensor, classes: int) -> None:
-    if classes and scores.shape[1] != classes:
+    if classes and len(scores) and scores.shape[1] != classes:
         raise DataError(
             f"{trained.name} gives {scores.shape[1]} scores, the images have {classes} classes; "
             "try other data, or the weights of a network for these classes"

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from senet.errors import DataError, MissingPackageError, UnknownNameError
 from senet.training import DataConfig
-from senet.training.data import Split, Stream, open_splits
+from senet.training.data import Split, Stream, load_data, open_splits, register_data
 from training.tiny import image_folder, parquet_folder, picture
 
 
@@ -238,3 +240,23 @@ def test_folder_without_images(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="test holds no images; it needs one folder"):
         open_splits(DataConfig(str(folder)))
+
+
+def test_own_datasets_have_a_name(tmp_path: Path) -> None:
+    """A list of pairs, and torchvision's ImageFolder: the same images as from the folder."""
+    folder = image_folder(tmp_path / "f")
+    parts = [ImageFolder(folder / name) for name in ("train", "test")]
+    register_data("own", *parts)
+    register_data("pairs", *(list(part) for part in parts))
+    options: Any = {"image_size": 8}
+    wanted = load_data(DataConfig(str(folder), **options), input_size=(3, 8, 8))
+    for name, classes in (("own", ("blue", "red")), ("pairs", ("0", "1"))):
+        data = load_data(DataConfig(name, **options), input_size=(3, 8, 8))
+        assert data.classes == classes
+        for ours, theirs in ((data.train, wanted.train), (data.test, wanted.test)):
+            assert torch.equal(ours.labels, theirs.labels)  # type: ignore[union-attr, arg-type]
+            assert torch.equal(ours.images, theirs.images)  # type: ignore[union-attr, arg-type]
+    with pytest.raises(
+        DataError, match="must be map-style datasets with a length, got a tuple_iterator"
+    ):
+        register_data("none", iter(()), [])

@@ -16,7 +16,7 @@ with optional("training data"):
     from senet.training.data.dataset import Split, Stream
     from senet.training.data.image_data import ImageData
     from senet.training.data.image_files import opened_image
-    from senet.training.data.kinds import open_split, open_splits
+    from senet.training.data.kinds import open_split, open_splits, register_data
     from senet.training.data.loader import loaded_rows
     from senet.training.data.loading import load_data
     from senet.training.data.sampler import NETWORK, BatchSampler, mix_seeds
@@ -43,4 +43,5 @@ __all__ = [
     "open_split",
     "open_splits",
     "opened_image",
+    "register_data",
 ]

@@ -22,7 +22,7 @@ from senet.training.data.folders import folder_split
 from senet.training.data.image_files import opened_image
 from senet.training.data.shards import find_shards, tar_split
 
-__all__ = ["open_split", "open_splits"]
+__all__ = ["open_split", "open_splits", "register_data"]
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "eval", "evaluation")
@@ -37,6 +37,37 @@ KNOWN = (
     *("digits", "folder", *(f"torch/{name}" for name in _TORCHVISION)),
     *("hfds/", "hfids/", "tar/", "wds/"),
 )
+
+
+_OWN: dict[str, tuple[Any, Any]] = {}  # name: training and test dataset
+
+
+def register_data(name: str, train: Any, test: Any) -> None:
+    """Give own datasets a name, by which every function of this process takes them as data.
+
+    Args:
+        name: that `DataConfig` then takes. It comes before folders and known data of this name.
+        train: a map-style dataset, dataset[k] -> (PIL image, label): the labels are the class
+            indices of `dataset.classes` if it has such names. Labels in `dataset.targets` spare
+            reading every image once.
+        test: likewise.
+
+    Raises:
+        DataError: a dataset that is none.
+
+    Example:
+        >>> pairs = [(Image.new("RGB", (8, 8)), label) for label in (0, 1)]
+        >>> register_data("mine", pairs, pairs)
+        >>> open_split(DataConfig("mine"), training=True).labels
+        [0, 1]
+    """
+    for dataset in (train, test):
+        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+            raise DataError(
+                f"data {name} must be map-style datasets with a length, got a "
+                f"{type(dataset).__name__}"
+            )
+    _OWN[name] = (train, test)
 
 
 def open_splits(config: DataConfig) -> tuple[Split | Stream, Split | Stream]:
@@ -55,6 +86,8 @@ def open_split(config: DataConfig, *, training: bool) -> Split | Stream:
     given = config.train_split if training else config.test_split
     usual = TRAIN_NAMES if training else TEST_NAMES
     names = usual if given is None else (given,)
+    if config.name in _OWN:
+        return _torchvision("train" if training else "test", _OWN[config.name][not training])
     if config.name == "digits":
         return _digits(training=training)
     name = _full_name(config)

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch import distributed
 
 from senet.errors import ConfigError
 from senet.schema import Config, option
 
-__all__ = ["Placement", "find_device", "is_first_process"]
+__all__ = [
+    "Placement",
+    "find_device",
+    "gathered",
+    "is_first_process",
+    "own_device",
+    "processes",
+]
+
+T = TypeVar("T")
 
 
 def find_device(name: str) -> torch.device:
@@ -105,6 +117,35 @@ class Placement(Config):
             # the project saves and stops by itself
             plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
         return {**options, "plugins": plugins}
+
+
+@contextmanager
+def processes() -> Iterator[tuple[int, int]]:
+    """Give the number of this process, and how many torchrun began; inside they form a group."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        yield 0, 1
+        return
+    distributed.init_process_group("gloo")
+    try:
+        yield distributed.get_rank(), distributed.get_world_size()
+    finally:
+        distributed.destroy_process_group()
+
+
+def gathered(parts: list[T]) -> list[T]:
+    """Return the parts of all processes of the group, in the order of the processes."""
+    if not distributed.is_initialized():
+        return parts
+    of_all: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(of_all, parts)
+    return [part for of_one in of_all for part in of_one]
+
+
+def own_device(device: torch.device) -> torch.device:
+    """Return a GPU for this process alone, where several processes share a machine's."""
+    if str(device) == "cuda" and distributed.is_initialized():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
 
 
 def is_first_process() -> bool:
