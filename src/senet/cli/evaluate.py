@@ -145,9 +145,8 @@ def eval_(
     if out is not None:
         check_writable(out)
     networks = _networks(runs, model, weights, classes, normalization, crop)
-    config = configured_data(networks, changes)
+    config, first = configured_data(networks, changes), is_first_process()
     split = open_split(config.data, training=False)
-    first = is_first_process()
     with showing_progress(Console(stderr=as_json, quiet=not first)) as on_progress:
         predictions, unreadable = evaluation.evaluate(
             networks,
@@ -166,11 +165,10 @@ def eval_(
         "left_out": list(unreadable.seen),
         "passed_over": [line for line in [split.passed_over] if line],
     }
-    text = json.dumps(result, indent=1)
     if out is not None:
-        write_text(out / "eval.json", text)
+        write_text(out / "eval.json", json.dumps(result, indent=1))
         write_text(out / "predictions.csv", evaluation.predictions_csv(predictions))
-    typer.echo(text if as_json else _text(result))
+    typer.echo(json.dumps(result, indent=1) if as_json else _text(result))
 
 
 def _result(predictions: Any, networks: list[Any], shown: Any) -> dict[str, Any]:

@@ -139,15 +139,23 @@ def evaluate(
     seconds = time.perf_counter() - began
     if total is None:
         raise ConfigError("at least one network must be given")
-    classes = first.classes or split.classes or tuple(map(str, range(total.shape[1])))
+    return _in_order(split, first.classes, answers, total / len(networks), seconds), unreadable
+
+
+def _in_order(
+    split: Split | Stream,
+    names: tuple[str, ...] | None,
+    answers: Sequence[_Answers],
+    scores: Tensor,
+    seconds: float,
+) -> Predictions:
+    """Return answers, which may come from several processes, in the order of the images."""
+    classes = names or split.classes or tuple(map(str, range(scores.shape[1])))
     kept = [pair for answer in answers for pair in answer.kept]
     order = sorted(range(len(kept)), key=lambda k: kept[k][0])
     labels = numbered(split, [kept[k][1] for k in order], classes)
-    names = [split.named(kept[k][0]) for k in order]
-    scores_in_order = total[order] / len(networks)
-    return Predictions(
-        tuple(classes), names, torch.tensor(labels), scores_in_order, seconds
-    ), unreadable
+    images = [split.named(kept[k][0]) for k in order]
+    return Predictions(tuple(classes), images, torch.tensor(labels), scores[order], seconds)
 
 
 class _Answers(NamedTuple):

@@ -116,8 +116,7 @@ def train(
         "command": command,
         **_circumstances(config, where),
         "data": data.description(),
-        "epochs": run.epochs,
-        "chosen_epoch": (chosen_epoch(run.epochs, config.train) or {}).get("epoch"),
+        **_epochs(run.epochs, config),
         "stuck_gates": gates.stuck(),
     }
     if first:
@@ -128,6 +127,12 @@ def train(
 def _state(stop: Stop) -> str:
     """Return the state of a run that is not done."""
     return "requeue" if stop.preempted else "stopped"
+
+
+def _epochs(epochs: list[dict[str, Any]], config: RunConfig) -> dict[str, Any]:
+    """Return the epochs, and the number of the one whose weights are kept."""
+    chosen = chosen_epoch(epochs, config.train)
+    return {"epochs": epochs, "chosen_epoch": None if chosen is None else chosen["epoch"]}
 
 
 def _circumstances(config: RunConfig, where: Placement) -> dict[str, Any]:
