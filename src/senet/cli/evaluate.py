@@ -160,11 +160,9 @@ def eval_(
         )
     if not first:
         return
-    result = {
-        **_result(predictions, networks, shown),
-        "left_out": list(unreadable.seen),
-        "passed_over": [line for line in [split.passed_over] if line],
-    }
+    passed_over = [line for line in [split.passed_over] if line]
+    result = _result(predictions, networks, shown)
+    result |= {"left_out": list(unreadable.seen), "passed_over": passed_over}
     if out is not None:
         write_text(out / "eval.json", json.dumps(result, indent=1))
         write_text(out / "predictions.csv", evaluation.predictions_csv(predictions))
