@@ -18,17 +18,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+from write_excitations_page import NETWORKS, page
+
 from senet import SEConfig
+from senet.analysis import record_gates
 from senet.compare import compare
 from senet.files import write_text
 from senet.schema import overridden
+from senet.slim import find_folds, fold
+from senet.slim.slimming import labelled_batches_of
+from senet.slim.trials import Trials
 from senet.training.config import DataConfig, RunConfig, TrainConfig, recipe
 from senet.training.job import train
+from senet.training.trained import load_written
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results" / "excitations.md"
-PARTS = ("se", "finetune", "scratch")
+PARTS = ("se", "finetune", "scratch", "gates_se", "gates_pretrained")
 
 # The training of the first part, as changes of the recipe "cifar" for SE-ResNet-20.
 TRAINING = {
@@ -46,6 +53,9 @@ BLOCKS = SEConfig(reduction=4)
 IMAGES, SEEDS = 10_000, {"finetune": 5, "scratch": 3}
 COMMON: dict[str, Any] = {"batch_size": 128, "weight_decay": 5e-4, "precision": "bf16"}
 FINETUNE = TrainConfig(epochs=2, lr=0.02, warmup_epochs=0.2, **COMMON)
+# The networks whose gates are looked at: where their runs are.
+RUNS = {"se": "se", "pretrained": "finetune/runs/se-seed0"}
+CHOICE, MAX_DROP = 2500, 0.1  # training images for the constants and the choice; points
 SCRATCH = TrainConfig(epochs=3, test_every=3, lr=0.1, **COMMON)
 
 
@@ -54,7 +64,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder with train.parquet and test.parquet")
     parser.add_argument("--weights", required=True, help="state dict of the pretrained ResNet-20")
-    parser.add_argument("--parts", default=",".join(PARTS), help="some of the parts, in order")
+    parser.add_argument(
+        "--parts",
+        default=",".join(PARTS),
+        help="some of the parts, in order; '' for the page alone",
+    )
     parser.add_argument("--runs", default=str(ROOT / "runs" / "excitations"), help="trained here")
     parser.add_argument("--results", default=str(RESULTS), help="where the JSON files go")
     parser.add_argument("--page", default=str(PAGE), help="where the page goes")
@@ -116,6 +130,52 @@ def comparison(options: argparse.Namespace, part: str) -> dict[str, Any]:
     return finished(result)
 
 
+def gates(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """What the gates of a network do on the test images, and what folding them costs there.
+
+    Constants and the greedy choice are those of training images.
+    """
+    trained = load_written(Path(options.runs) / RUNS[name])
+    data, said = DataConfig(f"hfds/{options.data}"), Lines(f"gates_{name}")
+    chosen_on = labelled_batches_of(trained, data, training=True, images=CHOICE)
+    test = labelled_batches_of(trained, data, training=False, images=None)
+    recorded = record_gates(trained.net, test, classes=trained.classes, on_progress=said)
+    plan = find_folds(trained.net, chosen_on, max_drop=MAX_DROP, timing=False, on_progress=said)
+    stages = {stage: [f.path for f in plan.folds if f.stage == stage] for stage in plan.stages}
+    groups = {
+        "all blocks": tuple(fold.path for fold in plan.folds),
+        **{f"stage {stage}": tuple(paths) for stage, paths in stages.items()},
+        f"the greedy choice, at most {MAX_DROP} points on training images": plan.chosen,
+    }
+    constants = {fold.path: fold.constant for fold in plan.folds}
+    trials = Trials(trained.net, test, constants, None, said)
+    trials.test(groups.values())
+    saved = {fold.path: fold.saves for fold in plan.folds}
+    folded = fold(trained.net, plan)
+    return {
+        "command": command(),
+        "network": NETWORKS[name],
+        "images": trials.tested.images if trials.tested else 0,
+        "accuracy": trials.tested.accuracy if trials.tested else None,
+        "loss": trials.tested.loss if trials.tested else None,
+        "parameters": sum(p.numel() for p in trained.net.parameters()),
+        "error": folded.folding.error,  # type: ignore[union-attr]
+        "plan": plan.to_dict(),
+        "groups": {
+            group: {
+                "blocks": list(paths),
+                "parameters": sum(saved[path].parameters for path in paths),
+                "macs": sum(saved[path].macs for path in paths),
+                "cost": {k: list(v) for k, v in trials.costs[paths]._asdict().items()}
+                if paths
+                else None,
+            }
+            for group, paths in groups.items()
+        },
+        "gates": recorded.to_dict(),
+    }
+
+
 def finished(result: dict[str, Any]) -> dict[str, Any]:
     """The result of a part that is done; Ctrl-C ends the script."""
     if result["state"] != "done":
@@ -127,11 +187,20 @@ def finished(result: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measure the parts that are asked for, each written as soon as it is done."""
     options = arguments()
-    for part in options.parts.split(","):
-        result = trained(options) if part == "se" else comparison(options, part)
-        path = Path(options.results) / f"excitations_{part}.json"
+    results = Path(options.results)
+    for part in options.parts.split(",") if options.parts else ():
+        if part == "se":
+            result = trained(options)
+        elif part.startswith("gates_"):
+            result = gates(options, part.removeprefix("gates_"))
+        else:
+            result = comparison(options, part)
+        path = results / f"excitations_{part}.json"
         write_text(path, json.dumps(result, indent=1) + "\n")
         print(f"{part}: {path}", flush=True)
+    files = {part: results / f"excitations_{part}.json" for part in PARTS}
+    there = {part: json.loads(file.read_text()) for part, file in files.items() if file.exists()}
+    write_text(Path(options.page), page(there))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,10 @@ def test_a_constant_arm_is_compared_with_both(images: DataConfig, tmp_path: Path
     gaps = [by_run["se", seed] - by_run["constant", seed] for seed in (0, 1)]
     last = result["summary"]["differences"][-1]["difference"]
     assert last["mean"] == pytest.approx(sum(gaps) / 2)
+    plain = sum(p.numel() for p in tiny_net(2, 3).parameters())
+    assert result["folded"]["blocks"] == 2
+    assert result["folded"]["parameters"] == plain
+    assert result["folded"]["error"] < 1e-5
 
 
 def test_the_constant_arm_differs_in_the_squeeze_alone(images: DataConfig, tmp_path: Path) -> None:

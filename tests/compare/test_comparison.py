@@ -90,7 +90,7 @@ def test_result_has_the_schema(finished: Path) -> None:
 
     assert list(result) == [
         *("schema", "state", "command", "versions", "device", "date", "config", "data"),
-        *("runs", "summary", "cost", "excitations"),
+        *("runs", "summary", "cost", "excitations", "folded"),
     ]
     assert (result["schema"], result["state"]) == ("senet.compare/2", "done")
     assert [(run["arch"], run["seed"], run["state"]) for run in result["runs"]] == [

@@ -18,6 +18,7 @@ from senet.errors import ConfigError
 from senet.files import write_text
 from senet.insertion import SEConfig
 from senet.progress import Progress, silent
+from senet.slim import fold
 from senet.training.config import DataConfig, RunConfig, TrainConfig
 from senet.training.config.run_config import Model
 from senet.training.data import ImageData, load_data
@@ -127,8 +128,8 @@ def compare(
                 result["summary"] = _summary(result["runs"], experiment.arms)
                 write_result(results, result)
             on_progress("recording gates", 0, 1)
-            result["excitations"] = _excitations(experiment, images, stop)
-            result["state"] = "done"
+            gates, folded = _excitations(experiment, images, stop), _folded(experiment, images)
+            result |= {"excitations": gates, "folded": folded, "state": "done"}
         except Stopped:
             result["state"] = "partial"
     result["data"] = images.summary()  # with what was left out meanwhile
@@ -187,6 +188,7 @@ def _new_result(experiment: Experiment, data: ImageData, *, command: str | None)
         "summary": summarise([], experiment.arms),
         "cost": None,
         "excitations": None,
+        "folded": None,
     }
 
 
@@ -270,3 +272,20 @@ def _excitations(experiment: Experiment, data: ImageData, stop: Stop) -> dict[st
     net = load_weights(experiment.network("se", 0, data), experiment.folder_of("se", 0))
     batches = _until(stop, data.test_batches(experiment.config.train))
     return record_gates(net.to(experiment.device), batches, classes=data.classes).to_dict()
+
+
+def _folded(experiment: Experiment, data: ImageData) -> dict[str, Any]:
+    """Return what is left of the first seed's constant network once it is folded; empty without."""
+    if "constant" not in experiment.arms:
+        return {}
+    net = experiment.network("constant", 0, data)
+    net = load_weights(net, experiment.folder_of("constant", 0)).to(experiment.device)
+    images = experiment.some_images(data).to(experiment.device)
+    labels = torch.zeros(len(images), dtype=torch.int64)  # nothing is tested: no gate can change
+    folding: Any = fold(net, [(images, labels)]).folding
+    return {
+        "blocks": len(folding.plan.chosen),
+        "parameters_before": folding.parameters_before,
+        "parameters": folding.parameters_after,
+        "error": folding.error,
+    }
