@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 # they register their commands
-from senet.cli import evaluate, experiments, see, ship, slim, train  # noqa: F401
+from senet.cli import detect, evaluate, experiments, see, ship, slim, train  # noqa: F401
 from senet.cli.commands import app
 from senet.errors import SenetError
 

@@ -40,12 +40,14 @@ class Pyramid(nn.Module):
         self.body, self.chosen = body, tuple(chosen)
         self.fpn = FeaturePyramidNetwork(list(channels), out_channels, extra_blocks=extra)
         self.out_channels = out_channels
+        self.precision: torch.dtype | None = None  # of autocast; what comes out is as the images
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return name -> level, finest first; "0", "1" ... and those of the extra levels."""
-        maps = self.body(x)
-        named = OrderedDict((str(k), maps[index]) for k, index in enumerate(self.chosen))
-        return self.fpn(named)  # type: ignore[no-any-return]
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision is not None):
+            maps = self.body(x)
+            levels = self.fpn(OrderedDict((str(k), maps[i]) for k, i in enumerate(self.chosen)))
+        return OrderedDict((name, level.to(x.dtype)) for name, level in levels.items())
 
     @property
     def levels(self) -> int:
@@ -60,10 +62,12 @@ class SingleMap(nn.Module):
     def __init__(self, body: nn.Module, out_channels: int) -> None:
         super().__init__()
         self.body, self.out_channels = body, out_channels
+        self.precision: torch.dtype | None = None  # of autocast; what comes out is as the images
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return {"0": map}."""
-        return OrderedDict([("0", self.body(x))])
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision is not None):
+            return OrderedDict([("0", self.body(x).to(x.dtype))])
 
 
 def freeze_stages(

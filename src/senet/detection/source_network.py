@@ -51,7 +51,8 @@ def classifier_for(
         normal = _load(net, weights)
     if se is not None and not written:
         config = se if isinstance(se, SEConfig) else SEConfig.from_dict(se)
-        insert(net, torch.zeros(1, *input_size(net)), config)
+        with torch.random.fork_rng(devices=[]):  # so that plain and SE get the same heads
+            insert(net, torch.zeros(1, *input_size(net)), config)
     return net, normal or _normal(net)
 
 

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from senet.errors import DataError
 from senet.training.data.dataset import LabelledImages
-from senet.training.data.sampler import BatchSampler
 from senet.training.data.unreadable import Unreadable
 
 __all__ = ["Batches", "loaded_rows"]
@@ -25,23 +24,32 @@ class Batches:
 
     Args:
         images: the dataset.
-        sampler: which of them, in which order.
+        sampler: a `BatchSampler`, or another of micro-batches with a `key`.
         workers: processes that read; the numbers do not depend on it.
         unreadable: counts images that cannot be read, which are left out of their batch.
+        collate: makes of the rows of a micro-batch what is wrong with some, and the batch.
     """
 
     def __init__(
-        self, images: LabelledImages, sampler: BatchSampler, *, workers: int, unreadable: Unreadable
+        self,
+        images: LabelledImages,
+        sampler: Any,
+        *,
+        workers: int,
+        unreadable: Unreadable,
+        collate: Callable[[Any], tuple[list[str], Any]] | None = None,
     ) -> None:
         # Lightning looks into what has a `sampler` and a `dataset`, and would replace them
         self._images, self._sampler = images, sampler
         self._workers, self._unreadable = workers, unreadable
+        self._collate = _collated if collate is None else collate
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rows = loaded_rows(self._images, self._sampler, workers=self._workers, collate=_collated)
+        options: Any = {"workers": self._workers, "collate": self._collate}
+        rows = loaded_rows(self._images, self._sampler, **options)
         for bad, batch in rows:
             for what in bad:
                 self._unreadable.add(what)

@@ -211,6 +211,9 @@ class Steps(Callback):
             accuracy = 100 * epoch["test_accuracy"]
             self._last += f", accuracy {accuracy:.2f} %"
             text += f", test loss {epoch['test_loss']:.4f}, test accuracy {accuracy:.2f} %"
+        if epoch.get("test_AP") is not None:
+            self._last += f", AP {epoch['test_AP']:.3f}"
+            text += f", test AP {epoch['test_AP']:.3f}, AP50 {epoch['test_AP50']:.3f}"
         ended = f"{self.title}, epoch {epoch['epoch']}/{self._epochs}: {text}"
         self.on_progress(ended, self.before + self._done, self.total)
 

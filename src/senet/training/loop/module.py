@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -72,7 +72,6 @@ def _mixer(train: TrainConfig, classes: int) -> Any:
     return v2.RandomChoice(chosen) if chosen else None
 
 
-@final
 class Classifier(LightningModule):
     """Trains a network to classify images, and tests it after each epoch.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from torch import nn
 
 from senet.progress import Progress
 from senet.training.config import PRECISIONS, TrainConfig
-from senet.training.data import ImageData
 from senet.training.loop.callbacks import History, Steps
 from senet.training.loop.checkpoints import CheckpointFiles, newest_checkpoint, step_of
 from senet.training.loop.choice import ended_early
@@ -66,7 +65,7 @@ def finished_epochs(folder: Path) -> list[dict[str, Any]]:
 
 def train_run(
     net: nn.Module,
-    data: ImageData,
+    data: Any,
     train: TrainConfig,
     *,
     folder: Path,
@@ -78,12 +77,13 @@ def train_run(
     total: int = 0,
     save_every: int | None = None,
     callbacks: Sequence[Callback] = (),
+    module: Callable[[nn.Module, Any, TrainConfig], Classifier] = Classifier,
 ) -> Run:
     """Train a network, or go on from the newest checkpoint in the folder.
 
     Args:
         net: the network, trained in place.
-        data: the images.
+        data: the images, an `ImageData` or what another module takes.
         train: the recipe.
         folder: of this run: the history and the checkpoints.
         device: where to train; a device alone is one process.
@@ -94,6 +94,7 @@ def train_run(
         total: steps of all runs.
         save_every: save after so many steps, beside after each epoch and where the run is stopped.
         callbacks: of Lightning, called before the checkpoints are written.
+        module: what is trained, of the network, the data and the recipe.
 
     Raises:
         TrainingError: the loss is no longer finite, or the disk is full.
@@ -117,7 +118,7 @@ def train_run(
     with _quiet():
         trainer = _trainer(train, folder, placement, [*callbacks, steps_callback, history])
         try:
-            trainer.fit(Classifier(net, data, train), ckpt_path=newest)
+            trainer.fit(module(net, data, train), ckpt_path=newest)
         except Stopped:
             return Run(finished_epochs(folder), done=False)
     if trainer.is_global_zero:

@@ -1,0 +1,157 @@
+"""`compare_detectors`: a detector without and with SE blocks, alike in everything else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from senet.detection.average_precision import Precisions, paired_interval
+from senet.detection.config import DetectConfig
+from senet.detection.job import evaluate_detector, load_detector, train_detector
+from senet.errors import ConfigError
+from senet.insertion import SEConfig
+from senet.models.registry import NETWORKS
+from senet.progress import Progress, silent
+from senet.schema import overridden
+from senet.training.loop.placement import Placement
+from senet.training.run_folder import (
+    check_same,
+    exclusive,
+    has_content,
+    now,
+    read_result,
+    versions,
+    write_result,
+)
+
+__all__ = ["compare_detectors"]
+
+SCHEMA = "senet.detect-compare/1"
+_ARMS = ("plain", "se")
+
+
+@exclusive
+def compare_detectors(
+    config: DetectConfig,
+    *,
+    seeds: int = 3,
+    split: str | None = None,
+    out: str | os.PathLike[str] = "runs/detect-compare",
+    resume: bool = False,
+    device: str = "auto",
+    command: str = "",
+    on_progress: Progress = silent,
+) -> dict[str, Any]:
+    """Train a detector without and with SE blocks in its backbone for each seed, and compare them.
+
+    Both start from the same weights, with `init="identity"` from the same function, and see the
+    same images in the same order. What is compared are the boxes after the last step; nothing is
+    chosen on the split that is tested.
+
+    Args:
+        config: of both; `model` is a plain network, `se` the blocks of the second. Its seed is
+            replaced by that of each run.
+        seeds: how many times to train each.
+        split: that both are tested on; the test split of the training if not given.
+        out: folder for results.json and the runs; new or empty.
+        resume: go on with the comparison in `out`.
+        device: where to train.
+        command: what the result names as the command.
+        on_progress: called with (description, done, total).
+
+    Returns:
+        The result, schema `senet.detect-compare/1`, as in results.json: AP, AP50 and VOC's of each
+        run, the difference of AP with its interval over images and seeds, parameters and seconds of
+        a step. Its "state" is "done", or "partial" after Ctrl-C.
+
+    Raises:
+        ConfigError: options that cannot be, or that changed.
+        SenetError: see `train_detector`.
+    """
+    known = NETWORKS.get(config.model)
+    if known is not None and known.se is not None:
+        raise ConfigError(
+            f"the model of a comparison must be plain, {config.model} has SE by its name; take "
+            f"{known.plain}"
+        )
+    if seeds < 1:
+        raise ConfigError(f"seeds must be at least 1, got {seeds}")
+    folder, config = Path(out), replace(config, se=config.se or SEConfig())
+    options = {"seeds": seeds, "split": split, **config.to_dict()}
+    if has_content(folder, resume=resume) and (folder / "results.json").exists():
+        check_same(read_result(folder / "results.json", SCHEMA)["config"], options)
+    result: dict[str, Any] = {"schema": SCHEMA, "state": "partial", "command": command}
+    result |= {"versions": versions(), "date": now(), "config": options, "runs": []}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_result(folder / "results.json", result)
+    found: dict[str, list[Precisions]] = {arm: [] for arm in _ARMS}
+    for seed in range(seeds):
+        for arm in _ARMS:
+            place = folder / "runs" / f"{arm}-seed{seed}"
+            trial = overridden(config, {"train.seed": seed})
+            trial = replace(trial, se=config.se if arm == "se" else None)
+            title = f"{arm}, seed {seed}"
+            run = train_detector(
+                trial,
+                out=place,
+                resume=True,
+                placement=Placement(device, join=False),
+                command=command,
+                on_progress=_titled(on_progress, title),
+            )
+            if run["state"] != "done":
+                return result
+            trained = load_detector(place)
+            precisions, *_ = evaluate_detector(trained, split=split, device=device)
+            found[arm].append(precisions)
+            result["data"] = run["data"]
+            result["runs"].append(_entry(arm, seed, run, precisions, trained.net))
+            write_result(folder / "results.json", result)
+    result["summary"] = _summary(result["runs"], found)
+    result["state"] = "done"
+    write_result(folder / "results.json", result)
+    return result
+
+
+def _titled(on_progress: Progress, title: str) -> Progress:
+    def titled(description: str, done: int, total: int) -> None:
+        on_progress(f"{title}: {description}", done, total)
+
+    return titled
+
+
+def _entry(
+    arm: str, seed: int, run: dict[str, Any], precisions: Precisions, net: Any
+) -> dict[str, Any]:
+    steps = run["config"]["train"]["steps"]
+    return {
+        "arch": arm,
+        "seed": seed,
+        **{name: None if np.isnan(value) else value for name, value in precisions.numbers.items()},
+        "VOC_AP50": None if np.isnan(precisions.voc) else precisions.voc,
+        "per_class": precisions.per_class,
+        "train_loss": run["epochs"][-1]["train_loss"],
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "seconds_per_step": round(sum(each["seconds"] for each in run["epochs"]) / steps, 4),
+    }
+
+
+def _summary(runs: list[dict[str, Any]], found: dict[str, list[Precisions]]) -> dict[str, Any]:
+    """Return mean and spread of each arm, and the difference with its interval."""
+    summary: dict[str, Any] = {}
+    for arm in _ARMS:
+        mine = [run for run in runs if run["arch"] == arm]
+        summary[arm] = {
+            name: {
+                "mean": float(np.mean([run[name] for run in mine])),
+                "std": float(np.std([run[name] for run in mine], ddof=1)) if mine[1:] else None,
+            }
+            for name in ("AP", "AP50", "VOC_AP50", "seconds_per_step", "parameters")
+        }
+    mean, low, high = paired_interval(found["plain"], found["se"])
+    summary["difference"] = {"AP": mean, "low": low, "high": high, "confidence": 0.95}
+    return summary
