@@ -142,7 +142,12 @@ class DetectTrainConfig(Config):
                 f"test_every must be a divisor of the number of steps, {self.steps}, got "
                 f"{self.test_every}"
             )
-        self.loop()
+        if self.warmup_steps > self.steps:
+            raise ConfigError(
+                f"warmup_steps must be at most the number of steps, {self.steps}, got "
+                f"{self.warmup_steps}"
+            )
+        self.loop()  # checks the rest
 
     @property
     def part(self) -> int:
