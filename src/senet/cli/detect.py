@@ -121,8 +121,8 @@ def evaluate(
 ) -> None:
     """Test a detector: COCO's twelve numbers, per class, VOC's AP50."""
     with optional("senet detect eval"):
-        from senet.detection.average_precision import coco_results
         from senet.detection.job import evaluate_detector, load_detector
+        from senet.detection.precisions import coco_results
 
     trained = load_detector(run)
     with showing_progress(Console(stderr=as_json)) as on_progress:

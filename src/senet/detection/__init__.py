@@ -9,14 +9,14 @@ with optional("senet.detection"):
     import torchvision  # noqa: F401
 
 from senet.detection.annotations import BoxSplit, ImageBoxes, Object, open_boxes
-from senet.detection.average_precision import (
+from senet.detection.detectors import faster_rcnn, mask_rcnn, retinanet
+from senet.detection.frozen import freeze_batchnorm
+from senet.detection.precisions import (
     Precisions,
     average_precision,
     coco_results,
     paired_interval,
 )
-from senet.detection.detectors import faster_rcnn, mask_rcnn, retinanet
-from senet.detection.frozen import freeze_batchnorm
 from senet.detection.pyramid import mask_padding_in
 
 if TYPE_CHECKING:

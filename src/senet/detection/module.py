@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from senet.detection.annotations import BoxSplit
-from senet.detection.average_precision import average_precision, coco_results
 from senet.detection.box_data import BoxData
+from senet.detection.precisions import average_precision, coco_results
 from senet.files import write_text
 from senet.training.config import TrainConfig
 from senet.training.loop.module import Classifier

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from senet.detection.average_precision import Precisions, paired_interval
 from senet.detection.config import DetectConfig
 from senet.detection.job import evaluate_detector, load_detector, train_detector
+from senet.detection.precisions import Precisions, paired_interval
 from senet.errors import ConfigError
 from senet.insertion import SEConfig
 from senet.models.registry import NETWORKS

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from senet.detection.annotations import BoxSplit, ImageBoxes, Object
-from senet.detection.average_precision import (
+from senet.detection.precisions import (
     COCO_NUMBERS,
     average_precision,
     coco_results,
