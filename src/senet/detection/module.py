@@ -65,7 +65,11 @@ class Detector(Classifier):
         self._done = (self.current_epoch, index + 1)
         return loss
 
-    def validation_step(self, batch: Any, _index: int) -> None:
+    def val_dataloader(self) -> Any:
+        """Return the test batches."""
+        return self.data.test_batches(self.train_config, **self._place())
+
+    def validation_step(self, batch: Any, _index: int, dataloader_idx: int = 0) -> None:
         """Keep the boxes that are found in a test batch."""
         images, targets = batch
         with torch.autocast(self.device.type, enabled=False):
