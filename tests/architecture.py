@@ -51,7 +51,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "scipy": ("analysis",),
     "sklearn": ("training",),
     "timm": ("models", "detection", "training"),
-    "torchmetrics": ("training",),
+    "torchmetrics": ("training", "detection"),
     "torchvision": ("models", "detection", "training"),
     "typer": ("cli",),
     "yaml": ("training",),
