@@ -85,7 +85,7 @@ def train(
     if dry_run:
         typer.echo(to_yaml(config), nl=False)
         return
-    from senet.detection.job import train_detector
+    from senet.detection.detector_runs import train_detector
     from senet.training.loop.placement import Placement, is_first_process
 
     options: Any = {"placement": Placement(device, devices, nodes), "save_every": save_every}
@@ -121,7 +121,7 @@ def evaluate(
 ) -> None:
     """Test a detector: COCO's twelve numbers, per class, VOC's AP50."""
     with optional("senet detect eval"):
-        from senet.detection.job import evaluate_detector, load_detector
+        from senet.detection.detector_runs import evaluate_detector, load_detector
         from senet.detection.precisions import coco_results
 
     trained = load_detector(run)
@@ -149,11 +149,17 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    table = Table(title=f"{run} on {images.name}, {len(images)} images", title_justify="left")
+    _show_numbers(f"{run} on {images.name}, {len(images)} images", numbers, precisions.per_class)
+
+
+def _show_numbers(
+    title: str, numbers: dict[str, float], per_class: dict[str, dict[str, float]]
+) -> None:
+    table = Table(title=title, title_justify="left")
     for head in ("", "AP", "AP50"):
         table.add_column(head, justify="left" if not head else "right")
     table.add_row("all", _shown(numbers["AP"]), _shown(numbers["AP50"]))
-    for name, values in precisions.per_class.items():
+    for name, values in per_class.items():
         table.add_row(name, _shown(values["AP"]), _shown(values["AP50"]))
     console = Console()
     console.print(table)
@@ -175,7 +181,7 @@ def predict(
 ) -> None:
     """Find the objects in images, or in those of a folder; with --out, draw them."""
     with optional("senet detect predict"):
-        from senet.detection.job import load_detector
+        from senet.detection.detector_runs import load_detector
         from senet.detection.pictures import detect, drawn, image_files
 
     paths, notes = image_files(images)

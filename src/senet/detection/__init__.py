@@ -20,7 +20,7 @@ from senet.detection.precisions import (
 from senet.detection.pyramid import mask_padding_in
 
 if TYPE_CHECKING:
-    from senet.detection.job import evaluate_detector, load_detector, train_detector
+    from senet.detection.detector_runs import evaluate_detector, load_detector, train_detector
     from senet.detection.paired import compare_detectors
 
 __all__ = [
@@ -46,9 +46,9 @@ __all__ = [
 # What trains loads Lightning, and is loaded when it is first asked for.
 _LATER = {
     "compare_detectors": "senet.detection.paired",
-    "evaluate_detector": "senet.detection.job",
-    "load_detector": "senet.detection.job",
-    "train_detector": "senet.detection.job",
+    "evaluate_detector": "senet.detection.detector_runs",
+    "load_detector": "senet.detection.detector_runs",
+    "train_detector": "senet.detection.detector_runs",
 }
 
 if not TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from senet.detection.config import DetectConfig
-from senet.detection.job import evaluate_detector, load_detector, train_detector
+from senet.detection.detector_runs import evaluate_detector, load_detector, train_detector
 from senet.detection.precisions import Precisions, paired_interval
 from senet.errors import ConfigError
 from senet.insertion import SEConfig
@@ -72,20 +72,13 @@ def compare_detectors(
         ConfigError: options that cannot be, or that changed.
         SenetError: see `train_detector`.
     """
-    known = NETWORKS.get(config.model)
-    if known is not None and known.se is not None:
-        raise ConfigError(
-            f"the model of a comparison must be plain, {config.model} has SE by its name; take "
-            f"{known.plain}"
-        )
-    if seeds < 1:
-        raise ConfigError(f"seeds must be at least 1, got {seeds}")
+    _check(config, seeds)
     folder, config = Path(out), replace(config, se=config.se or SEConfig())
-    options = {"seeds": seeds, "split": split, **config.to_dict()}
+    asked = {"seeds": seeds, "split": split, **config.to_dict()}
     if has_content(folder, resume=resume) and (folder / "results.json").exists():
-        check_same(read_result(folder / "results.json", SCHEMA)["config"], options)
+        check_same(read_result(folder / "results.json", SCHEMA)["config"], asked)
     result: dict[str, Any] = {"schema": SCHEMA, "state": "partial", "command": command}
-    result |= {"versions": versions(), "date": now(), "config": options, "runs": []}
+    result |= {"versions": versions(), "date": now(), "config": asked, "runs": []}
     folder.mkdir(parents=True, exist_ok=True)
     write_result(folder / "results.json", result)
     found: dict[str, list[Precisions]] = {arm: [] for arm in _ARMS}
@@ -95,14 +88,9 @@ def compare_detectors(
             trial = overridden(config, {"train.seed": seed})
             trial = replace(trial, se=config.se if arm == "se" else None)
             title = f"{arm}, seed {seed}"
-            run = train_detector(
-                trial,
-                out=place,
-                resume=True,
-                placement=Placement(device, join=False),
-                command=command,
-                on_progress=_titled(on_progress, title),
-            )
+            options: Any = {"out": place, "resume": True, "command": command}
+            options["placement"] = Placement(device, join=False)
+            run = train_detector(trial, **options, on_progress=_titled(on_progress, title))
             if run["state"] != "done":
                 return result
             trained = load_detector(place)
@@ -115,6 +103,17 @@ def compare_detectors(
     result["state"] = "done"
     write_result(folder / "results.json", result)
     return result
+
+
+def _check(config: DetectConfig, seeds: int) -> None:
+    known = NETWORKS.get(config.model)
+    if known is not None and known.se is not None:
+        raise ConfigError(
+            f"the model of a comparison must be plain, {config.model} has SE by its name; take "
+            f"{known.plain}"
+        )
+    if seeds < 1:
+        raise ConfigError(f"seeds must be at least 1, got {seeds}")
 
 
 def _titled(on_progress: Progress, title: str) -> Progress:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from senet.detection.job import TrainedDetector
+from senet.detection.detector_runs import TrainedDetector
 from senet.errors import ConfigError, DataError
 from senet.training.data import opened_image
 from senet.training.data.dataset import reason

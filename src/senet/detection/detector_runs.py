@@ -15,8 +15,8 @@ from torch import nn
 from senet.detection.annotations import BoxSplit, open_boxes
 from senet.detection.box_data import BoxData, BoxImages, load_boxes
 from senet.detection.config import DetectConfig
+from senet.detection.detector_module import Detector, sub_split
 from senet.detection.detectors import faster_rcnn
-from senet.detection.module import Detector, sub_split
 from senet.detection.precisions import Precisions, average_precision
 from senet.errors import ConfigError, DataError, first_line
 from senet.files import write_text

@@ -19,7 +19,7 @@ import senet
 from detection.shapes import CLASSES, scene, write_coco, write_voc
 from senet.cli import main
 from senet.detection.config import DetectConfig, detect_recipe
-from senet.detection.job import evaluate_detector, load_detector, train_detector
+from senet.detection.detector_runs import evaluate_detector, load_detector, train_detector
 from senet.detection.paired import compare_detectors
 from senet.detection.precisions import average_precision
 from senet.errors import ConfigError, DataError
