@@ -34,6 +34,8 @@ DOORS = {
     "__import__('senet.training.evaluation')": "train",
     "__import__('senet.analysis.figures')": "report",
     "__import__('senet.analysis').analysis.paired_difference([1.0, 2.0], [2.0, 3.5])": "report",
+    "recorded().to_dict()": "report",
+    "__import__('senet.analysis.gate_page').analysis.gate_page.render_gates(recorded())": "report",
 }
 AT_THE_DOORS = """
 import json, sys, warnings
@@ -41,6 +43,13 @@ import senet
 import torch
 
 network = lambda: senet.create_model("resnet50")
+
+def recorded():
+    from senet.analysis import record_gates
+
+    net = senet.create_model("se_resnet20")
+    return record_gates(net, [(torch.randn(6, 3, 32, 32), torch.arange(6) % 2)], classes="ab")
+
 for call in json.loads(sys.argv[1]):
     try:
         print(json.dumps([call, "no error", repr(eval(call))]))
