@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from senet.analysis import proportion_interval
 from senet.errors import ConfigError, DataError
@@ -194,6 +193,8 @@ def summary(predictions: Predictions) -> dict[str, Any]:
     together `class_scores`, and for up to 100 classes the confusion matrix: row k counts the
     answers for images of class k.
     """
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     labels, images = predictions.labels, len(predictions.labels)
     best = predictions.scores.topk(min(5, predictions.scores.shape[1]), dim=1).indices
     hit = best == labels[:, None]
