@@ -8,8 +8,7 @@ A block sees a map U [N, C, *spatial], any number of spatial dimensions, and com
     s = gate(W2 relu(W1 z + b1) + b2)    [N, C]      the excitation
     Y = s * U                            [N, C, *spatial]
 
-Source: J. Hu, L. Shen, S. Albanie, G. Sun, E. Wu, "Squeeze-and-Excitation Networks", sections
-    3 and 6.
+Source: Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks", sections 3 and 6.
 """
 
 from __future__ import annotations
@@ -40,9 +39,7 @@ __all__ = [
 SQUEEZES = ("avg", "max", "none")
 
 # The devices that have autocast. Asked here, since torch.compile of torch 2.11 cannot ask.
-_AUTOCAST = frozenset(
-    kind for kind in ("cpu", "cuda", "mps", "xpu", "hpu") if torch.amp.is_autocast_available(kind)
-)
+_AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu")))
 
 # name: (the paper's gate, the centred gate). A centred gate is exactly 1 at z = 0 and has a slope
 # there, so a block whose last layer is zero is the identity to the last bit and still learns. Table
@@ -306,7 +303,11 @@ def recalibrate(
     """
     with no_autocast(x):
         y = scale(x, excitation(squeeze(x, mask=mask)))
-    return add_act(y, identity, activation)
+    wanted = torch.is_grad_enabled() or torch.compiler.is_compiling() or type(y) is not Tensor
+    wanted = wanted or torch._C._are_functorch_transforms_active() or activation != "relu"
+    if identity is None or wanted or (y.dtype, y.shape) != (identity.dtype, identity.shape):
+        return add_act(y, identity, activation)
+    return y.add_(identity).relu_()  # nobody else has y
 
 
 def batch_norm_se(
@@ -337,9 +338,8 @@ def batch_norm_se(
 
     Example:
         >>> x = torch.randn(2, 3, 4, 4)
-        >>> half = lambda z: torch.full_like(z, 0.5)
-        >>> y = batch_norm_se(x, None, None, None, None, half, training=True)
-        >>> torch.equal(y, 0.5 * F.batch_norm(x, None, None, training=True))
+        >>> y = batch_norm_se(x, None, None, None, None, torch.ones_like, training=True)
+        >>> torch.equal(y, F.batch_norm(x, None, None, training=True))
         True
     """
     if inner_activation is not None and inner_activation not in ACTIVATIONS:
