@@ -1,37 +1,55 @@
-"""Latency of a network with SE over the plain network, in PyTorch and in other engines.
+"""Latency of networks with SE over the plain network, in PyTorch and in other engines.
 
-For each network, engine, precision and batch size: the plain network with its batch norms folded,
-the network with SE after `senet.deploy`, the one before it (PyTorch only), and the blocks in the
-form of a hand-written module (`form="portable"`, as timm's module is after folding). The networks
-take turns, so that a machine whose speed drifts slows all of them; a row is the median of the
-pairwise ratios to the plain network, with a 95 % interval of the median.
+For each network, engine, precision and batch size these take turns, so that a machine whose speed
+drifts slows all of them alike:
 
-    python benchmarks/bench_inference.py --networks resnet50 --engines eager onnx openvino
+    plain        without SE, its batch norms folded: what the others are divided by
+    undeployed   with SE, as it was trained, or as timm and torchvision build it
+    deployed     after `senet.deploy`
+    portable     after `senet.deploy(form="portable")`: the blocks as a module of their own
+
+A row is the median of the pairwise ratios to the plain network, with a 95 % interval of the median.
+Rows go to benchmarks/results/inference.csv as they come; a run that was stopped goes on where it
+was (rows of other versions are measured again, --again measures all).
+
+    python benchmarks/bench_inference.py        everything, about three hours
+    python benchmarks/bench_inference.py --profile   where the time goes, by operator
+    python benchmarks/bench_inference.py --write     the tables of README.md and docs/deploy.md
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
+import itertools
 import math
+import os
 import platform
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import inference_engines as engines
+import inference_pages as pages
 import torch
 from torch import Tensor, nn
 
 import senet
+from senet.files import write_text
 
 RESULTS = Path(__file__).parent / "results" / "inference.csv"
+PROFILE = Path(__file__).parent / "results" / "inference_profile.csv"
 COLUMNS = (
     *("network", "variant", "engine", "precision", "batch", "size", "ratio", "low", "high"),
-    *("plain_ms", "rounds", "threads", "processor", "torch", "engine_version"),
+    *("plain_ms", "rounds", "threads", "processor", "load", "engine_version", "versions"),
 )
+CASE = 6  # the first columns say which case a row is
 # name: the plain network, and whether SE is inserted or its own blocks are taken away for "plain"
 NETWORKS = {
     "resnet50": ("torchvision", "resnet50", True),
@@ -78,75 +96,80 @@ def build(name: str, image: Tensor) -> tuple[nn.Module, nn.Module]:
     return without_blocks(plain), with_se
 
 
-def variants(name: str, image: Tensor, *, engine: str) -> dict[str, nn.Module]:
+def variants(name: str, image: Tensor) -> dict[str, nn.Module]:
     """Return the networks that take turns; "plain" comes first."""
     plain, with_se = build(name, image)
-    found = {
+    return {
         "plain": senet.deploy(plain, image),
+        "undeployed": with_se,
         "deployed": senet.deploy(with_se, image),
         "portable": senet.deploy(with_se, image, form="portable"),
     }
-    return found | ({"as trained": with_se} if engine == "eager" else {})
 
 
-def eager(nets: dict[str, nn.Module], image: Tensor, precision: str) -> tuple[dict[str, Call], str]:
+def eager(nets: dict[str, nn.Module], image: Tensor, precision: str) -> dict[str, Call]:
     """Run in PyTorch, channels last."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     x = image.to(dtype).contiguous(memory_format=torch.channels_last)
     moved = {
         name: net.to(dtype).to(memory_format=torch.channels_last) for name, net in nets.items()
     }
-    return {name: lambda net=net: net(x) for name, net in moved.items()}, torch.__version__
+    return {name: lambda net=net: net(x) for name, net in moved.items()}
 
 
-def compiled(
-    nets: dict[str, nn.Module], image: Tensor, precision: str
-) -> tuple[dict[str, Call], str]:
+def compiled(nets: dict[str, nn.Module], image: Tensor, precision: str) -> dict[str, Call]:
     """Run through torch.compile, with the weights frozen into the code."""
     import torch._inductor.config as inductor
 
     inductor.freezing = True
+    torch._dynamo.reset()
     return eager({name: torch.compile(net) for name, net in nets.items()}, image, precision)
 
 
-def onnx(nets: dict[str, nn.Module], image: Tensor, _: str) -> tuple[dict[str, Call], str]:
-    """Run in ONNX Runtime, which has no bfloat16 convolution on CPUs."""
-    import onnxruntime
+def written(net: nn.Module, image: Tensor, path: Path) -> Path:
+    """Write a network as it is, for images of this number and size, and return the file."""
+    from senet.deploy.engines import engine_of
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # else the idle threads of the other networks' sessions spin, and take the processors
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine_of(path).write(torch.export.export(net, (image,)), path, {})
+    return path
+
+
+def onnx(nets: dict[str, nn.Module], image: Tensor, _: str) -> dict[str, Call]:
+    """Run in ONNX Runtime, which has no bfloat16 convolution on CPUs."""
     calls = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, net in nets.items():
-            path = Path(folder) / f"{name}.onnx"
-            senet.export(net, path, image, dynamic_batch=False)
-            session = onnxruntime.InferenceSession(str(path), options)
+            session = engines.onnx_session(written(net, image, Path(folder) / f"{name}.onnx"))
             given = {session.get_inputs()[0].name: image.numpy()}
             calls[name] = lambda session=session, given=given: session.run(None, given)
-    return calls, onnxruntime.__version__
+    return calls
 
 
-def openvino(
-    nets: dict[str, nn.Module], image: Tensor, precision: str
-) -> tuple[dict[str, Call], str]:
+def openvino(nets: dict[str, nn.Module], image: Tensor, precision: str) -> dict[str, Call]:
     """Run in OpenVINO."""
-    import openvino as engine
-
-    hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision]}
-    hints["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
     calls = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, net in nets.items():
-            path = Path(folder) / f"{name}.xml"
-            senet.export(net, path, image, dynamic_batch=False)
-            request = engine.Core().compile_model(path, "CPU", hints).create_infer_request()
+            path = written(net, image, Path(folder) / f"{name}.xml")
+            request = engines.openvino_request(path, precision)
             calls[name] = lambda request=request: request.infer([image.numpy()])
-    return calls, engine.__version__.split("-")[0]
+    return calls
 
 
 ENGINES = {"eager": eager, "compile": compiled, "onnx": onnx, "openvino": openvino}
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+def engine_version(engine: str) -> str:
+    """The version of what runs the network."""
+    return version(PACKAGES.get(engine, "torch")).split("-")[0]
+
+
+def versions() -> str:
+    """The versions of what makes the network."""
+    return " ".join(f"{name}={version(name)}" for name in ("torch", "torchvision", "timm"))
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
@@ -179,6 +202,14 @@ def processor() -> str:
     return " ".join([names[0] if names else platform.processor(), *kinds])
 
 
+def cases(options: argparse.Namespace) -> list[tuple[str, str, str, int]]:
+    """Network, engine, precision and batch of everything that is asked for."""
+    asked = itertools.product(
+        options.networks, options.engines, options.precisions, options.batches
+    )
+    return [case for case in asked if case[1:3] != ("onnx", "bf16")]
+
+
 def main() -> None:
     """Measure what is asked for and add the rows to the csv, in the place of older ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -187,23 +218,58 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--seconds", type=float, default=20.0, help="about, per row of the table")
+    parser.add_argument("--seconds", type=float, default=20.0, help="about, per case")
+    parser.add_argument("--again", action="store_true", help="measure what is there, too")
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
+    parser.add_argument("--write", action="store_true", help="write the tables of the pages only")
     options = parser.parse_args()
-    for name in options.networks:
-        for engine in options.engines:
-            for precision in options.precisions:
-                if engine == "onnx" and precision == "bf16":
-                    continue
-                for batch in options.batches:
-                    image = torch.randn(batch, 3, options.size, options.size)
-                    with torch.no_grad():
-                        row(name, engine, precision, image, options.seconds)
+    if options.write:
+        pages.write(rows_of(RESULTS))
+        return
+    for case in cases(options):
+        name, engine, precision, batch = case
+        image = torch.randn(batch, 3, options.size, options.size)
+        with torch.no_grad():
+            if options.profile:
+                if engine in PACKAGES:
+                    profile(name, engine, precision, image)
+            elif options.again or not measured(case, options.size):
+                row(name, engine, precision, image, options.seconds)
+    if not options.profile:
+        pages.write(rows_of(RESULTS))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def measured(case: tuple[str, str, str, int], size: int) -> bool:
+    """Whether the rows of a case are there, under the versions of now and on this processor."""
+    name, engine, precision, batch = case
+    now = {
+        "network": name,
+        "engine": engine,
+        "precision": precision,
+        "batch": str(batch),
+        "size": str(size),
+        "engine_version": engine_version(engine),
+        "versions": versions(),
+        "processor": processor(),
+        "threads": str(torch.get_num_threads()),
+    }
+    return any(now.items() <= row.items() for row in rows_of(RESULTS))
 
 
 def row(name: str, engine: str, precision: str, image: Tensor, seconds: float) -> None:
     """Measure one network in one engine, print and keep it."""
-    nets = variants(name, image, engine=engine)
-    calls, version = ENGINES[engine](nets, image, precision)
+    load = os.getloadavg()[0]
+    calls = ENGINES[engine](variants(name, image), image, precision)
+    for call in calls.values():
+        call()
     start = time.perf_counter()
     for call in calls.values():
         call()
@@ -224,23 +290,55 @@ def row(name: str, engine: str, precision: str, image: Tensor, seconds: float) -
             [
                 *(name, variant, engine, precision, len(image), image.shape[-1], *numbers),
                 *(f"{1e3 * statistics.median(plain):.2f}", rounds, torch.get_num_threads()),
-                *(processor(), torch.__version__, version),
+                *(processor(), f"{load:.1f}", engine_version(engine), versions()),
             ]
         )
-    keep(rows)
+    keep(RESULTS, COLUMNS, rows)
 
 
-def keep(rows: list[list[Any]]) -> None:
-    """Write the rows to the csv, in the place of those of the same case."""
-    old: list[list[str]] = []
-    if RESULTS.exists():
-        with RESULTS.open(newline="") as file:
-            old = list(csv.reader(file))[1:]
-    cases = {tuple(map(str, each[:6])) for each in rows}
-    kept = [each for each in old if tuple(each[:6]) not in cases]
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([COLUMNS, *sorted([*kept, *[list(map(str, each)) for each in rows]])])
+def keep(path: Path, columns: Sequence[str], rows: list[list[Any]]) -> None:
+    """Write the rows to a csv, in the place of those of the same case."""
+    old = [[each.get(column) or "" for column in columns] for each in rows_of(path)]
+    known = {tuple(map(str, each[:CASE])) for each in rows}
+    kept = [each for each in old if tuple(each[:CASE]) not in known]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([columns, *sorted([*kept, *[list(map(str, each)) for each in rows]])])
+    write_text(path, text.getvalue())
+
+
+def profile(name: str, engine: str, precision: str, image: Tensor) -> None:
+    """Print and keep the milliseconds of each kind of operator, as the engine itself reports."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {
+            variant: engines.PROFILERS[engine](
+                written(net, image, Path(folder) / f"{variant}{engines.ENDINGS[engine]}"),
+                precision,
+                image,
+            )
+            for variant, net in variants(name, image).items()
+        }
+        for _ in range(engines.ROUNDS):
+            for run in runs.values():
+                run.step()
+        means = {variant: run.means() for variant, run in runs.items()}
+    case = (engine, precision, len(image), image.shape[-1])
+    rows = [
+        [name, variant, *case, kind, f"{calls:g}", f"{ms:.4f}"]
+        for variant, kinds in means.items()
+        for kind, (calls, ms) in sorted(kinds.items())
+    ]
+    keep(PROFILE, engines.COLUMNS, rows)
+    print(f"{name} {engine} {precision} batch {len(image)}, ms more than plain:")
+    for variant in list(means)[1:]:
+        more = {
+            kind: means[variant].get(kind, (0, 0.0))[1] - means["plain"].get(kind, (0, 0.0))[1]
+            for kind in means[variant].keys() | means["plain"].keys()
+        }
+        total = sum(ms for _, ms in means["plain"].values())
+        largest = sorted(more.items(), key=lambda item: -abs(item[1]))[:8]
+        listed = ", ".join(f"{kind} {ms:+.2f}" for kind, ms in largest)
+        print(f"  {variant:10} {sum(more.values()):+.2f} of {total:.2f}: {listed}", flush=True)
 
 
 if __name__ == "__main__":
