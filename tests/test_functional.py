@@ -330,36 +330,3 @@ def test_autocast_does_not_reach_squeeze_and_gate(call: str) -> None:
         got = run()
     assert torch.equal(got, expected)
     assert all(dtypes == (torch.float32,) * 3 for dtypes in seen)
-
-
-def test_a_residual_tail_in_evaluation_makes_one_new_map_for_each_product() -> None:
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Maps(TorchDispatchMode):
-        """The storages of the maps that operators return."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.seen: list[Tensor] = []  # kept, so that no storage is used again
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            out = function(*args, **(kwargs or {}))
-            self.seen += [out] if isinstance(out, Tensor) and out.shape == (2, 3, 5, 5) else []
-            return out
-
-    x, identity = torch.randn(2, 3, 5, 5), torch.randn(2, 3, 5, 5)
-    kept = x.clone(), identity.clone()
-    block = {"identity": identity, "activation": "relu"}
-    expected = functional.recalibrate(x, torch.sigmoid, **block)
-
-    with torch.no_grad(), Maps() as maps:
-        y = functional.recalibrate(x, torch.sigmoid, **block)
-
-    assert torch.equal(y, expected)
-    assert torch.equal(x, kept[0])
-    assert torch.equal(identity, kept[1])
-    assert len({each.data_ptr() for each in maps.seen}) == 1
-    for other in (identity.double(), identity[:1]):  # what a sum in place cannot be
-        with torch.no_grad():
-            got = functional.recalibrate(x, torch.sigmoid, identity=other)
-        assert torch.equal(got, functional.recalibrate(x, torch.sigmoid, identity=other))
