@@ -51,6 +51,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "scipy": ("analysis",),
     "sklearn": ("training",),
     "timm": ("models", "detection", "training"),
+    "torch_pruning": ("slim",),
     "torchmetrics": ("training", "detection"),
     "torchvision": ("models", "detection", "training"),
     "typer": ("cli",),

@@ -21,6 +21,7 @@ PUBLISHED_AS = {
     "PIL": "pillow",
     "huggingface_hub": "huggingface-hub",
     "sklearn": "scikit-learn",
+    "torch_pruning": "torch-pruning",
     "yaml": "pyyaml",
 }
 DEVELOPMENT = {"dev", "docs"}
@@ -30,6 +31,7 @@ EXTRA_OF_ROOM = {
     "cli": "cli",
     "compare": "train",
     "detection": "detect",
+    "slim": "slim",
     "training": "train",
 }
 

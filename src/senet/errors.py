@@ -46,6 +46,7 @@ _EXTRAS = {
     "scipy": "report",
     "sklearn": "train",
     "timm": "timm",
+    "torch_pruning": "slim",
     "torchmetrics": "train",
     "torchvision": "timm",
     "typer": "cli",

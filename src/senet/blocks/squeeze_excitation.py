@@ -162,7 +162,6 @@ class SqueezeExcitation(nn.Module):
                 f"hidden must be at least 1, got {hidden}; "
                 "leave it out to have max(1, C // reduction)"
             )
-        self.channels = channels
         self.squeeze = squeeze
         if squeeze == "constant":
             self.descriptor = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))
@@ -191,6 +190,11 @@ class SqueezeExcitation(nn.Module):
         for layer in (self.fc1, self.fc2):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.fc1.in_features
 
     @property
     def hidden(self) -> int:

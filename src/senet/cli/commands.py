@@ -10,10 +10,9 @@ import typer
 from rich.console import Console
 from torch import nn
 
-from senet import __version__
 from senet.cli import options as o
 from senet.cli.terminal import show_models
-from senet.errors import ConfigError, DataError, NoSitesError, unknown_name
+from senet.errors import ConfigError, unknown_name
 from senet.insertion import SEConfig
 from senet.schema import overridden
 from senet.training.config import RunConfig
@@ -29,23 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-def _show_version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
-    if asked:
-        typer.echo(f"senet {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _senet(
-    *,
-    _version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Say it, and stop."),
-    ] = False,
-) -> None:
-    """Squeeze-and-excitation: what it costs, where it goes, and what it brings."""
 
 
 @app.command()
@@ -85,10 +67,7 @@ def plan(name: o.Name, *, changes: dict[str, Any], image_size: o.ImageSize = Non
 
     config = _blocks(changes)
     model, example = _network(name, image_size=image_size, batch=1, classes=None)
-    sites = find_sites(model, example, config)
-    typer.echo(str(sites))
-    if not sites.sites:
-        raise NoSitesError(f"{name} has no place for an SE block with these options; loosen them")
+    typer.echo(str(find_sites(model, example, config)))
 
 
 @app.command()
@@ -119,7 +98,7 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A file, a run, hf://OWNER/REPOSITORY/FILE, timm/NAME or torchvision/NAME.",
+            help="A file, hf://OWNER/REPOSITORY/FILE, timm/NAME or torchvision/NAME.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")],
@@ -135,21 +114,8 @@ def convert(
     """Write published weights (.caffemodel, .pth, timm's, torchvision's) as .safetensors."""
     from senet.models.weights import convert_weights
 
-    if Path(source).is_dir():
-        source = str(_weights_in(Path(source)))
     name = convert_weights(source, out, model=model, sha256=sha256)
     typer.echo(f"{out}: weights of {name}; senet.load_weights(model, {str(out)!r}) loads them")
-
-
-def _weights_in(folder: Path) -> Path:
-    """Return the file of weights in the folder of a run, or of a saved network."""
-    from senet.training.loop.checkpoints import kept_checkpoint
-
-    saved = folder / "model.safetensors"
-    path = saved if saved.is_file() else kept_checkpoint(folder)
-    if path is None:
-        raise DataError(f"{folder} holds neither a run nor a saved network; give a file of weights")
-    return path
 
 
 def _blocks(changes: dict[str, Any]) -> SEConfig:

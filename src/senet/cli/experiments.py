@@ -24,7 +24,7 @@ _MODEL = "resnet20"
     *("model", "weights"),
     *(f"data.{name}" for name in ("name", "root", "train_split", "test_split", "image_key")),
     *(f"data.{name}" for name in ("label_key", "image_size", "train_images", "normalization")),
-    *("data.download", "data.max_bad_images", "data.validation", "train.best_by"),
+    "data.download",
     *(f"train.{name}" for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay")),
     *(f"train.{name}" for name in ("label_smoothing", "warmup_epochs", "augmentation")),
     *(f"train.{name}" for name in ("test_every", "precision", "workers")),

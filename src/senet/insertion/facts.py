@@ -12,7 +12,7 @@ from torch import nn
 
 from senet.blocks import SqueezeExcitation
 
-__all__ = ["block_kinds", "facts_of", "keep_fact"]
+__all__ = ["block_kinds", "drop_fact", "facts_of", "keep_fact"]
 
 _ATTRIBUTE = "_senet_facts"
 
@@ -20,6 +20,11 @@ _ATTRIBUTE = "_senet_facts"
 def keep_fact(model: nn.Module, name: str, value: Any) -> None:
     """Keep a JSON-able value with a network, in the place of the one of this name."""
     setattr(model, _ATTRIBUTE, {**facts_of(model), name: value})
+
+
+def drop_fact(model: nn.Module, name: str) -> None:
+    """Forget what is kept under a name, if anything."""
+    setattr(model, _ATTRIBUTE, {k: v for k, v in facts_of(model).items() if k != name})
 
 
 def facts_of(model: nn.Module) -> dict[str, Any]:
