@@ -253,6 +253,12 @@ def _learning_curves(result: Mapping[str, Any]) -> list[Drawing]:
     ]
 
 
+def _known(blocks: list[Mapping[str, Any]]) -> list[str]:
+    """What is drawn along the depth beside mean and spread; older results do not have it."""
+    quantities = {"specificity": "eta2", "constancy": "variance_share"}
+    return [name for name, key in quantities.items() if all(block.get(key) for block in blocks)]
+
+
 def _gates(excitations: Mapping[str, Any]) -> dict[str, Any]:
     """The gates by depth, by class and block, and by channel; empty where nothing was recorded."""
     from senet.analysis import figures
@@ -269,7 +275,7 @@ def _gates(excitations: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "depth": [
             figures.excitation_depth(excitations, quantity=quantity, name=f"depth-{quantity}")
-            for quantity in ("mean", "spread")
+            for quantity in ("mean", "spread", *_known(blocks))
         ],
         "heat": {
             quantity: figures.excitation_heat_map(

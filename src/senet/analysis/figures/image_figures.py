@@ -37,7 +37,7 @@ def image_strips(of: ImageGates, *, name: str = "strips") -> Drawing:
     with style():
         figure = Figure(figsize=(5.0, 0.6 + 0.3 * len(blocks)), layout="constrained")
         axes = list(figure.subplots(len(blocks), 1, squeeze=False).flat)
-        panel(axes[0], "Gates of this image minus the usual ones, by channel")
+        panel(axes[0], "Gates of this image minus the usual ones")
         for axis, path, each in zip(axes, paths, apart, strict=True):
             strip = axis.imshow(
                 [each.tolist()],
