@@ -175,6 +175,16 @@ def page(result: dict[str, Any], padded: dict[str, float], shown: str) -> str:
         "",
         f"![Three test images: annotated, found by the plain network, with SE](../img/{shown})",
         "",
+        *_padding_lines(padded),
+        f"torch {versions['torch']}, torchvision {versions['torchvision']}, {result['date']}; "
+        f"{torch.get_num_threads()} threads.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _padding_lines(padded: dict[str, float]) -> list[str]:
+    return [
         "## Padding",
         "",
         "How far the finest level of a test image is from itself, alone and in a batch beside an",
@@ -186,11 +196,7 @@ def page(result: dict[str, Any], padded: dict[str, float], shown: str) -> str:
         "",
         "What is left with the mask comes in by the convolutions, over the border of the image.",
         "",
-        f"torch {versions['torch']}, torchvision {versions['torchvision']}, {result['date']}; "
-        f"{torch.get_num_threads()} threads.",
-        "",
     ]
-    return "\n".join(lines)
 
 
 def _mean(runs: list[dict[str, Any]], arm: str, name: str) -> float:
