@@ -61,6 +61,15 @@ def test_blocks_head_and_base_have_their_own(optimizer: str) -> None:
     )
 
 
+def test_a_network_without_blocks_takes_the_same_recipe() -> None:
+    """The plain arm of a comparison."""
+    got = rates(TinyNet(2), TrainConfig(lr=0.02, lr_se=0.2, lr_head=0.1))
+    assert {name: lr for name, (lr, _) in got.items() if lr != 0.02} == {
+        "linear.weight": pytest.approx(0.1),
+        "linear.bias": pytest.approx(0.1),
+    }
+
+
 def test_layer_decay_is_timm_s() -> None:
     net = create_model("timm/resnet10t", num_classes=2)
     train = TrainConfig(lr=0.1, layer_decay=0.5, optimizer="adamw", lr_head=0.3)

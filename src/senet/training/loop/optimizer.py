@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from senet.errors import ConfigError, optional, unknown_name
-from senet.insertion import se_parameters
 from senet.training.config import TrainConfig
-from senet.training.loop.schedule import decay_groups, last_layer
+from senet.training.loop.schedule import decay_groups, last_layer, of_kind
 
 __all__ = ["check_optimizer", "optimizer_of", "parameter_groups"]
 
@@ -84,5 +83,5 @@ def _factors(net: nn.Module, train: TrainConfig) -> dict[int, float]:
         parameters = dict(net.named_parameters())
         factors |= {id(parameters[name]): train.lr_head / train.lr for name in last_layer(net)}
     if train.lr_se is not None:
-        factors |= {id(p): train.lr_se / train.lr for p in se_parameters(net).se}
+        factors |= {id(p): train.lr_se / train.lr for p in of_kind(net, "se")}
     return factors

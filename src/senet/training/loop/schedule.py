@@ -21,6 +21,7 @@ __all__ = [
     "lr_factor",
     "mark_new",
     "new_parameters",
+    "of_kind",
 ]
 
 _NEW = "_senet_new"  # attribute of a network
@@ -118,14 +119,14 @@ def frozen_parameters(net: nn.Module, train: TrainConfig, *, epoch: int) -> list
     """
     kind = "se" if epoch < train.se_only_epochs else train.trained
     if kind != "all":
-        moving = {id(p) for p in (*_of_kind(net, kind), *new_parameters(net))}
+        moving = {id(p) for p in (*of_kind(net, kind), *new_parameters(net))}
         return [p for p in net.parameters() if id(p) not in moving]
     if epoch >= train.epochs - train.freeze_bn_epochs:
         return list(_inside(net, _NORMS))
     return []
 
 
-def _of_kind(net: nn.Module, kind: str) -> Iterator[nn.Parameter]:
+def of_kind(net: nn.Module, kind: str) -> Iterator[nn.Parameter]:
     """Yield the parameters that `TrainConfig.trained` names."""
     if kind == "head":
         parameters = dict(net.named_parameters())
