@@ -113,11 +113,12 @@ class Experiment:
             SenetError: no such network, no place for an SE block, or images it cannot take.
         """
         data.check(self.config.train)
-        known = NETWORKS.get(self.config.name)
-        if known is not None and known.se is not None:
+        known, blocks = NETWORKS.get(self.config.name), self.config.se
+        beside = blocks is not None and blocks.existing == "add"
+        if known is not None and known.se is not None and not beside:
             raise ConfigError(
                 f"model must be a network without SE blocks, which the arms add, {self.config.name}"
-                f" has some by its name; give {known.plain}"
+                f" has some by its name; give {known.plain}, or existing='add' for more beside them"
             )
         images = self.some_images(data)
         for arm in ("plain", *(arm for arm in self.arms if arm != "plain")):

@@ -96,6 +96,8 @@ def load_written(
     check_normalization(normalization)
     path, called = Path(source), name or str(source)
     if path.is_dir() and not (path / "model.safetensors").is_file():
+        if normalization is not None:
+            raise ConfigError(f"normalization is said by a run itself, as {source} is")
         return load_run(path)
     if not path.exists() and (path.suffix in _WEIGHTS or str(source).count("/") != 1):
         raise DataError(f"{source} holds no run of senet train that can be read: it does not exist")
