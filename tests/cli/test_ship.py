@@ -92,6 +92,8 @@ def test_the_file_keeps_classes_preprocessing_and_blocks(run: Path, tmp_path: Pa
     assert result["command"].split()[0] == "senet"  # what follows is the process's own line
     assert (result["real_images"], result["report"]["images"]) == (False, 8)
     assert 0 < result["plain_nodes"] < result["report"]["nodes"]
+    assert list(result["latency"]) == ["SE", "without SE", "SE as a module"]
+    assert all(0 < each["lower"] <= each["median"] for each in result["latency"].values())
 
     printed = ran("export", str(run), "--out", str(file), "--test-split", "train")
     assert "24 test images" in printed

@@ -195,6 +195,10 @@ def _table(shipped: Any, accuracy: Any) -> Table:
         "compared on": f"{report.images} {kind} images",
         "largest difference": f"{report.difference:.1e} of the largest output",
     }
+    rows |= {
+        f"latency, {name}": f"{each.median:.2f} ms [{each.lower:.2f}, {each.upper:.2f}]"
+        for name, each in shipped.latency.items()
+    }
     if report.same_class is not None:
         rows["equal classes"] = f"{100 * report.same_class:.2f} %"
     if accuracy is not None:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from senet import __version__
+from senet.cost.timing import Quartiles, interleave
 from senet.deploy import ExportReport, Loaded, deploy, export, load_exported
 from senet.deploy.engines import ENGINES
 from senet.errors import ConfigError, DataError, InputError, first_line
@@ -30,6 +32,7 @@ __all__ = ["Shipped", "export_network", "is_exported", "load_exported_network", 
 
 SCHEMA = "senet.export/1"
 _RANDOM_IMAGES = 8
+_REPEATS = 20
 
 
 @final
@@ -43,12 +46,15 @@ class Shipped:
             or where other modules would stand in their place.
         real_images: whether it was compared on given images, not on random ones.
         metadata: what is kept in the file beside the network.
+        latency: milliseconds of one image in the engine, files in turn: with SE, without, and with
+            each block as a module of its own; empty where there is no network without SE.
     """
 
     report: ExportReport
     plain_nodes: int | None
     real_images: bool
     metadata: Mapping[str, Any]
+    latency: Mapping[str, Quartiles]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able result."""
@@ -85,7 +91,7 @@ def export_network(
             given.
         int8_tool: of `senet.export`.
         int8_blocks: of `senet.export`.
-        plain: also count the operators of the same network without SE.
+        plain: also count and time the same network without SE.
 
     Raises:
         ConfigError: int8 in a format that no tool quantises.
@@ -100,8 +106,9 @@ def export_network(
     options: dict[str, Any] = {"form": form, "dynamic_size": dynamic_size}
     options |= {"int8": int8, "int8_tool": int8_tool, "int8_blocks": int8_blocks}
     report = export(trained.net, path, shown[:1], **options, images=shown, metadata=metadata)
-    nodes = _plain_nodes(trained.net, path.name, shown[:1], options) if plain else None
-    return Shipped(report, nodes, images is not None, metadata)
+    beside = _compared_with_plain(trained.net, path, shown[:1], options) if plain else None
+    nodes, latency = (None, {}) if beside is None else beside
+    return Shipped(report, nodes, images is not None, metadata, latency)
 
 
 def _metadata(trained: Trained) -> dict[str, Any]:
@@ -133,20 +140,38 @@ def _blocks(net: nn.Module) -> dict[str, Any] | None:
     return None if named is None else {"init": "paper", **named}
 
 
-def _plain_nodes(
-    net: nn.Module, name: str, example: Tensor, options: Mapping[str, Any]
-) -> int | None:
-    """Return the operators of the same network with gates that are constant, and so go away."""
+def _without_blocks(net: nn.Module) -> nn.Module | None:
+    """Return the network with gates that are constant, and so go away; None where some would stay.
+
+    None as well for a network without blocks of this project.
+    """
     plain = copy.deepcopy(net)
     blocks = se_modules(plain)
     for block in blocks.values():
         for parameter in block.fc2.parameters():
             nn.init.zeros_(parameter)
-    done: Any = deploy(plain, example, form=options["form"]).deployment if blocks else None
-    if done is None or len(done.constant) != len(blocks):
+    return plain if blocks else None
+
+
+def _compared_with_plain(
+    net: nn.Module, path: Path, example: Tensor, options: Mapping[str, Any]
+) -> tuple[int, dict[str, Quartiles]] | None:
+    """Return the operators without SE, and milliseconds of one image, all files in turn."""
+    plain = _without_blocks(net)
+    done: Any = plain and deploy(plain, example, form=options["form"]).deployment
+    if plain is None or len(done.constant) != len(se_modules(net)):
         return None
+    files, form = {"SE": load_exported(path)}, options["form"]
     with tempfile.TemporaryDirectory() as folder:
-        return export(plain, Path(folder) / name, example, **options).nodes
+        file = Path(folder) / path.name
+        export(plain, file, example, **options)
+        files["without SE"] = load_exported(file)
+        if form == "fast" and options["int8"] is None:
+            export(net, file.with_stem("portable"), example, **{**options, "form": "portable"})
+            files["SE as a module"] = load_exported(file.with_stem("portable"))
+        tasks = {name: partial(each.run, example) for name, each in files.items()}
+        timing = interleave(tasks, repeats=_REPEATS, warmup=2)
+    return files["without SE"].nodes, {name: timing.of(name) for name in files}
 
 
 def some_images(
