@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -25,17 +26,18 @@ from senet.analysis import record_gates
 from senet.compare import compare
 from senet.files import write_text
 from senet.schema import overridden
-from senet.slim import find_folds, fold
+from senet.slim import find_folds, fold, slim
 from senet.slim.slimming import labelled_batches_of
 from senet.slim.trials import Trials
 from senet.training.config import DataConfig, RunConfig, TrainConfig, recipe
 from senet.training.job import train
+from senet.training.run_folder import versions
 from senet.training.trained import load_written
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results" / "excitations.md"
-PARTS = ("se", "finetune", "scratch", "gates_se", "gates_pretrained")
+PARTS = ("se", "finetune", "scratch", "gates_se", "gates_pretrained", "slim")
 
 # The training of the first part, as changes of the recipe "cifar" for SE-ResNet-20.
 TRAINING = {
@@ -154,6 +156,7 @@ def gates(options: argparse.Namespace, name: str) -> dict[str, Any]:
     folded = fold(trained.net, plan)
     return {
         "command": command(),
+        "versions": versions(),
         "network": NETWORKS[name],
         "images": trials.tested.images if trials.tested else 0,
         "accuracy": trials.tested.accuracy if trials.tested else None,
@@ -176,6 +179,27 @@ def gates(options: argparse.Namespace, name: str) -> dict[str, Any]:
     }
 
 
+def slimmed(options: argparse.Namespace) -> dict[str, Any]:
+    """All blocks of the first network folded, and one epoch of training afterwards."""
+    out = Path(options.runs) / "slim"
+    if (out / "slim.json").exists():
+        made: dict[str, Any] = json.loads((out / "slim.json").read_text())
+        return made
+    shutil.rmtree(out, ignore_errors=True)  # what was interrupted
+    return slim(
+        load_written(Path(options.runs) / RUNS["se"]),
+        data=DataConfig(f"hfds/{options.data}"),
+        out=out,
+        max_drop=None,
+        images=CHOICE,
+        finetune=TrainConfig(epochs=1, lr=0.02, warmup_epochs=0.1, **COMMON),
+        timing=False,
+        device=options.device,
+        command=command(),
+        on_progress=Lines("slim"),
+    )
+
+
 def finished(result: dict[str, Any]) -> dict[str, Any]:
     """The result of a part that is done; Ctrl-C ends the script."""
     if result["state"] != "done":
@@ -191,6 +215,8 @@ def main() -> None:
     for part in options.parts.split(",") if options.parts else ():
         if part == "se":
             result = trained(options)
+        elif part == "slim":
+            result = slimmed(options)
         elif part.startswith("gates_"):
             result = gates(options, part.removeprefix("gates_"))
         else:

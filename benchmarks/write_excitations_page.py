@@ -14,8 +14,10 @@ NETWORKS = {
 }
 
 
-def points(estimate: Sequence[float], scale: float = 100, digits: int = 2) -> str:
-    """A difference with its interval."""
+def points(estimate: Sequence[Any], scale: float = 100, digits: int = 2) -> str:
+    """A difference with its interval, where there is one."""
+    if None in estimate:
+        return f"{scale * estimate[0]:+.{digits}f}"
     value, low, high = (f"{scale * each:+.{digits}f}" for each in estimate)
     return f"{value} [{low}, {high}]"
 
@@ -96,14 +98,88 @@ def page(parts: dict[str, dict[str, Any]]) -> str:
         "same images, right or wrong before and after.",
         "",
     ]
+    if {"gates_se", "gates_pretrained", "finetune"} <= parts.keys():
+        lines += ["## What it means", "", *meaning(parts), ""]
+    if "gates_se" in parts:
+        lines += ["## The paper's findings", "", *findings(parts["gates_se"]), ""]
     for name in NETWORKS:
         part = parts.get(f"gates_{name}")
         if part is not None:
             lines += [f"## {part['network']}", "", *network_text(name, parts), ""]
+    if "slim" in parts:
+        lines += ["## Folded, and trained on", "", *slim_text(parts["slim"]), ""]
     for name, title in (("finetune", "from the published weights"), ("scratch", "from scratch")):
         if name in parts:
             lines += [f"## SE against a constant, {title}", "", *comparison_text(parts[name]), ""]
     return "\n".join(lines)
+
+
+def difference_of(result: dict[str, Any], arm: str, against: str) -> tuple[str, int]:
+    """A paired difference with its interval in points, and on how many seeds."""
+    for each in upgraded(result)["summary"]["differences"]:
+        if (each["arm"], each["against"]) == (arm, against):
+            gap = each["difference"]
+            return points([gap["mean"], gap["low"], gap["high"]]), gap["n"]
+    raise KeyError((arm, against))
+
+
+def cost_of(part: dict[str, Any], start: str) -> tuple[dict[str, Any], str]:
+    """A group of folded blocks, and what it costs in points."""
+    group = next(group for name, group in part["groups"].items() if name.startswith(start))
+    return group, points(group["cost"]["accuracy"]) if group["cost"] else "0"
+
+
+def meaning(parts: dict[str, dict[str, Any]]) -> list[str]:
+    """What follows for a user, in three sentences."""
+    scratch, tuned = parts["gates_se"], parts["gates_pretrained"]
+    moves = [100 * block["relative_std"][0] for block in scratch["gates"]["blocks"]]
+    chosen, cheap = cost_of(scratch, "the greedy")
+    gap, seeds = difference_of(parts["finetune"], "se", "constant")
+    after = "."
+    if "slim" in parts:
+        top1 = {name: 100 * of["top1"]["proportion"] for name, of in parts["slim"]["test"].items()}
+        after = (
+            f": all blocks folded, the first network goes from {top1['before']:.2f} to "
+            f"{top1['folded']:.2f} %, and one more epoch makes that {top1['finetuned']:.2f} %."
+        )
+    return [
+        f"Gates that hardly move can still matter: in the network that was trained with SE from "
+        f"scratch they vary by {min(moves):.1f} to {max(moves):.1f} % of their mean from image to "
+        f"image, and holding all of them there costs {cost_of(scratch, 'all')[1]} points, while "
+        f"the {len(chosen['blocks'])} blocks that the greedy choice takes cost {cheap}. Blocks "
+        "that were put into a trained network and fine-tuned briefly learn little more than a "
+        f"constant: all of them fold into the batch norms for {cost_of(tuned, 'all')[1]} points, "
+        f"and SE gains {gap} points over a gate that cannot see the image ({seeds} seeds). So "
+        "plan with `senet slim --dry-run` on your own data before you pay for blocks at "
+        f"inference, and train on after folding{after}",
+    ]
+
+
+def findings(part: dict[str, Any]) -> list[str]:
+    """Which of the paper's findings (section 7) show, in numbers."""
+    blocks = part["gates"]["blocks"]
+    first, last = blocks[0], blocks[-1]
+    stages = {name: group for name, group in part["groups"].items() if name.startswith("stage")}
+    late, late_cost = cost_of(part, max(stages))
+    dearest = min(stages, key=lambda name: stages[name]["cost"]["accuracy"][0])
+    worst = late["cost"]["accuracy"][2]  # the upper end of the interval
+    verdict = "Not in this network" if worst < 0 else "It may be so"
+    saturated = [f"{100 * block['high_share'][0]:.0f} %" for block in (first, last)]
+    middle = max(blocks[:-1], key=lambda block: block["eta2"])
+    return [
+        f"- *Early blocks class-agnostic, late ones class-specific.* The class explains "
+        f"{100 * first['eta2']:.0f} % of the variance of the first block's gates and "
+        f"{100 * last['eta2']:.0f} % of the last one's, but {100 * middle['eta2']:.0f} % in "
+        f"{middle['path'].removesuffix('.se')} too; {100 * first['eta2_by_chance']:.2f} % would be "
+        "chance. No block is class-agnostic.",
+        f"- *The last block near saturation.* {saturated[1]} of its gates are above 0.95, "
+        f"{saturated[0]} of the first one's; its mean gate is {last['overall_mean']:.2f}, the "
+        f"others' {min(b['overall_mean'] for b in blocks[:-1]):.2f} to "
+        f"{max(b['overall_mean'] for b in blocks[:-1]):.2f}.",
+        f"- *The last stage can go at almost no cost.* {verdict}: its {len(late['blocks'])} "
+        f"blocks, held at constants, cost {late_cost} points; {dearest} costs the most, "
+        f"{points(stages[dearest]['cost']['accuracy'])}.",
+    ]
 
 
 def network_text(name: str, parts: dict[str, dict[str, Any]]) -> list[str]:
@@ -142,12 +218,30 @@ def network_text(name: str, parts: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
+def slim_text(result: dict[str, Any]) -> list[str]:
+    """The section of `senet slim`."""
+    lines = [
+        "`senet slim` on the first network: all blocks folded, then one epoch on the 50,000 images "
+        "(learning rate 0.02, batch 128).",
+        "",
+        "| network | test accuracy | loss | parameters |",
+        "|---|---|---|---|",
+    ]
+    for name, of in result["test"].items():
+        top1 = of["top1"]
+        interval = f"[{100 * top1['low']:.2f}, {100 * top1['high']:.2f}]"
+        accuracy = f"{100 * top1['proportion']:.2f} % {interval}"
+        lines.append(f"| {name} | {accuracy} | {of['loss']:.4f} | {result['parameters'][name]:,} |")
+    return lines
+
+
 def comparison_text(result: dict[str, Any]) -> list[str]:
     """The section of one comparison."""
     config = result["config"]
+    seeds = upgraded(result)["summary"]["differences"][0]["difference"]["n"]
     return [
         f"ResNet-20, {config['train_images']:,} training images, {config['epochs']} epochs, "
-        f"{len(config['seeds'])} seeds, batch {config['batch_size']}, learning rate "
+        f"{seeds} seeds, batch {config['batch_size']}, learning rate "
         f"{config['lr']:g}, r = {config['se']['reduction']}, {config['precision']}; the arms of a "
         "seed start as the "
         "same function and see the same images.",
