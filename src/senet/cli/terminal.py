@@ -136,7 +136,8 @@ def data_notes(data: Mapping[str, Any]) -> list[str]:
 
 def show_result(console: Console, result: Mapping[str, Any], report: Path) -> None:
     """Print the table, the verdict, what was left out of the data, and where the report is."""
-    console.print(result_table(result))
+    for table in result_tables(result):
+        console.print(table)
     console.print(f"[bold]{result['summary']['verdict']}[/bold]", highlight=False)
     notes = data_notes(result["data"])
     if result["summary"].get("warning"):
@@ -144,6 +145,32 @@ def show_result(console: Console, result: Mapping[str, Any], report: Path) -> No
     for line in notes:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
+
+
+def result_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Return what a comparison came to: of more than three arms, with a row for each."""
+    from senet.analysis.series import title
+
+    summary = result["summary"]
+    if len(summary["arms"]) <= 3:
+        return [result_table(result)]
+    rows: list[list[str]] = []
+    for label, *cells in _accuracy_rows({**summary, "majority_share": None}):
+        if label.startswith("  "):  # an interval belongs below its means
+            cells = [f"{a}\n{b}" if b else a for a, b in zip(rows[-1][1:], cells, strict=True)]
+            label = rows.pop()[0]
+        rows.append([label, *cells])
+    table = Table("", title=f"{result['config']['model']} on {result['data']['name']}")
+    if summary.get("majority_share") is not None:
+        share = 100 * summary["majority_share"]
+        table.caption = f"always answering the largest class would give {share:.2f} % accuracy"
+    for label, *_ in rows:
+        table.add_column(label, justify="right")
+    heads = [title(arm) for arm in summary["arms"]]
+    heads += [f"{title(each['arm'])} - {title(each['against'])}" for each in summary["differences"]]
+    for place, head in enumerate(heads, 1):
+        table.add_row(head, *(row[place] for row in rows))
+    return [table]
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
