@@ -98,6 +98,7 @@ def faster_rcnn(
         Detection"; the SENet paper, table 7.
 
     Example:
+        >>> import torch
         >>> detector = faster_rcnn("se_resnet20", 3, min_size=64, max_size=96, neck="c4",
         ...     anchors=(16, 32), box_width=64)
         Traceback (most recent call last):
