@@ -137,6 +137,10 @@ def test_a_browser_shows_the_page_without_errors_and_without_the_network(
         dark_page = browser.value("getComputedStyle(document.body).backgroundColor")
         assert (dark_page == "rgb(15, 19, 24)") == dark
     assert browser.errors == []
+    browser.open(file, width=794, dark=True)  # A4 at 96 dots per inch
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.value("document.documentElement.scrollWidth") <= 794
+    assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert {url.partition(":")[0] for url in browser.requests} <= {"file", "data"}
 
 
