@@ -29,7 +29,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from senet.cli.terminal import showing_progress  # noqa: E402
-from senet.detection import compare_detectors, load_detector, open_boxes  # noqa: E402
+from senet.detection import (  # noqa: E402
+    compare_detectors,
+    load_detector,
+    mask_padding_in,
+    open_boxes,
+)
 from senet.detection.box_data import read_image  # noqa: E402
 from senet.detection.config import DetectConfig, detect_recipe  # noqa: E402
 from senet.detection.pictures import detect, drawn  # noqa: E402
@@ -84,10 +89,7 @@ def padding(folder: Path, count: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     for block in se_modules(masked).values():
         block.fc2.weight.data.normal_(0, 1, generator=generator)
-    whole = copy.deepcopy(masked)
-    for module in (whole.transform, whole.backbone):  # without the mask
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+    whole = mask_padding_in(copy.deepcopy(masked), enabled=False)
     for image in open_boxes(DATA, "test").images[:count]:
         pixels = torch.from_numpy(np.asarray(read_image(image)).copy())
         alone = pixels.permute(2, 0, 1).float() / 255

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import senet
 from senet.detection import faster_rcnn, mask_padding_in
-from senet.errors import InputError
+from senet.errors import InputError, InsertionError
 from senet.padding import Padding, current_padding
 
 SMALL = {"min_size": 64, "max_size": 192, "out_channels": 16, "box_width": 32}
@@ -48,10 +48,7 @@ def test_detector(image: tuple[Tensor, Tensor], backend: str) -> None:
     for block in senet.se_modules(network).values():
         nn.init.normal_(block.fc2.weight)
     masked = faster_rcnn(network, 3, neck="fpn", trainable_stages=0, **SMALL).eval()
-    plain = copy.deepcopy(masked)
-    for module in (plain.transform, plain.backbone):
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+    plain = mask_padding_in(copy.deepcopy(masked), enabled=False)
     with senet.use_backend(backend), torch.no_grad():
         truth = gates(plain, [alone])
         spoiled = gates(plain, [alone, wide])
@@ -75,6 +72,21 @@ def test_a_detector_of_torchvision(image: tuple[Tensor, Tensor]) -> None:
 
     assert apart(within) < 0.6 * apart(without)
     assert len(detector.transform._forward_hooks) == 1
+
+
+def test_a_detector_deploys_without_the_mask() -> None:
+    """The form for engines squeezes the whole map: refused with the mask, the same without."""
+    detector = faster_rcnn("se_resnet18", 3, **SMALL).eval()
+    for block in senet.se_modules(detector).values():
+        nn.init.normal_(block.fc2.weight)
+    example = ([torch.rand(3, 64, 64), torch.rand(3, 48, 90)],)
+    with senet.use_backend("reference"), torch.no_grad():
+        with pytest.raises(InsertionError, match="must compute what the given one does"):
+            senet.deploy(detector, example)
+        deployed = senet.deploy(mask_padding_in(detector, enabled=False), example)
+        x = torch.rand(2, 3, 64, 64)
+        found, expected = deployed.backbone(x)["0"], detector.backbone(x)["0"]
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_a_failure_leaves_no_padding_behind(image: tuple[Tensor, Tensor]) -> None:

@@ -140,17 +140,25 @@ def split_at(body: nn.Module, index: int) -> tuple[nn.Module, nn.Module]:
     return parts[0], parts[1]
 
 
-def mask_padding_in(detector: nn.Module) -> nn.Module:
+def mask_padding_in(detector: nn.Module, *, enabled: bool = True) -> nn.Module:
     """Let the SE blocks in a detector's backbone squeeze each image over its own pixels.
 
     For any detector of torchvision's build, with a `transform` that pads images to a batch and a
     `backbone`; see `senet.mask_padding`. It says so by hooks on these two.
 
+    Args:
+        detector: changed in place.
+        enabled: False takes the hooks away: the whole map is squeezed, as `senet.deploy` needs it.
+
     Returns:
         The detector.
     """
     transform, backbone = detector.get_submodule("transform"), detector.get_submodule("backbone")
-    if _note_sizes not in transform._forward_hooks.values():
+    for hooks in (transform._forward_hooks, backbone._forward_hooks, backbone._forward_pre_hooks):
+        for number, hook in list(hooks.items()):
+            if hook in (_note_sizes, _begin, _end):
+                del hooks[number]
+    if enabled:
         transform.register_forward_hook(_note_sizes)
         backbone.register_forward_pre_hook(_begin)
         backbone.register_forward_hook(_end, always_call=True)
