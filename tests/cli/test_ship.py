@@ -229,3 +229,13 @@ def test_an_engine_that_is_not_installed(
         'install it with: pip install "senet[export]"\n'
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_refuses_a_place_that_cannot_be_written_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+
+    line = refused(capsys, "convert", "no-such.pth", str(tmp_path / "file" / "out.safetensors"))
+
+    assert "out must be a folder" in line  # not that no-such.pth is missing

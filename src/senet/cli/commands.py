@@ -113,7 +113,9 @@ def convert(
 ) -> None:
     """Write published weights (.caffemodel, .pth, timm's, torchvision's) as .safetensors."""
     from senet.models.weights import convert_weights
+    from senet.training.run_folder import check_writable
 
+    check_writable(out.parent)  # before anything is fetched
     name = convert_weights(source, out, model=model, sha256=sha256)
     typer.echo(f"{out}: weights of {name}; senet.load_weights(model, {str(out)!r}) loads them")
 
