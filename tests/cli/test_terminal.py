@@ -36,7 +36,7 @@ def test_many_arms_have_a_row_each() -> None:
         ["SE", "50.00 ± 5.00", "2.0000 ± 0.2000"],
     ]
     assert cells[4:6] == [
-        ["SE - plain", "+1.00", "+0.0200"],
-        ["", "[-2.00, +4.00]", "[-0.0400, +0.0800]"],
+        ["SE - plain", "+0.50", "+0.0200"],
+        ["", "[-1.00, +2.00]", "[-0.0400, +0.0800]"],
     ]
     assert "always answering the largest class would give 40.00 % accuracy" in " ".join(lines)
