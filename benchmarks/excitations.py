@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from senet.analysis import record_gates
 from senet.compare import compare
 from senet.files import write_text
 from senet.schema import overridden
-from senet.slim import find_folds, fold, slim
+from senet.slim import find_folds, fold
 from senet.slim.slimming import labelled_batches_of
 from senet.slim.trials import Trials
 from senet.training.config import DataConfig, RunConfig, TrainConfig, recipe
@@ -37,7 +36,7 @@ from senet.training.trained import load_written
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results" / "excitations.md"
-PARTS = ("se", "finetune", "scratch", "gates_se", "gates_pretrained", "slim")
+PARTS = ("se", "finetune", "scratch", "gates_se", "gates_pretrained")
 
 # The training of the first part, as changes of the recipe "cifar" for SE-ResNet-20.
 TRAINING = {
@@ -179,27 +178,6 @@ def gates(options: argparse.Namespace, name: str) -> dict[str, Any]:
     }
 
 
-def slimmed(options: argparse.Namespace) -> dict[str, Any]:
-    """All blocks of the first network folded, and one epoch of training afterwards."""
-    out = Path(options.runs) / "slim"
-    if (out / "slim.json").exists():
-        made: dict[str, Any] = json.loads((out / "slim.json").read_text())
-        return made
-    shutil.rmtree(out, ignore_errors=True)  # what was interrupted
-    return slim(
-        load_written(Path(options.runs) / RUNS["se"]),
-        data=DataConfig(f"hfds/{options.data}"),
-        out=out,
-        max_drop=None,
-        images=CHOICE,
-        finetune=TrainConfig(epochs=1, lr=0.02, warmup_epochs=0.1, **COMMON),
-        timing=False,
-        device=options.device,
-        command=command(),
-        on_progress=Lines("slim"),
-    )
-
-
 def finished(result: dict[str, Any]) -> dict[str, Any]:
     """The result of a part that is done; Ctrl-C ends the script."""
     if result["state"] != "done":
@@ -215,8 +193,6 @@ def main() -> None:
     for part in options.parts.split(",") if options.parts else ():
         if part == "se":
             result = trained(options)
-        elif part == "slim":
-            result = slimmed(options)
         elif part.startswith("gates_"):
             result = gates(options, part.removeprefix("gates_"))
         else:

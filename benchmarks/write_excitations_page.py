@@ -106,8 +106,6 @@ def page(parts: dict[str, dict[str, Any]]) -> str:
         part = parts.get(f"gates_{name}")
         if part is not None:
             lines += [f"## {part['network']}", "", *network_text(name, parts), ""]
-    if "slim" in parts:
-        lines += ["## Folded, and trained on", "", *slim_text(parts["slim"]), ""]
     for name, title in (("finetune", "from the published weights"), ("scratch", "from scratch")):
         if name in parts:
             lines += [f"## SE against a constant, {title}", "", *comparison_text(parts[name]), ""]
@@ -135,13 +133,6 @@ def meaning(parts: dict[str, dict[str, Any]]) -> list[str]:
     moves = [100 * block["relative_std"][0] for block in scratch["gates"]["blocks"]]
     chosen, cheap = cost_of(scratch, "the greedy")
     gap, seeds = difference_of(parts["finetune"], "se", "constant")
-    after = "."
-    if "slim" in parts:
-        top1 = {name: 100 * of["top1"]["proportion"] for name, of in parts["slim"]["test"].items()}
-        after = (
-            f": all blocks folded, the first network goes from {top1['before']:.2f} to "
-            f"{top1['folded']:.2f} %, and one more epoch makes that {top1['finetuned']:.2f} %."
-        )
     return [
         f"Gates that hardly move can still matter: in the network that was trained with SE from "
         f"scratch they vary by {min(moves):.1f} to {max(moves):.1f} % of their mean from image to "
@@ -151,7 +142,7 @@ def meaning(parts: dict[str, dict[str, Any]]) -> list[str]:
         f"constant: all of them fold into the batch norms for {cost_of(tuned, 'all')[1]} points, "
         f"and SE gains {gap} points over a gate that cannot see the image ({seeds} seeds). So "
         "plan with `senet slim --dry-run` on your own data before you pay for blocks at "
-        f"inference, and train on after folding{after}",
+        "inference.",
     ]
 
 
@@ -216,23 +207,6 @@ def network_text(name: str, parts: dict[str, dict[str, Any]]) -> list[str]:
         "",
         *fold_table(part),
     ]
-
-
-def slim_text(result: dict[str, Any]) -> list[str]:
-    """The section of `senet slim`."""
-    lines = [
-        "`senet slim` on the first network: all blocks folded, then one epoch on the 50,000 images "
-        "(learning rate 0.02, batch 128).",
-        "",
-        "| network | test accuracy | loss | parameters |",
-        "|---|---|---|---|",
-    ]
-    for name, of in result["test"].items():
-        top1 = of["top1"]
-        interval = f"[{100 * top1['low']:.2f}, {100 * top1['high']:.2f}]"
-        accuracy = f"{100 * top1['proportion']:.2f} % {interval}"
-        lines.append(f"| {name} | {accuracy} | {of['loss']:.4f} | {result['parameters'][name]:,} |")
-    return lines
 
 
 def comparison_text(result: dict[str, Any]) -> list[str]:
