@@ -53,6 +53,8 @@ def test_the_command_writes_a_network_that_evaluates(
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(again.net(x), tuned(x))
     assert again.classes == load_written(run).classes
+    before, after = (each.get_buffer("bn1.running_mean") for each in (load_written(run).net, tuned))
+    assert not torch.equal(before, after)  # batch norms were in training mode
 
 
 def test_a_dry_run_writes_nothing(

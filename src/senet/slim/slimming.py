@@ -140,7 +140,7 @@ class _Made:
                 f"fine-tuning needs images as {self.trained.name} was trained on, with the same "
                 "mean and standard deviation; give the data of that training, or leave finetune out"
             )
-        net = copied(folded)
+        net = copied(folded).train()  # Lightning trains modules in the mode that they are in
         with stop_on_interrupt() as stop:
             run = train_run(
                 *(net, images, finetune),
