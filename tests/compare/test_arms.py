@@ -48,6 +48,32 @@ def test_a_constant_arm_is_compared_with_both(images: DataConfig, tmp_path: Path
     assert result["folded"]["error"] < 1e-5
 
 
+def test_a_finished_comparison_goes_on_with_more_seeds_and_arms(
+    images: DataConfig, tmp_path: Path
+) -> None:
+    before = compared(images, tmp_path / "out", seeds=1)
+    said: list[str] = []
+    result = compared(
+        *(images, tmp_path / "out"),
+        resume=True,
+        seeds=2,
+        arms=("plain", "se", "constant"),
+        on_progress=lambda what, *_: said.append(what),
+    )
+
+    assert result["state"] == "done"
+    assert result["config"]["seeds"] == [0, 1]
+    runs = {(run["arch"], run["seed"]): run for run in result["runs"]}
+    assert set(runs) == {(arm, seed) for arm in ("plain", "se", "constant") for seed in (0, 1)}
+    assert [runs["plain", 0], runs["se", 0]] == before["runs"]  # not trained again
+    trained = {what.split(", epoch")[0] for what in said if ", epoch" in what}
+    assert trained == {
+        *("constant, seed 1/2", "plain, seed 2/2"),
+        *("SE, seed 2/2", "constant, seed 2/2"),
+    }
+    assert [each["difference"]["n"] for each in result["summary"]["differences"]] == [2, 2, 2]
+
+
 def test_the_constant_arm_differs_in_the_squeeze_alone(images: DataConfig, tmp_path: Path) -> None:
     data = load_data(images, input_size=(3, 8, 8))
     config = RunConfig(tiny_net, None, SEConfig(), images, RECIPE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -263,24 +262,6 @@ def test_a_folder_of_the_first_schema_is_gone_on_with(
     whole = compared(pictures, out, resume=True)
     assert whole["schema"] == "senet.compare/2"
     assert without_clock(whole) == without_clock(read(finished))
-
-
-def test_a_finished_comparison_goes_on_with_more_seeds(
-    pictures: DataConfig, finished: Path, tmp_path: Path
-) -> None:
-    out, said = tmp_path / "out", list[str]()
-    shutil.copytree(finished, out)
-    report = compared(
-        pictures, out, resume=True, seeds=3, on_progress=lambda what, *_: said.append(what)
-    )
-
-    assert report["config"]["seeds"] == [0, 1, 2]
-    runs = [(run["arch"], run["seed"]) for run in report["runs"]]
-    assert runs == [(arm, seed) for seed in range(3) for arm in ("plain", "se")]
-    assert report["runs"][:4] == read(finished)["runs"]
-    assert report["summary"]["differences"][0]["difference"]["n"] == 3
-    trained = {what.split(",")[1] for what in said if "epoch" in what}
-    assert trained == {" seed 3/3"}
 
 
 def test_resume_with_other_options_is_refused(pictures: DataConfig, finished: Path) -> None:
