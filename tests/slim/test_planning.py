@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -107,7 +108,17 @@ def test_what_cannot_be_is_said() -> None:
     with pytest.raises(InputError, match="got an iterator"):
         find_folds(net, iter(data))
     with pytest.raises(InputError, match="must have a block that can be folded"):
-        find_folds(net, data, only="nothing")
+        find_folds(net, data, keep="*")
+    for name in ("only", "keep"):
+        choice: dict[str, Any] = {name: ["layer1.*", "nothing"]}
+        with pytest.raises(InputError, match=f"{name} must take some of the blocks, got 'nothing'"):
+            find_folds(net, data, **choice)
+    with pytest.raises(InputError, match="got 7; there are the stages 0, 1, 2"):
+        find_folds(net, data, only=7)
+    spoiled = [(images.clone(), labels) for images, labels in data]
+    spoiled[0][0][0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match="gates must be finite to be held at their means"):
+        find_folds(net, spoiled)
     with pytest.raises(InputError, match="has no gate to look at"):
         find_folds(senet.create_model("resnet20").double(), data)
     with pytest.raises(InputError, match="a batch must be"):

@@ -21,7 +21,8 @@ KINDS = {
     "dead": "95 % or more of its gates are below 0.05",
     "saturated": "half or more of its gates are below 0.05 or above 0.95 of the sigmoid's range",
     "constant": "a constant would do as well: with the gate at its mean less than 1 % of the "
-    "output's variance changes, or the accuracy falls by less than 0.1 points (at 95 %)",
+    "output's variance changes and no fall of the accuracy was seen, or the accuracy falls by less "
+    "than 0.1 points (at 95 %)",
     "class-specific": "the class explains 10 % or more of its variation, beyond chance",
     "class-agnostic": "the class explains less than 2 % of its variation, beyond chance",
 }
@@ -40,11 +41,12 @@ def kinds_of(block: BlockGates, costs: GateCosts | None = None) -> list[str]:
     cost = costs.constant.get(block.path) if costs else None
     share = block.variance_share
     held = share.value if math.isnan(share.high) else share.high
+    hardly = held < _CONSTANT and (cost is None or not cost.accuracy.high < 0)
     says = block.specificity.beyond_chance
     tests = {
         "dead": low >= 0.95,
         "saturated": low < 0.95 and low + high >= 0.5,
-        "constant": held < _CONSTANT or (cost is not None and cost.accuracy.low > -_POINTS),
+        "constant": hardly or (cost is not None and cost.accuracy.low > -_POINTS),
         "class-specific": says >= 0.10,
         "class-agnostic": says < 0.02,
     }
@@ -104,17 +106,19 @@ def _listed(paths: Sequence[str], most: int = 4) -> str:
 
 
 def _about_classes(gates: Gates, specific: Sequence[str]) -> str:
-    first, last = (gates.blocks[i].specificity for i in (0, -1))
-    if math.isnan(first.beyond_chance) and math.isnan(last.beyond_chance):
+    known = [b.specificity for b in gates.blocks if not math.isnan(b.specificity.beyond_chance)]
+    if not known:
         return ""
+    first, last = known[0], known[-1]
+    vary = "" if len(known) == len(gates.blocks) else " whose gates vary"
     shares = [decimal(100 * each.mean, 1) for each in (first, last)]
     chance = f"{decimal(100 * last.chance.mean, 2)} % would by chance"
-    if len(gates.blocks) == 1:
+    if len(known) == 1:
         text = f"The class explains {shares[0]} % of the gates' variation ({chance})."
     else:
         text = (
-            f"The class explains {shares[0]} % of the gates' variation in the first block and "
-            f"{shares[1]} % in the last ({chance})"
+            f"The class explains {shares[0]} % of the gates' variation in the first block{vary} "
+            f"and {shares[1]} % in the last ({chance})"
         )
         text += "; " + _specific(specific, len(gates.blocks)) if specific else "."
     return text

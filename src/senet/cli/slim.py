@@ -31,8 +31,11 @@ def slim(
     *,
     changes: dict[str, Any],
     max_drop: Annotated[
-        float, typer.Option(help="Fold what costs no more than so many points of accuracy.")
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            help="Fold what costs no more than so many points of accuracy.", show_default="0.1"
+        ),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Fold every block, whatever it costs.")
     ] = False,
@@ -40,8 +43,10 @@ def slim(
         str | None, typer.Option(help="Only these blocks: globs or stages, as layer4.*,5.")
     ] = None,
     keep: Annotated[str | None, typer.Option(help="Not these, in the same form.")] = None,
-    images: Annotated[int, typer.Option(help="Training images to look at; 0 for all.")] = 5000,
-    finetune: Annotated[int, typer.Option(help="Epochs to train the folded network.")] = 0,
+    images: Annotated[
+        int, typer.Option(min=0, help="Training images to look at; 0 for all.")
+    ] = 5000,
+    finetune: Annotated[int, typer.Option(min=0, help="Epochs to train the folded network.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the slim network.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The plan only.")] = False,
     device: o.Device = "auto",
@@ -55,6 +60,9 @@ def slim(
 
     if out is None and not dry_run:
         raise ConfigError("give the folder of the slim network by --out, or --dry-run")
+    if everything and max_drop is not None:
+        raise ConfigError("give --max-drop or --all, not both: --all folds whatever it costs")
+    limit = 0.1 if max_drop is None else max_drop
     trained = load_written(run)
     config = configured_data([trained], changes)
     epochs = {"epochs": max(1, finetune)}
@@ -64,7 +72,7 @@ def slim(
             trained,
             data=config.data,
             out=None if dry_run else out,
-            max_drop=None if everything else max_drop,
+            max_drop=None if everything else limit,
             only=_blocks(only),
             keep=_blocks(keep),
             images=images or None,

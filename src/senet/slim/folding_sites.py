@@ -121,11 +121,34 @@ class Blocks:
         self.foldable[path] = Block(path, stage, span, gated=False)
 
     def choose(self, only: Choice, keep: Choice) -> None:
-        """Keep the blocks that are not wanted."""
+        """Keep the blocks that are not wanted.
+
+        Raises:
+            InputError: a part of the choice is of no block.
+        """
+        self._check_choice("only", only)
+        self._check_choice("keep", keep)
         for block in list(self.foldable.values()):
             if not (only is None or _chosen(only, block)) or (keep and _chosen(keep, block)):
                 del self.foldable[block.path]
                 self.kept.append((block.path, "not asked for"))
+
+    def _check_choice(self, name: str, choice: Choice) -> None:
+        paths = [*self.foldable, *(path for path, _ in self.kept)]
+        stages = {block.stage for block in self.foldable.values()}
+        parts = _listed(choice)
+        of_none = [
+            each
+            for each in parts
+            if not (each in stages if isinstance(each, int) else fnmatch.filter(paths, each))
+        ]
+        # several stages may be given for networks of which each has some
+        all_wrong = bool(stages) and len(of_none) == len(parts)
+        if of_none and (all_wrong or any(isinstance(each, str) for each in of_none)):
+            raise InputError(
+                f"{name} must take some of the blocks, got {of_none[0]!r}; there are the stages "
+                f"{', '.join(map(str, sorted(stages)))} and the blocks {', '.join(paths)}"
+            )
 
     def into(self, path: str, constant: Tensor) -> Destination:
         """Return where the constant [C] of a block goes."""
@@ -141,8 +164,11 @@ class Blocks:
 
 
 def _chosen(choice: Choice, block: Block) -> bool:
-    several = [choice] if isinstance(choice, str | int) else choice or ()
     return any(
         block.stage == each if isinstance(each, int) else fnmatch.fnmatchcase(block.path, each)
-        for each in several
+        for each in _listed(choice)
     )
+
+
+def _listed(choice: Choice) -> Sequence[str | int]:
+    return [choice] if isinstance(choice, str | int) else choice or ()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet.analysis import record_gates
+from senet.analysis import Gates, record_gates
 from senet.analysis.gate_flow import unwrapped
 from senet.errors import ConfigError, InputError
 from senet.insertion import se_modules
@@ -82,12 +82,14 @@ def find_folds(
     blocks = Blocks(net, example)
     blocks.choose(only, keep)
     if not blocks.foldable:
-        reasons = "; ".join(f"{path}: {reason}" for path, reason in blocks.kept)
+        reasons = "; ".join(
+            f"{path or 'the network itself'}: {reason}" for path, reason in blocks.kept
+        )
         raise InputError(f"the network must have a block that can be folded, but {reasons}")
     means = {}
     if blocks.gated:
         gates = record_gates(net, batches, device=device, on_progress=on_progress)
-        means = gates.means()
+        means = _means(gates)
     trials = Trials(net, batches, means, device, on_progress)
     everything = tuple(blocks.foldable)
     trials.test([*((path,) for path in everything), *_by_stage(blocks).values(), everything])
@@ -129,6 +131,17 @@ def _plan(
         max_drop=None,
         example=example,
     )
+
+
+def _means(gates: Gates) -> dict[str, Tensor]:
+    """Return the mean gates, by path; all must be numbers."""
+    for block in gates.blocks:
+        if block.diverged:
+            raise InputError(
+                f"gates must be finite to be held at their means, but {block.path!r} has some that "
+                "are NaN or infinite; look for such values in the images and in the weights"
+            )
+    return gates.means()
 
 
 def _check(batches: Iterable[Any], max_drop: float | None) -> None:

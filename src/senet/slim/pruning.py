@@ -75,6 +75,9 @@ def prune(
     net = copied(model)
     outputs = _makers_of_outputs(net, example_input)
     globs = [keep] if isinstance(keep, str) else keep
+    for glob in globs:
+        if not fnmatch.filter(dict(net.named_modules()), glob):
+            raise InputError(f"keep must take some of the model's modules, got {glob!r}")
     whole = [
         module
         for path, module in net.named_modules()

@@ -77,7 +77,7 @@ def folding_error(
     for a, b in zip(tensors(expected), tensors(got), strict=True):
         if a.is_floating_point() and a.numel():
             largest = a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
-            error = max(error, float((a - b).abs().max() / largest))
+            error = max(float((a - b).abs().max() / largest), error)  # NaN, if it is one
             if not error <= _ROUNDING.get(a.dtype, 0.1):
                 raise InsertionError(
                     "the folded network must compute what the given one does with constant gates, "

@@ -68,6 +68,8 @@ def load_run(folder: str | os.PathLike[str]) -> Trained:
     """
     path = kept_checkpoint(Path(folder))
     if path is None:
+        if arms := sorted(each for each in Path(folder).glob("runs/*") if each.is_dir()):
+            raise DataError(f"{folder} holds runs of several networks; give one, as {arms[0]}")
         raise DataError(
             f"{folder} holds no run of senet train that can be read: it has no checkpoint; a run "
             "has one after its first epoch"
