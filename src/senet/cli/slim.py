@@ -20,6 +20,11 @@ from senet.training.config import RunConfig
 __all__ = ["slim"]
 
 
+_MAX_DROP = "Fold what costs no more than so many points of accuracy."
+MaxDrop = Annotated[float | None, typer.Option(help=_MAX_DROP, show_default="0.1")]
+Images = Annotated[int, typer.Option(min=0, help="Training images to look at; 0 for all.")]
+
+
 @app.command()
 @o.configured(
     *("data.name", "data.root", "data.train_split", "data.test_split"),
@@ -30,12 +35,7 @@ def slim(
     run: Annotated[str, typer.Argument(help="A run, an arm of a comparison, or a saved network.")],
     *,
     changes: dict[str, Any],
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            help="Fold what costs no more than so many points of accuracy.", show_default="0.1"
-        ),
-    ] = None,
+    max_drop: MaxDrop = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Fold every block, whatever it costs.")
     ] = False,
@@ -43,9 +43,7 @@ def slim(
         str | None, typer.Option(help="Only these blocks: globs or stages, as layer4.*,5.")
     ] = None,
     keep: Annotated[str | None, typer.Option(help="Not these, in the same form.")] = None,
-    images: Annotated[
-        int, typer.Option(min=0, help="Training images to look at; 0 for all.")
-    ] = 5000,
+    images: Images = 5000,
     finetune: Annotated[int, typer.Option(min=0, help="Epochs to train the folded network.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the slim network.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The plan only.")] = False,
@@ -60,19 +58,16 @@ def slim(
 
     if out is None and not dry_run:
         raise ConfigError("give the folder of the slim network by --out, or --dry-run")
-    if everything and max_drop is not None:
-        raise ConfigError("give --max-drop or --all, not both: --all folds whatever it costs")
-    limit = 0.1 if max_drop is None else max_drop
+    limit = _limit(max_drop, everything=everything)
     trained = load_written(run)
     config = configured_data([trained], changes)
-    epochs = {"epochs": max(1, finetune)}
-    recipe = overridden(RunConfig(train=FINETUNE), {**changes, **epochs}).train
+    recipe = overridden(RunConfig(train=FINETUNE), {**changes, "epochs": max(1, finetune)}).train
     with showing_progress(Console(stderr=as_json)) as on_progress:
         result = run_slim(
             trained,
             data=config.data,
             out=None if dry_run else out,
-            max_drop=None if everything else limit,
+            max_drop=limit,
             only=_blocks(only),
             keep=_blocks(keep),
             images=images or None,
@@ -83,6 +78,15 @@ def slim(
             on_progress=on_progress,
         )
     _show(result, None if dry_run else out, as_json=as_json)
+
+
+def _limit(max_drop: float | None, *, everything: bool) -> float | None:
+    """Return the limit, None for none."""
+    if not everything:
+        return 0.1 if max_drop is None else max_drop
+    if max_drop is not None:
+        raise ConfigError("give --max-drop or --all, not both: --all folds whatever it costs")
+    return None
 
 
 def _show(result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:

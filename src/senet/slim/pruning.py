@@ -74,15 +74,8 @@ def prune(
     settle(model)
     net = copied(model)
     outputs = _makers_of_outputs(net, example_input)
-    globs = [keep] if isinstance(keep, str) else keep
-    for glob in globs:
-        if not fnmatch.filter(dict(net.named_modules()), glob):
-            raise InputError(f"keep must take some of the model's modules, got {glob!r}")
-    whole = [
-        module
-        for path, module in net.named_modules()
-        if path in outputs or any(fnmatch.fnmatchcase(path, glob) for glob in globs)
-    ]
+    kept = outputs | _kept(net, [keep] if isinstance(keep, str) else keep)
+    whole = [module for path, module in net.named_modules() if path in kept]
     frozen = [p for p in net.parameters() if not p.requires_grad]
     net.requires_grad_(requires_grad=True)  # the graph is read from autograd's
     training = {module: module.training for module in net.modules()}
@@ -104,6 +97,15 @@ def prune(
     _note_widths(net)
     _check(model, net, example_input)
     return net
+
+
+def _kept(net: nn.Module, globs: Sequence[str]) -> set[str]:
+    """Return the paths of modules that globs take; each must take some."""
+    paths = [path for path, _ in net.named_modules()]
+    for glob in globs:
+        if not fnmatch.filter(paths, glob):
+            raise InputError(f"keep must take some of the model's modules, got {glob!r}")
+    return {path for glob in globs for path in fnmatch.filter(paths, glob)}
 
 
 def _makers_of_outputs(net: nn.Module, example: Tensor) -> set[str]:
