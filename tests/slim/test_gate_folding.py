@@ -54,6 +54,16 @@ def test_a_part_of_the_blocks_is_folded_and_the_rest_still_gates() -> None:
     assert len(folded_blocks(again)) == 9
 
 
+def test_a_plan_is_of_a_network_with_its_weights() -> None:
+    net = trained(NETWORKS["own"][0]())
+    plan = find_folds(net, batches(), timing=False)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1.05)
+    with pytest.raises(InputError, match="must be of this CifarResNet with the weights that it"):
+        fold(net, plan)
+
+
 @pytest.mark.parametrize("name", ["own", "inserted", "post", "identity", "timm's MobileNetV3"])
 @pytest.mark.parametrize("part", [False, True], ids=["all", "a part"])
 def test_a_folded_network_is_saved_and_loaded(name: str, part: bool, tmp_path: Path) -> None:
@@ -220,10 +230,10 @@ def test_a_plan_of_another_network_is_refused() -> None:
 
 def test_a_network_that_computes_something_else_is_refused() -> None:
     net = trained(NETWORKS["own"][0]())
-    plan = find_folds(net, batches(), timing=False)
     norm: Any = net.get_submodule("layer1.0.bn2")
     net.register_buffer("scale", norm.weight.detach()[0].clone())
     net.register_forward_hook(lambda module, _, out: out * module.layer1[0].bn2.weight[0])
+    plan = find_folds(net, batches(), timing=False)
 
     with pytest.raises(InsertionError, match="must compute what the given one does"):
         fold(net, plan)

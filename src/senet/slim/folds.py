@@ -88,6 +88,7 @@ class FoldPlan:
         loss: the same, the mean cross-entropy in nats.
         max_drop: the limit of the greedy choice in percentage points; None for no limit.
         example: a few images [N, C, *spatial].
+        outputs: what the network made of them, by which `fold` knows it again.
     """
 
     folds: tuple[Fold, ...]
@@ -102,6 +103,7 @@ class FoldPlan:
     loss: float
     max_drop: float | None
     example: Tensor = field(repr=False)
+    outputs: tuple[Tensor, ...] = field(repr=False, default=())
 
     @property
     def constants(self) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from senet.progress import Progress, silent
 from senet.slim.folding_sites import Choice
 from senet.slim.folds import FoldPlan
 from senet.slim.planning import find_folds
-from senet.slim.rewriting import copied, fold_in, folding_error
+from senet.slim.rewriting import copied, fold_in, folding_error, scores
 
 __all__ = ["Folding", "fold"]
 
@@ -119,6 +119,7 @@ def fold(
             f"the plan must be one of this {type(net).__name__}, which has no {missing[0]!r}; call "
             "senet.find_folds(model, batches) again"
         )
+    _check_same(net, plan)
     into = {each.path: each.into for each in plan.folds}
     constants = plan.constants
     made = fold_in(copied(net), {path: (s, into[path]) for path, s in constants.items()})
@@ -128,3 +129,14 @@ def fold(
     before, after = (sum(p.numel() for p in each.parameters()) for each in (net, made))
     made.folding = Folding(plan, error, before, after)  # type: ignore[assignment]
     return made
+
+
+def _check_same(net: nn.Module, plan: FoldPlan) -> None:
+    """Raise unless the plan is of this network with these weights."""
+    for before, now in zip(plan.outputs, scores(net, plan.example), strict=True):
+        same = before.shape == now.shape
+        if not same or (before - now).abs().max() > 1e-3 * before.abs().max():
+            raise InputError(
+                f"the plan must be of this {type(net).__name__} with the weights that it has, but "
+                "its outputs have changed since; call senet.find_folds(model, batches) again"
+            )

@@ -18,6 +18,7 @@ from senet.insertion.guard import settle
 from senet.progress import Progress, silent
 from senet.slim.folding_sites import Blocks, Choice
 from senet.slim.folds import Fold, FoldCost, FoldPlan
+from senet.slim.rewriting import scores
 from senet.slim.trials import Group, Trials, savings
 
 __all__ = ["find_folds"]
@@ -130,6 +131,7 @@ def _plan(
         loss=math.nan if tested is None else tested.loss,
         max_drop=None,
         example=example,
+        outputs=tuple(scores(blocks.net, example)),
     )
 
 

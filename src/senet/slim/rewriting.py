@@ -17,7 +17,7 @@ from senet.insertion.guard import settle
 from senet.insertion.reading import tensors
 from senet.slim.destinations import FACTOR, Destination, put
 
-__all__ = ["Constants", "copied", "fold_in", "folding_error"]
+__all__ = ["Constants", "copied", "fold_in", "folding_error", "scores"]
 
 # by path of a block: its constant [C] in float64, and where it goes
 Constants = Mapping[str, tuple[Tensor, Destination]]
@@ -54,6 +54,12 @@ def fold_in(net: nn.Module, constants: Constants) -> nn.Module:
         take_out(net, path, len(constant), factor)
     settle(net)
     return net
+
+
+def scores(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the outputs of a network in evaluation, by which it is known again."""
+    with torch.no_grad(), evaluating(net), ops.use_backend("reference"):
+        return [y for y in tensors(net(x)) if y.is_floating_point()]
 
 
 def folding_error(
