@@ -33,8 +33,9 @@ KEEPS_NORMS = {
 }
 
 
+@pytest.mark.parametrize("form", ["fast", pytest.param("portable", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_inserted_networks_of_every_family(family: Family) -> None:
+def test_inserted_networks_of_every_family(family: Family, form: str) -> None:
     net, x = family.build(), torch.randn(2, 3, family.size, family.size)
     existing = len(senet.find_sites(net, x).existing)
     blocks = len(senet.insert(net, x).sites)
@@ -42,10 +43,9 @@ def test_inserted_networks_of_every_family(family: Family) -> None:
     before = {key: value.clone() for key, value in net.state_dict().items()}
     types = [type(module) for module in net.modules()]
 
-    deployed = deploy(net, x)
+    deployed = deploy(net, x, form=form)
 
     assert_equal(net, deployed, x)
-    assert_equal(net, deploy(net, x, form="portable"), x)
     done = report(deployed)
     assert blocks <= done.blocks <= blocks + existing
     assert bool(done.kept) == (family.name in KEEPS_NORMS)
