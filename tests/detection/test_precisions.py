@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,20 @@ def test_equal_to_pycocotools(seed: int, tmp_path: Path) -> None:
         precision = expected.eval["precision"][:, :, sorted(IDS).index(number), 0, 2]
         assert abs(found.per_class[name]["AP"] - precision.mean()) < 1e-12
         assert abs(found.per_class[name]["AP50"] - precision[0].mean()) < 1e-12
+
+
+def test_a_class_without_an_object_is_none_in_json() -> None:
+    split = made(0)
+    images = tuple(
+        replace(image, objects=tuple(each for each in image.objects if each.label != 1))
+        for image in split.images
+    )
+    found = average_precision(replace(split, images=images), guessed(split, 1))
+
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert told["per_class"][split.classes[0]] == {"AP": None, "AP50": None}
+    assert told["AP"] == found.numbers["AP"]
+    assert told["VOC_AP50"] == found.voc
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from senet.analysis import mean_std
 from senet.detection.config import DetectConfig
 from senet.detection.detector_runs import evaluate_detector, load_detector, train_detector
 from senet.detection.precisions import Precisions, paired_interval
@@ -130,9 +129,7 @@ def _entry(
     return {
         "arch": arm,
         "seed": seed,
-        **{name: None if np.isnan(value) else value for name, value in precisions.numbers.items()},
-        "VOC_AP50": None if np.isnan(precisions.voc) else precisions.voc,
-        "per_class": precisions.per_class,
+        **precisions.to_dict(),
         "train_loss": run["epochs"][-1]["train_loss"],
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "seconds_per_step": round(sum(each["seconds"] for each in run["epochs"]) / steps, 4),
@@ -145,10 +142,7 @@ def _summary(runs: list[dict[str, Any]], found: dict[str, list[Precisions]]) -> 
     for arm in _ARMS:
         mine = [run for run in runs if run["arch"] == arm]
         summary[arm] = {
-            name: {
-                "mean": float(np.mean([run[name] for run in mine])),
-                "std": float(np.std([run[name] for run in mine], ddof=1)) if mine[1:] else None,
-            }
+            name: asdict(mean_std([run[name] for run in mine]))
             for name in ("AP", "AP50", "VOC_AP50", "seconds_per_step", "parameters")
         }
     mean, low, high = paired_interval(found["plain"], found["se"])

@@ -116,6 +116,17 @@ class Precisions:
         areas = [_whole_area(each) for each in self._classes]
         self.voc = _average(areas)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return COCO's twelve, VOC_AP50 and per_class; None where there is nothing to find."""
+        return {
+            **{name: _known(value) for name, value in self.numbers.items()},
+            "VOC_AP50": _known(self.voc),
+            "per_class": {
+                name: {which: _known(value) for which, value in each.items()}
+                for name, each in self.per_class.items()
+            },
+        }
+
     def resampled(self, counts: Any) -> float:
         """Return AP as if each image were there so many times.
 
@@ -247,6 +258,10 @@ def _whole_area(found: _Class) -> float:
 def _mean(precision: Any) -> float:
     there = precision[precision > -1]
     return float(there.mean()) if there.size else math.nan
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _there(value: float) -> float:
