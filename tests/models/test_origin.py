@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
+import senet
 from models.counted import on_meta
 from senet.errors import ConfigError, DataError
 from senet.insertion import SEConfig
+from senet.models import create_model
 from senet.models.origin import Origin, origin_of
 
 
@@ -60,3 +64,17 @@ def test_other_networks_have_no_origin() -> None:
 def test_fields_of_another_version() -> None:
     with pytest.raises(DataError, match=r"must have the fields \['name', .*has \['nam'\]"):
         Origin.from_dict({"nam": "resnet20"})
+
+
+@pytest.mark.parametrize("name", ["resnet20", "se_resnet20"])
+def test_a_folder_of_senet_save_builds_the_network_again(name: str, tmp_path: Path) -> None:
+    """With inserted blocks, and with inserted ones beside those that it has by its name."""
+    model, x = create_model(name), torch.randn(2, 3, 32, 32)
+    senet.insert(model, x, senet.SEConfig(reduction=4, existing="add"))
+    for block in senet.se_modules(model).values():
+        torch.nn.init.normal_(block.fc2.weight)
+    senet.save(model.eval(), tmp_path)
+
+    again = senet.from_pretrained(tmp_path)
+    assert torch.equal(again(x), model(x))
+    assert list(senet.se_modules(again)) == list(senet.se_modules(model))

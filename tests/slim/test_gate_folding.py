@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +85,19 @@ def test_a_folded_network_is_saved_and_loaded(name: str, part: bool, tmp_path: P
 
 @pytest.mark.parametrize("name", ["se_resnet20", "resnet20", "timm/mobilenetv3_small_050"])
 @pytest.mark.parametrize("stage", [None, 2])
-def test_a_folded_network_goes_to_the_hub_and_back(
-    name: str, stage: int | None, tmp_path: Path
+@pytest.mark.parametrize("write", [senet.save, senet.save_pretrained])
+def test_a_folded_network_is_built_again_from_its_folder(
+    name: str, stage: int | None, write: Callable[[nn.Module, Path], None], tmp_path: Path
 ) -> None:
     net = senet.create_model(name, num_classes=10)
     net = inserted(net) if name == "resnet20" else net
     folded = fold(trained(net), batches(), only=stage).float()
-    senet.save_pretrained(folded, tmp_path)
+    write(folded, tmp_path)
     again = senet.from_pretrained(tmp_path)
 
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(again(x), folded(x))
+    assert folded_blocks(again) == folded_blocks(folded)
 
 
 def test_another_base_network_is_left_as_it_was(tmp_path: Path) -> None:

@@ -30,9 +30,19 @@ from senet.insertion.folded import (
 from senet.insertion.graft import grafts
 from senet.insertion.guard import settle
 from senet.insertion.site_plan import Site
-from senet.insertion.surgery import attach, undone
+from senet.insertion.surgery import attach, se_modules, undone
 
-__all__ = ["FORMAT", "Plan", "load", "plan_of", "read_plan", "save", "write_model", "write_weights"]
+__all__ = [
+    "FORMAT",
+    "Plan",
+    "has_written_blocks",
+    "load",
+    "plan_of",
+    "read_plan",
+    "save",
+    "write_model",
+    "write_weights",
+]
 
 FORMAT = "senet.insertion/1"
 _USE = ("classes", "preprocessing")  # facts that belong to the weights
@@ -71,9 +81,16 @@ def write_model(model: nn.Module, folder: Path) -> None:
             "the model must have SE blocks from senet.insert, but has none; call senet.insert first"
         )
     facts = {"format": FORMAT, "model": type(model).__name__, **plan, **facts_of(model)}
-    text = json.dumps({**facts, "blocks": block_kinds(model)}, indent=1) + "\n"
+    facts |= {"written": has_written_blocks(model), "blocks": block_kinds(model)}
+    text = json.dumps(facts, indent=1) + "\n"
     write_weights(model, folder / _WEIGHTS, senet=text)
     write_text(folder / _PLAN, text)
+
+
+def has_written_blocks(model: nn.Module) -> bool:
+    """Whether a network is built with SE blocks, which no plan of inserted blocks holds."""
+    built_in = len(se_modules(model)) > len(grafts(model))
+    return built_in or any(not each.inserted for each in folded_blocks(model))
 
 
 def plan_of(model: nn.Module) -> dict[str, Any] | None:

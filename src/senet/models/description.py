@@ -10,12 +10,10 @@ from typing import Any
 from torch import nn
 
 from senet.errors import ConfigError, DataError
-from senet.insertion import se_modules
 from senet.insertion.facts import block_kinds, facts_of, keep_fact
-from senet.insertion.folded import folded_blocks, take_out_again
-from senet.insertion.graft import grafts
+from senet.insertion.folded import take_out_again
 from senet.insertion.guard import settle
-from senet.insertion.saving import plan_of, read_plan
+from senet.insertion.saving import has_written_blocks, plan_of, read_plan
 from senet.insertion.surgery import attach
 from senet.models.families import NETWORKS
 from senet.models.origin import Origin, keep_origin, origin_of
@@ -38,8 +36,7 @@ def described(model: nn.Module) -> dict[str, Any]:
     settle(model)
     facts = {
         **facts_of(model),
-        "written": len(se_modules(model)) > len(grafts(model))
-        or any(not each.inserted for each in folded_blocks(model)),
+        "written": has_written_blocks(model),
         "plan": plan_of(model),
         "blocks": block_kinds(model),
     }

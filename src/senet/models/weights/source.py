@@ -132,7 +132,8 @@ def _described(entry: Any, path: Path) -> dict[str, Any]:
                 "was it written by another version?"
             )
         if facts["format"] == INSERTED:
-            return {**facts, "plan": {name: facts[name] for name in ("config", "sites")}}
+            plan = {name: facts[name] for name in ("config", "sites")}
+            return {**facts, "plan": {**plan, "folded": facts.get("folded", ())}}
         return dict(facts)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
