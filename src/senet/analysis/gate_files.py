@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.analysis.gate_classes import ClassContrast, class_contrast, class_similarity
+from senet.analysis.gate_classes import ClassContrast, Similarity, class_contrast
 from senet.analysis.gate_costs import BlockCost, GateCosts
 from senet.analysis.gate_findings import findings, kinds_of
-from senet.analysis.gate_page import drawn_gates, page_of, pair_of
+from senet.analysis.gate_page import drawn_gates, page_of, pair_of, similarity_of
 from senet.analysis.gate_statistics import BlockGates
 from senet.analysis.gates import ESTIMATES, Gates
 from senet.analysis.image_gates import ImageGates
-from senet.errors import InputError
 from senet.files import write_text, write_whole
 
 if TYPE_CHECKING:
@@ -57,18 +56,21 @@ def write_gates(
     Raises:
         OSError: a file cannot be written.
     """
-    given: dict[str, Any] = {"costs": costs, "history": history, "images": images}
-    given["classes"] = classes
-    drawn = drawn_gates(gates, **given)
+    drawn = drawn_gates(gates, costs=costs, history=history, images=images, classes=classes)
     page = page_of(gates, drawn, title=title, costs=costs, facts=facts)
+    similarity = similarity_of(gates)
+    pair = pair_of(gates, list(classes or ()), similarity)
     for drawing in _drawings(drawn):
         for ending in ("svg", "png"):
             path = folder / "figures" / f"{drawing.name}.{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
             drawing.save(path)
-    for name, rows in _tables(gates, costs, classes).items():
+    for name, rows in _tables(gates, costs, similarity, pair).items():
         _write_table(folder / name, rows)
-    write_text(folder / "gates.json", json.dumps(_result(gates, title, facts or {}, given)))
+    result = {"schema": SCHEMA, "network": title, **(facts or {})}
+    result |= _result(gates, costs, similarity, pair)
+    result |= {"history": list(history), "images": [each.to_dict() for each in images]}
+    write_text(folder / "gates.json", json.dumps(result))
     write_text(folder / "gates.html", page)
     return folder / "gates.html"
 
@@ -88,16 +90,13 @@ def _drawings(tree: Any) -> Iterator[Drawing]:
 
 
 def _result(
-    gates: Gates, title: str, facts: Mapping[str, Any], given: Mapping[str, Any]
+    gates: Gates,
+    costs: GateCosts | None,
+    similarity: Similarity | None,
+    pair: tuple[str, str] | None,
 ) -> dict[str, Any]:
-    costs = given["costs"]
     channels = sum(block.channels for block in gates.blocks)
-    pair = pair_of(gates, list(given["classes"] or ()))
-    similarity = _similarity(gates)
     return {
-        "schema": SCHEMA,
-        "network": title,
-        **facts,
         "findings": findings(gates, costs),
         "kinds": {block.path: kinds_of(block, costs) for block in gates.blocks},
         "gates": gates.to_dict(max_classes=max(20, _MOST_VALUES // channels)),
@@ -113,30 +112,23 @@ def _result(
             "classes": list(pair),
             "channels": [each.to_dict() for each in class_contrast(gates, *pair, count=50)],
         },
-        "history": list(given["history"]),
-        "images": [each.to_dict() for each in given["images"]],
     }
-
-
-def _similarity(gates: Gates) -> Any:
-    try:
-        return class_similarity(gates)
-    except InputError:  # one class, or gates that are constants
-        return None
 
 
 # the tables
 
 
 def _tables(
-    gates: Gates, costs: GateCosts | None, classes: Sequence[str] | None
+    gates: Gates,
+    costs: GateCosts | None,
+    similarity: Similarity | None,
+    pair: tuple[str, str] | None,
 ) -> dict[str, Iterable[Sequence[Any]]]:
     tables: dict[str, Iterable[Sequence[Any]]] = {
         "blocks.csv": _blocks(gates, costs),
         "channels.csv": _channels(gates),
         "classes.csv": _class_means(gates),
     }
-    pair, similarity = pair_of(gates, list(classes or ())), _similarity(gates)
     if similarity is not None:
         names = similarity.classes
         rows = zip(names, similarity.cosine.tolist(), strict=True)

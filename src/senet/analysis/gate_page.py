@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from senet.analysis import number_texts as texts
-from senet.analysis.gate_classes import class_contrast, class_similarity
+from senet.analysis.gate_classes import Similarity, class_contrast, class_similarity
 from senet.analysis.gate_costs import ALL, BlockCost, GateCosts
 from senet.analysis.gate_findings import KINDS, findings, kinds_of
 from senet.analysis.gate_statistics import BlockGates
@@ -32,7 +32,15 @@ from senet.errors import InputError
 if TYPE_CHECKING:
     from senet.analysis.figures import Drawing
 
-__all__ = ["COLUMNS", "block_rows", "drawn_gates", "page_of", "pair_of", "render_gates"]
+__all__ = [
+    "COLUMNS",
+    "block_rows",
+    "drawn_gates",
+    "page_of",
+    "pair_of",
+    "render_gates",
+    "similarity_of",
+]
 
 _MOST_PROFILES = 12
 _BYTES = 1_500_000  # of gates by class and channel inside of the page
@@ -112,17 +120,27 @@ def drawn_gates(
 ) -> dict[str, Any]:
     """Return the figures of the page, with what stands beside them; see `render_gates`."""
     environment("figures of the gates")  # a package that is missing is named at once
-    chosen = list(classes or ())
+    chosen, similarity = list(classes or ()), similarity_of(gates)
     return {
         "depth": _depth(gates, costs),
-        "classes": _classes(gates, pair_of(gates, chosen)),
+        "classes": _classes(gates, pair_of(gates, chosen, similarity), similarity),
         "profiles": _profiles(gates, chosen or None),
         "history": _history(history),
         "pictures": [_picture(i, each) for i, each in enumerate(images)],
     }
 
 
-def pair_of(gates: Gates, chosen: Sequence[str]) -> tuple[str, str] | None:
+def similarity_of(gates: Gates) -> Similarity | None:
+    """Return how alike the classes are; None for one class, or gates that are constants."""
+    try:
+        return class_similarity(gates)
+    except InputError:
+        return None
+
+
+def pair_of(
+    gates: Gates, chosen: Sequence[str], similarity: Similarity | None
+) -> tuple[str, str] | None:
     """Return the two classes that are told apart: those chosen, else the least alike."""
     seen = [name for name, n in zip(gates.classes, gates.images, strict=True) if n]
     for name in chosen:
@@ -131,9 +149,7 @@ def pair_of(gates: Gates, chosen: Sequence[str]) -> tuple[str, str] | None:
         return chosen[0], chosen[1]
     if len(seen) < 2:
         return None
-    try:
-        similarity = class_similarity(gates)
-    except InputError:  # gates that are constants
+    if similarity is None:
         return seen[0], seen[1]
     k = len(similarity.classes)
     if chosen and chosen[0] in similarity.classes:
@@ -206,7 +222,9 @@ def _depth(gates: Gates, costs: GateCosts | None) -> list[Drawing]:
     return [*drawings, figures.block_costs(costs.to_dict())] if costs else drawings
 
 
-def _classes(gates: Gates, pair: tuple[str, str] | None) -> dict[str, Any]:
+def _classes(
+    gates: Gates, pair: tuple[str, str] | None, similarity: Similarity | None
+) -> dict[str, Any]:
     """The classes by block, those that are alike, and what tells two of them apart."""
     from senet.analysis import figures
 
@@ -222,9 +240,7 @@ def _classes(gates: Gates, pair: tuple[str, str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {"pair": pair, "heat": heat, "contrasts": contrasts, "apart": apart}
     paths = [block.path for block in gates.blocks]
     found["short"] = dict(zip(paths, short_paths(paths), strict=True))
-    try:
-        similarity = class_similarity(gates)
-    except InputError:  # no gate varies
+    if similarity is None:
         return found
     return found | {
         "similarity": figures.similarity_map(similarity),
