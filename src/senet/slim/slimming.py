@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -21,10 +20,8 @@ from senet.slim.gate_folding import fold
 from senet.slim.planning import find_folds
 from senet.slim.rewriting import copied
 from senet.training.config import DataConfig, TrainConfig
-from senet.training.data import Crops, Split, load_data, numbered, open_split
+from senet.training.data import Split, TestedImages, Unreadable, load_data, numbered, open_split
 from senet.training.data.class_names import stratified
-from senet.training.data.loader import loaded_rows
-from senet.training.data.sampler import BatchSampler
 from senet.training.evaluation import evaluate, summary
 from senet.training.loop.placement import find_device
 from senet.training.loop.runner import train_run
@@ -32,7 +29,7 @@ from senet.training.loop.stopping import stop_on_interrupt
 from senet.training.run_folder import check_writable, has_content, now, versions, write_result
 from senet.training.trained import Trained
 
-__all__ = ["FINETUNE", "SCHEMA", "LabelledBatches", "labelled_batches_of", "slim"]
+__all__ = ["FINETUNE", "SCHEMA", "labelled_batches_of", "slim"]
 
 SCHEMA = "senet.slim/1"
 FINETUNE = TrainConfig(epochs=1, lr=0.01, warmup_epochs=0.0)
@@ -180,39 +177,9 @@ class _Made:
         return {"images": scores["images"], "top1": scores["top1"], "loss": scores["loss"]}
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class LabelledBatches:
-    """Images of a split as a network is tested with, that can be gone through several times.
-
-    Attributes:
-        split: labelled images, with the transform.
-        labels: the index of each image's class.
-        batch_size: images at a time.
-    """
-
-    split: Split
-    labels: list[int]
-    batch_size: int = _BATCH
-
-    def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        sampler = BatchSampler(len(self.labels), self.batch_size)
-        for positions, rows in zip(
-            sampler, loaded_rows(self.split, sampler, workers=0), strict=True
-        ):
-            pairs = zip(positions, rows, strict=True)
-            good = [(position, row[0][0]) for position, row in pairs if isinstance(row, tuple)]
-            if good:
-                labels = torch.tensor([self.labels[position] for position, _ in good])
-                yield torch.cat([shown for _, shown in good]), labels
-
-
 def labelled_batches_of(
     trained: Trained, data: DataConfig, *, training: bool, images: int | None
-) -> list[tuple[Tensor, Tensor]] | LabelledBatches:
+) -> list[tuple[Tensor, Tensor]] | TestedImages:
     """Return batches of (images, labels) of a split, as a network is tested; no augmentation.
 
     Args:
@@ -222,7 +189,8 @@ def labelled_batches_of(
         images: a fixed subset of so many that keeps the shares of the classes; None for all.
 
     Raises:
-        DataError: a stream, or labels that are no classes of the network.
+        DataError: a stream, labels that are no classes of the network, or more images than
+            `max_bad_images` that cannot be read.
     """
     split = open_split(data, training=training)
     if not isinstance(split, Split):
@@ -230,12 +198,14 @@ def labelled_batches_of(
             f"slimming goes through the images several times, and {data.name} is a stream; give "
             "an image folder, or data of hfds/ or torch/"
         )
-    labels = numbered(split, split.labels, trained.classes or split.classes)
-    if images is not None and images < len(labels):
-        chosen = [int(k) for k in stratified(torch.tensor(labels), images)]
-        index = chosen if split.index is None else [split.index[k] for k in chosen]
-        split = dataclasses.replace(split, index=index, labels=[split.labels[k] for k in chosen])
-        labels = [labels[k] for k in chosen]
-    split = dataclasses.replace(split, transform=Crops().transform(trained.view))
-    batches = LabelledBatches(split, labels)
+    classes, chosen = trained.classes or split.classes, None
+    if images is not None and images < len(split):
+        chosen = stratified(torch.tensor(numbered(split, split.labels, classes)), images).tolist()
+    unreadable = Unreadable(data.max_bad_images)
+    batches = TestedImages(
+        *(split, trained.view, classes),
+        chosen=chosen,
+        batch_size=_BATCH,
+        unreadable=unreadable,
+    )
     return list(batches) if max(trained.view.size[1:]) <= 64 else batches  # small: decoded once

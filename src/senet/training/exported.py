@@ -25,7 +25,7 @@ from senet.insertion.guard import settle
 from senet.models import NETWORKS
 from senet.models.origin import origin_of
 from senet.training.config import DataConfig
-from senet.training.data import Crops, Unreadable, View, loaded_rows, open_split
+from senet.training.data import Crops, Unreadable, View, evenly, loaded_rows, open_split
 from senet.training.trained import Trained, check_normalization, named_view
 
 __all__ = ["Shipped", "export_network", "is_exported", "load_exported_network", "some_images"]
@@ -193,9 +193,7 @@ def some_images(
         raise ConfigError(f"images must be a whole number of at least 1, got {count}")
     split = open_split(data, training=training)
     split = replace(split, transform=Crops().transform(trained.view))
-    chosen = [[k * len(split) // count] for k in range(count)]
-    if count >= len(split):
-        chosen = [[k] for k in range(len(split))]
+    chosen = [[k] for k in evenly(len(split), count)]
     unreadable, images = Unreadable(data.max_bad_images), []
     for (row,) in loaded_rows(split, chosen, workers=0):
         if isinstance(row, str):

@@ -18,7 +18,7 @@ from senet.analysis import (
 from senet.deploy.quantization import BLOCKS
 from senet.progress import Progress, silent
 from senet.training.config import DataConfig
-from senet.training.data import Split, open_split
+from senet.training.data import Split, evenly, open_split
 from senet.training.evaluation import evaluate
 from senet.training.exported import export_network, load_exported_network
 from senet.training.trained import Trained
@@ -115,7 +115,7 @@ def _some(split: Any, count: int | None) -> Any:
     """Return so many images of a split, evenly spread; all where there are fewer."""
     if count is None or not isinstance(split, Split) or count >= len(split):
         return split
-    chosen = [k * len(split) // count for k in range(count)]
+    chosen = evenly(len(split), count)
     index = chosen if split.index is None else [split.index[k] for k in chosen]
     return replace(split, index=index, labels=[split.labels[k] for k in chosen])
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from senet.analysis import GateCosts, Gates, gate_costs, record_gates
 from senet.analysis.image_gates import ImageGates, image_gates
 from senet.errors import ConfigError, DataError
 from senet.progress import Progress, silent
 from senet.training.config import DataConfig
-from senet.training.data import Crops, Split, Stream, Unreadable, loaded_rows, numbered, open_split
+from senet.training.data import Crops, Split, Stream, TestedImages, Unreadable, evenly, open_split
 from senet.training.trained import Trained
 
 __all__ = ["Seen", "class_names_of", "gate_history", "look", "look_at_image"]
@@ -40,50 +38,6 @@ class Seen:
     held_at: str
     unreadable: Unreadable
     passed_over: str
-
-
-@final
-class _Labelled:
-    """Batches (images, class indices) of a split, as a network sees it in a test.
-
-    Args:
-        split: labelled images.
-        trained: the network.
-        classes: names of the classes.
-        count: how many images, evenly spread over the split.
-        batch_size: images at a time.
-        workers: processes that read.
-        unreadable: counts what is left out.
-    """
-
-    def __init__(
-        self,
-        split: Split | Stream,
-        trained: Trained,
-        classes: tuple[str, ...],
-        *,
-        count: int,
-        batch_size: int,
-        workers: int,
-        unreadable: Unreadable,
-    ) -> None:
-        self.split = replace(split, transform=Crops().transform(trained.view))
-        self.classes, self.workers, self.unreadable = classes, workers, unreadable
-        total = len(split)
-        chosen = range(total) if count >= total else [k * total // count for k in range(count)]
-        self.chosen = [list(chosen[k : k + batch_size]) for k in range(0, len(chosen), batch_size)]
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in loaded_rows(self.split, self.chosen, workers=self.workers):
-            for what in (row for row in rows if isinstance(row, str)):
-                self.unreadable.add(what)
-            good = [row for row in rows if isinstance(row, tuple)]
-            if good:
-                labels = numbered(self.split, [label for _, label in good], self.classes)
-                yield torch.cat([shown[0] for shown, _ in good]), torch.tensor(labels)
 
 
 def look(
@@ -124,19 +78,29 @@ def look(
     unreadable = Unreadable(data.max_bad_images)
     classes = class_names_of(trained, test, data)
     net = trained.net.to(device).to(memory_format=torch.channels_last)
-    how: Any = {"batch_size": batch_size, "workers": workers, "unreadable": unreadable}
     run: Any = {"device": device, "on_progress": on_progress}
-    shown = _Labelled(test, trained, classes, count=images, **how)
+
+    def some(split: Split | Stream, count: int) -> TestedImages:
+        return TestedImages(
+            *(split, trained.view, classes),
+            chosen=evenly(len(split), count),
+            batch_size=batch_size,
+            workers=workers,
+            unreadable=unreadable,
+        )
+
+    shown = some(test, images)
     gates = record_gates(net, shown, classes=classes, **run)
     costs, held_at = None, ""
     if cost_images:
         means, held_at = gates.means(), "test images"
         train = _training_split(data)
         if train is not None and len(train):
-            before = _Labelled(train, trained, classes, count=images, **how)
-            means, held_at = record_gates(net, before, **run).means(), "training images"
-        tested = _Labelled(test, trained, classes, count=cost_images, **how)
-        costs = gate_costs(net, tested, means, classes=classes, **run)
+            means, held_at = (
+                record_gates(net, some(train, images), **run).means(),
+                "training images",
+            )
+        costs = gate_costs(net, some(test, cost_images), means, classes=classes, **run)
     return Seen(gates, costs, held_at, unreadable, test.passed_over)
 
 

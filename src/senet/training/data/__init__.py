@@ -20,6 +20,7 @@ with optional("training data"):
     from senet.training.data.loader import loaded_rows
     from senet.training.data.loading import load_data
     from senet.training.data.sampler import NETWORK, BatchSampler, mix_seeds
+    from senet.training.data.tested import TestedImages, evenly
     from senet.training.data.unreadable import Unreadable, left_out
     from senet.training.data.view import MAX_MEMORY_SIZE, View, imagenet_view
 
@@ -32,8 +33,10 @@ __all__ = [
     "ImageData",
     "Split",
     "Stream",
+    "TestedImages",
     "Unreadable",
     "View",
+    "evenly",
     "imagenet_view",
     "left_out",
     "load_data",
