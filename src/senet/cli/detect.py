@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,6 @@ from senet.training.config import parse_values, read_yaml, to_yaml
 
 __all__ = ["detect_app"]
 
-_RUN = "Run"
 
 detect_app = typer.Typer(
     help="Detectors on SE backbones: Faster R-CNN on images with boxes.", no_args_is_help=True
@@ -67,17 +65,10 @@ def train(
     out: o.Out = Path("runs/detect"),
     resume: o.Resume = False,
     device: o.Device = "auto",
-    devices: Annotated[
-        int, typer.Option(rich_help_panel=_RUN, help="How many on each machine.")
-    ] = 1,
-    nodes: Annotated[int, typer.Option(rich_help_panel=_RUN, help="How many machines.")] = 1,
-    save_every: Annotated[
-        int | None,
-        typer.Option(rich_help_panel=_RUN, help="A checkpoint after so many steps, too."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", rich_help_panel=_RUN, help="Print every value and stop.")
-    ] = False,
+    devices: o.Devices = 1,
+    nodes: o.Nodes = 1,
+    save_every: o.SaveEvery = None,
+    dry_run: o.DryRun = False,
 ) -> None:
     """Train a detector by a recipe; killed or interrupted, --resume goes on to the same end."""
     given = {"model": model, "weights": weights, "data.root": data, "train.steps": steps}
@@ -102,7 +93,7 @@ def train(
 
 
 def _shown(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 @detect_app.command("eval")
@@ -135,35 +126,29 @@ def evaluate(
             max_bad_images=max_bad_images,
             on_progress=on_progress,
         )
-    numbers = {**precisions.numbers, "VOC_AP50": precisions.voc}
-    result = {
-        "command": command_line(),
-        "split": images.name,
-        "images": len(images),
-        **{name: None if math.isnan(value) else value for name, value in numbers.items()},
-        "per_class": precisions.per_class,
-    }
+    numbers = precisions.to_dict()
+    place = {"command": command_line(), "split": images.name, "images": len(images)}
+    result = {**place, **numbers}
     if out is not None:
         write_text(out / "eval.json", json.dumps(result, indent=1))
         write_text(out / "detections.json", json.dumps(coco_results(images, found)))
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    _show_numbers(f"{run} on {images.name}, {len(images)} images", numbers, precisions.per_class)
+    _show_numbers(f"{run} on {images.name}, {len(images)} images", numbers)
 
 
-def _show_numbers(
-    title: str, numbers: dict[str, float], per_class: dict[str, dict[str, float]]
-) -> None:
+def _show_numbers(title: str, numbers: dict[str, Any]) -> None:
+    """Print what `Precisions.to_dict` gives."""
     table = Table(title=title, title_justify="left")
     for head in ("", "AP", "AP50"):
         table.add_column(head, justify="left" if not head else "right")
     table.add_row("all", _shown(numbers["AP"]), _shown(numbers["AP50"]))
-    for name, values in per_class.items():
+    for name, values in numbers["per_class"].items():
         table.add_row(name, _shown(values["AP"]), _shown(values["AP50"]))
     console = Console()
     console.print(table)
-    rest = [name for name in numbers if name not in ("AP", "AP50")]
+    rest = [name for name in numbers if name not in ("AP", "AP50", "per_class")]
     console.print(", ".join(f"{name} {_shown(numbers[name])}" for name in rest), highlight=False)
 
 

@@ -166,6 +166,14 @@ Out = Annotated[Path, typer.Option(rich_help_panel=_RUN, help="Results; a new or
 Resume = Annotated[
     bool, typer.Option("--resume", rich_help_panel=_RUN, help="Go on with what is in --out.")
 ]
+Devices = Annotated[int, typer.Option(rich_help_panel=_RUN, help="How many on each machine.")]
+Nodes = Annotated[int, typer.Option(rich_help_panel=_RUN, help="How many machines.")]
+SaveEvery = Annotated[
+    int | None, typer.Option(rich_help_panel=_RUN, help="A checkpoint after so many steps, too.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", rich_help_panel=_RUN, help="Print every value and stop.")
+]
 Device = Annotated[str, typer.Option(rich_help_panel=_RUN, help="auto, cpu, cuda, cuda:1, mps.")]
 NoTiming = Annotated[bool, typer.Option("--no-timing", help="Count only, measure no times.")]
 ImageSize = Annotated[

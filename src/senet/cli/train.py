@@ -46,23 +46,16 @@ def train(
     out: o.Out = Path("runs/train"),
     resume: o.Resume = False,
     device: o.Device = "auto",
-    devices: Annotated[
-        int, typer.Option(rich_help_panel=_RUN, help="How many on each machine.")
-    ] = 1,
-    nodes: Annotated[int, typer.Option(rich_help_panel=_RUN, help="How many machines.")] = 1,
+    devices: o.Devices = 1,
+    nodes: o.Nodes = 1,
     strategy: Annotated[
         str, typer.Option(rich_help_panel=_RUN, help="auto, ddp or fsdp.")
     ] = "auto",
-    save_every: Annotated[
-        int | None,
-        typer.Option(rich_help_panel=_RUN, help="A checkpoint after so many steps, too."),
-    ] = None,
+    save_every: o.SaveEvery = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", rich_help_panel=_RUN, help="Curves for TensorBoard.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", rich_help_panel=_RUN, help="Print every value and stop.")
-    ] = False,
+    dry_run: o.DryRun = False,
 ) -> None:
     """Train a network by a recipe; killed or interrupted, --resume goes on to the same end."""
     config = overridden(o.begun(recipe_name, file, RunConfig(), changes.get("model")), changes)

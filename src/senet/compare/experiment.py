@@ -19,8 +19,8 @@ from senet.schema import overridden
 from senet.training.building import build_network, check_network
 from senet.training.config import RunConfig
 from senet.training.data import ImageData
-from senet.training.loop.optimizer import check_optimizer, parameter_groups
-from senet.training.loop.runner import Run, train_run
+from senet.training.loop.optimizer import parameter_groups
+from senet.training.loop.runner import Run, check_run, train_run
 from senet.training.loop.schedule import all_frozen
 from senet.training.loop.stopping import Stop, Stopped
 from senet.training.run_folder import write_result
@@ -79,9 +79,7 @@ class Experiment:
             raise ConfigError(f"arms must differ, got {', '.join(self.arms)}")
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}; 3 give an interval")
-        check_optimizer(self.config.train)
-        if self.config.train.precision == "fp16" and self.device.type == "cpu":
-            raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
+        check_run(self.config.train, self.device)
 
     def of(self, arm: str, seed: int) -> RunConfig:
         """Return the configuration of one run."""

@@ -85,9 +85,9 @@ class Detector(Classifier):
         positions = sorted(found)
         split = sub_split(self.data.test, positions)
         detections = [found[position] for position in positions]
-        precisions = average_precision(split, detections)
-        numbers = {**precisions.numbers, "VOC_AP50": precisions.voc}
-        metrics |= {f"test_{name}": _json(value) for name, value in numbers.items()}
+        numbers = average_precision(split, detections).to_dict()
+        del numbers["per_class"]
+        metrics |= {f"test_{name}": value for name, value in numbers.items()}
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             write_text(folder / "detections.json", json.dumps(coco_results(split, detections)))
@@ -102,7 +102,3 @@ class Detector(Classifier):
         parts: list[Any] = [None] * self.trainer.world_size
         dist.all_gather_object(parts, self._found)
         return {position: found for part in parts for position, found in part.items()}
-
-
-def _json(value: float) -> float | None:
-    return None if math.isnan(value) else value

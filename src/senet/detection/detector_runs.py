@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -18,24 +18,24 @@ from senet.detection.config import DetectConfig
 from senet.detection.detector_module import Detector, sub_split
 from senet.detection.detectors import faster_rcnn
 from senet.detection.precisions import Precisions, average_precision
-from senet.errors import ConfigError, DataError, first_line
+from senet.detection.source_network import is_run
+from senet.errors import DataError, first_line
 from senet.files import write_text
 from senet.progress import Progress, silent
 from senet.schema import overridden
-from senet.training.config import read_yaml, to_yaml
+from senet.training.config import to_yaml
 from senet.training.data import NETWORK, BatchSampler, Unreadable, mix_seeds
-from senet.training.loop.checkpoints import load_weights, newest_checkpoint
-from senet.training.loop.optimizer import check_optimizer
+from senet.training.loop.checkpoints import load_weights
 from senet.training.loop.placement import Placement, find_device, is_first_process
-from senet.training.loop.runner import train_run
+from senet.training.loop.runner import check_run, train_run
 from senet.training.loop.stopping import stop_on_interrupt
 from senet.training.run_folder import (
+    begun_with,
     check_data,
     check_same,
+    circumstances,
+    done_result,
     exclusive,
-    has_content,
-    now,
-    versions,
     write_result,
 )
 
@@ -99,9 +99,11 @@ def train_detector(
         TrainingError: the loss is not finite, or the disk is full.
     """
     folder, where = Path(out), placement or Placement()
-    _check_options(config, where, save_every)
+    recipe = replace(config.train.loop(), precision=config.train.precision)
+    check_run(recipe, find_device(where.device), save_every=save_every)
     if first := is_first_process():
-        _check_folder(folder, config, resume=resume)
+        before = begun_with(folder, DetectConfig(), resume=resume)
+        check_same(before or config, config, free=_FREE)
     data = load_boxes(config.data, config.train)
     if resume and (finished := _finished(folder, data)) is not None:
         return finished
@@ -125,10 +127,7 @@ def train_detector(
         "schema": SCHEMA,
         "state": state,
         "command": command,
-        "versions": versions(),
-        "placement": asdict(where),
-        "date": now(),
-        "config": config.to_dict(),
+        **circumstances(config, where),
         "data": data.summary(),
         "epochs": run.epochs,
     }
@@ -137,34 +136,11 @@ def train_detector(
     return result
 
 
-def _check_options(config: DetectConfig, where: Placement, save_every: int | None) -> None:
-    if save_every is not None and save_every < 1:
-        raise ConfigError(f"save_every must be a whole number of at least 1, got {save_every}")
-    check_optimizer(config.train.loop())
-    if config.train.precision == "fp16" and find_device(where.device).type == "cpu":
-        raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
-
-
-def _check_folder(folder: Path, config: DetectConfig, *, resume: bool) -> None:
-    if not has_content(folder, resume=resume):
-        return
-    path = folder / "config.yaml"
-    if path.exists():
-        check_same(overridden(DetectConfig(), read_yaml(path)), config, free=_FREE)
-    elif any(folder.glob("step-*.ckpt")):
-        raise DataError(f"{folder} has checkpoints but no config.yaml; choose another folder")
-
-
 def _finished(folder: Path, data: BoxData) -> dict[str, Any] | None:
     """Return the result of a run that is done: going on with it changes nothing."""
-    try:
-        result: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        done = result["state"] == "done"
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not done or newest_checkpoint(folder) is None:
-        return None
-    check_data(result["data"], data.fingerprint(), folder)
+    result = done_result(folder)
+    if result is not None:
+        check_data(result["data"], data.fingerprint(), folder)
     return result
 
 
@@ -233,7 +209,7 @@ def load_detector(folder: str | os.PathLike[str]) -> TrainedDetector:
 
 
 def _with_weights(config: DetectConfig) -> bool:
-    return config.weights is not None or (Path(config.model) / "run.json").is_file()
+    return config.weights is not None or is_run(config.model)
 
 
 def _norm(config: DetectConfig) -> str:

@@ -71,7 +71,7 @@ def _load(
     if newest is None:
         raise DataError(f"{folder} holds no checkpoint of senet train; name a file of weights")
     load_weights(net, newest, head=False)
-    view = load_run(folder).view if (folder / "run.json").is_file() else None
+    view = load_run(folder).view if is_run(str(folder)) else None
     return None if view is None else (view.mean, view.std)
 
 

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from senet.errors import ConfigError, DataError
+from senet.errors import ConfigError
 from senet.files import write_text
 from senet.insertion import se_modules
 from senet.progress import Progress, silent
-from senet.schema import overridden
 from senet.training.building import build_network, check_network
-from senet.training.config import RunConfig, read_yaml, to_yaml
+from senet.training.config import RunConfig, to_yaml
 from senet.training.data import ImageData, Split, load_data, open_splits
 from senet.training.data.class_names import class_names, images_per_class
-from senet.training.loop.checkpoints import newest_checkpoint
 from senet.training.loop.choice import chosen_epoch, ended_early
 from senet.training.loop.gate_log import Gates
-from senet.training.loop.optimizer import check_optimizer, parameter_groups
+from senet.training.loop.optimizer import parameter_groups
 from senet.training.loop.placement import Placement, find_device, is_first_process
-from senet.training.loop.runner import train_run
+from senet.training.loop.runner import check_run, train_run
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.loop.tensorboard import TensorBoard
 from senet.training.run_folder import (
+    begun_with,
     check_data,
     check_same,
+    circumstances,
+    done_result,
     exclusive,
-    has_content,
-    now,
-    versions,
     write_result,
 )
 
@@ -84,7 +80,9 @@ def train(
         TrainingError: the loss is not finite, or the disk is full.
     """
     folder, where = Path(out), placement or Placement()
-    _check_options(config, where, save_every)
+    check_run(config.train, find_device(where.device), save_every=save_every)
+    if where.strategy == "fsdp" and config.train.ema is not None:
+        raise ConfigError("ema needs whole weights on each device; try strategy 'ddp'")
     if first := is_first_process():
         _check_folder(folder, config, resume=resume)
     gates = Gates(folder)
@@ -114,7 +112,7 @@ def train(
         "schema": SCHEMA,
         "state": "done" if run.done else _state(stop),
         "command": command,
-        **_circumstances(config, where),
+        **circumstances(config, where),
         "data": data.description(),
         **_epochs(run.epochs, config),
         "stuck_gates": gates.stuck(),
@@ -135,16 +133,6 @@ def _epochs(epochs: list[dict[str, Any]], config: RunConfig) -> dict[str, Any]:
     return {"epochs": epochs, "chosen_epoch": None if chosen is None else chosen["epoch"]}
 
 
-def _circumstances(config: RunConfig, where: Placement) -> dict[str, Any]:
-    """Return what was computed with what, where and when."""
-    return {
-        "versions": versions(),
-        "placement": asdict(where),
-        "date": now(),
-        "config": config.to_dict(),
-    }
-
-
 def _asking(stop: Stop, on_progress: Progress) -> Progress:
     """Look whether to stop before each report."""
 
@@ -155,28 +143,13 @@ def _asking(stop: Stop, on_progress: Progress) -> Progress:
     return checked
 
 
-def _check_options(config: RunConfig, where: Placement, save_every: int | None) -> None:
-    if save_every is not None and save_every < 1:
-        raise ConfigError(f"save_every must be a whole number of at least 1, got {save_every}")
-    check_optimizer(config.train)
-    device = find_device(where.device)
-    if config.train.precision == "fp16" and device.type == "cpu":
-        raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
-    if where.strategy == "fsdp" and config.train.ema is not None:
-        raise ConfigError("ema needs whole weights on each device; try strategy 'ddp'")
-
-
 def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
-    if not has_content(folder, resume=resume):
+    before, free = begun_with(folder, RunConfig(), resume=resume), [*_FREE]
+    if before is None:
         return
-    path = folder / "config.yaml"
-    if path.exists():
-        before, free = overridden(RunConfig(), read_yaml(path)), [*_FREE]
-        if config.train.epochs > before.train.epochs and _finished(folder, before) is not None:
-            free.append("train.epochs")  # a finished run goes on under the longer schedule
-        check_same(before, config, free=free)
-    elif any(folder.glob("step-*.ckpt")):
-        raise DataError(f"{folder} has checkpoints but no config.yaml; choose another folder")
+    if config.train.epochs > before.train.epochs and _finished(folder, before) is not None:
+        free.append("train.epochs")  # a finished run goes on under the longer schedule
+    check_same(before, config, free=free)
 
 
 def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
@@ -185,13 +158,12 @@ def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     Raises:
         DataError: the data are gone, or are others than the run was begun with.
     """
-    try:
-        result: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        ended = len(result["epochs"]) >= config.train.epochs
-        done = result["state"] == "done" and (ended or ended_early(result["epochs"], config.train))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not done or newest_checkpoint(folder) is None:
+
+    def ended(epochs: list[dict[str, Any]]) -> bool:
+        return len(epochs) >= config.train.epochs or ended_early(epochs, config.train)
+
+    result = done_result(folder, ended)
+    if result is None:
         return None
     train, test = open_splits(config.data)
     if isinstance(train, Split):  # the classes of a stream may be known only once it is read

@@ -10,6 +10,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -20,14 +21,19 @@ import torch
 from senet import __version__
 from senet.errors import ConfigError, DataError, optional
 from senet.files import write_text
-from senet.schema import Config, differences
-from senet.training.loop.placement import is_first_process
+from senet.schema import Config, differences, overridden
+from senet.training.config import read_yaml
+from senet.training.loop.checkpoints import newest_checkpoint
+from senet.training.loop.placement import Placement, is_first_process
 
 __all__ = [
+    "begun_with",
     "check_data",
     "check_same",
     "check_writable",
+    "circumstances",
     "device_name",
+    "done_result",
     "exclusive",
     "has_content",
     "locked",
@@ -39,6 +45,7 @@ __all__ = [
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", bound=Config)
 _LOCK = ".lock"
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics")
 
@@ -139,6 +146,55 @@ def _made(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # not empty
             for path in reversed(made):
                 path.rmdir()
+
+
+def begun_with(folder: Path, blank: C, *, resume: bool) -> C | None:
+    """Return the configuration that the run in a folder was begun with; None where none was.
+
+    Args:
+        folder: of the run.
+        blank: a configuration of the same kind, for what is not written there.
+        resume: whether to go on with what is there.
+
+    Raises:
+        ConfigError: see `has_content`.
+        DataError: there are checkpoints, but not the configuration.
+    """
+    if not has_content(folder, resume=resume):
+        return None
+    path = folder / "config.yaml"
+    if path.exists():
+        return overridden(blank, read_yaml(path))
+    if any(folder.glob("step-*.ckpt")):
+        raise DataError(f"{folder} has checkpoints but no config.yaml; choose another folder")
+    return None
+
+
+def done_result(
+    folder: Path, ended: Callable[[list[dict[str, Any]]], bool] = bool
+) -> dict[str, Any] | None:
+    """Return the result of a run that is done; None where there is still something to train.
+
+    Args:
+        folder: of the run.
+        ended: says of its epochs whether no more are wanted.
+    """
+    try:
+        result: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        done = result["state"] == "done" and ended(result["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return result if done and newest_checkpoint(folder) is not None else None
+
+
+def circumstances(config: Config, where: Placement) -> dict[str, Any]:
+    """Return what was computed with what, where and when, as a result has it."""
+    return {
+        "versions": versions(),
+        "placement": asdict(where),
+        "date": now(),
+        "config": config.to_dict(),
+    }
 
 
 def check_same(

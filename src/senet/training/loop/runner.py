@@ -15,16 +15,18 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
+from senet.errors import ConfigError
 from senet.progress import Progress
 from senet.training.config import PRECISIONS, TrainConfig
 from senet.training.loop.callbacks import History, Steps
 from senet.training.loop.checkpoints import CheckpointFiles, newest_checkpoint, step_of
 from senet.training.loop.choice import ended_early
 from senet.training.loop.module import Classifier
+from senet.training.loop.optimizer import check_optimizer
 from senet.training.loop.placement import Placement
 from senet.training.loop.stopping import Stop, Stopped
 
-__all__ = ["Run", "finished_epochs", "train_run"]
+__all__ = ["Run", "check_run", "finished_epochs", "train_run"]
 
 # What Lightning says that is either meant (a single process reads images that lie in memory) or
 # would be said once per run.
@@ -52,6 +54,20 @@ class Run:
 
     epochs: list[dict[str, Any]]
     done: bool
+
+
+def check_run(train: TrainConfig, device: torch.device, *, save_every: int | None = None) -> None:
+    """Raise unless a device can train by a recipe; nothing is built or written.
+
+    Raises:
+        ConfigError: half precision without a GPU, or a number of steps that cannot be.
+        UnknownNameError: no such optimizer.
+    """
+    if save_every is not None and save_every < 1:
+        raise ConfigError(f"save_every must be a whole number of at least 1, got {save_every}")
+    check_optimizer(train)
+    if train.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
 
 
 def finished_epochs(folder: Path) -> list[dict[str, Any]]:
