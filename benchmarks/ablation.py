@@ -16,11 +16,11 @@ import argparse
 import json
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from bench_train_step import commit
+from progress_lines import Lines
 
 from senet.compare import ablate
 from senet.training import DataConfig, TrainConfig
@@ -47,19 +47,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--result", default=str(RESULT), help="where the JSON file goes")
     parser.add_argument("--page", default=str(PAGE), help="where the page goes")
     return parser.parse_args()
-
-
-class Lines:
-    """Progress as a line a minute."""
-
-    def __init__(self) -> None:
-        self.last = 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Print, if a minute has passed."""
-        if time.monotonic() - self.last > 60:
-            self.last = time.monotonic()
-            print(f"{time.strftime('%H:%M:%S')} {what} ({done}/{total})", flush=True)
 
 
 def row_cells(row: dict[str, Any]) -> list[str]:

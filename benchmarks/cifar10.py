@@ -16,13 +16,13 @@ import copy
 import json
 import shlex
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_train_step import commit
+from progress_lines import Lines
 from torch import Tensor, nn
 
 import senet
@@ -111,19 +111,6 @@ def inserted(options: argparse.Namespace) -> dict[str, Any]:
         "parameters_before": report.base_parameters,
         "parameters_added": report.parameters,
     }
-
-
-class Lines:
-    """Progress as a line a minute: the output of a long run in the background stays short."""
-
-    def __init__(self, part: str) -> None:
-        self.part, self.last = part, 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Print, if a minute has passed."""
-        if time.monotonic() - self.last > 60:
-            self.last = time.monotonic()
-            print(f"{time.strftime('%H:%M:%S')} {self.part}: {what} ({done}/{total})", flush=True)
 
 
 def comparison(part: str, options: argparse.Namespace, **chosen: Any) -> dict[str, Any]:

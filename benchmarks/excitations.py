@@ -14,10 +14,10 @@ import argparse
 import json
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from progress_lines import Lines
 from write_excitations_page import NETWORKS, page
 
 from senet import SEConfig
@@ -75,19 +75,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--page", default=str(PAGE), help="where the page goes")
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
-
-
-class Lines:
-    """Progress as a line a minute: the output of a long run in the background stays short."""
-
-    def __init__(self, part: str) -> None:
-        self.part, self.last = part, 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Print, if a minute has passed."""
-        if time.monotonic() - self.last > 60:
-            self.last = time.monotonic()
-            print(f"{time.strftime('%H:%M:%S')} {self.part}: {what} ({done}/{total})", flush=True)
 
 
 def command() -> str:

@@ -12,6 +12,19 @@ import senet
 from senet.deploy import Deployment
 
 
+class Residual(nn.Module):
+    """A bottleneck's tail: its block's squeeze can move in front of the 1x1 convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.na = nn.Conv2d(8, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.b, self.nb = nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.na(self.a(x)))
+        return torch.relu(x + self.nb(self.b(y)))
+
+
 def as_trained(net: nn.Module) -> nn.Module:
     """Give batch norms and blocks values as training leaves them, and return the network."""
     for module in net.modules():

@@ -12,22 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import senet
+from deploy.as_trained import Residual
 from senet.deploy import engines
 from senet.errors import DataError, ExportError, InputError, UnknownNameError
 
 ENDINGS = ("onnx", "xml", "pt2")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.na = nn.Conv2d(8, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.b, self.nb = nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.na(self.a(x)))
-        return torch.relu(x + self.nb(self.b(y)))
 
 
 def classifier() -> nn.Module:

@@ -13,24 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import senet
+from deploy.as_trained import Residual
 from senet.deploy.file_blocks import onnx_blocks, openvino_blocks
 from senet.errors import ConfigError, ExportError, InputError, MissingPackageError, UnknownNameError
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")
 WAYS = [("xml", "nncf"), ("onnx", "nncf"), ("onnx", "onnxruntime")]
-
-
-class Residual(nn.Module):
-    """A bottleneck's tail: its block's squeeze can move in front of the 1x1 convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.na = nn.Conv2d(8, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.b, self.nb = nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.na(self.a(x)))
-        return torch.relu(x + self.nb(self.b(y)))
 
 
 def classifier(excitation: str = "sigmoid") -> nn.Module:
