@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -160,3 +162,22 @@ def test_maps_are_compared_where_there_are_no_classes(tmp_path: Path) -> None:
     assert report.same_class is None
     assert "classes" not in str(report)
     assert report.to_dict()["images"] == 2
+
+
+def test_signals_arrive_after_openvino_files_are_gone(tmp_path: Path) -> None:
+    """Dropping two cores in the order of their making leaves a stack for signals that is gone."""
+    handled: list[int] = []
+    path = tmp_path / "net.xml"
+    senet.export(classifier(), path, torch.randn(2, 3, 12, 12))
+    first, second = senet.load_exported(path), senet.load_exported(path)
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+
+    kept = signal.signal(signal.SIGUSR1, lambda number, _frame: handled.append(number))
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, kept)
+    assert handled == [signal.SIGUSR1]

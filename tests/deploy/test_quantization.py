@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import senet
 from deploy.as_trained import Residual
-from senet.deploy.file_blocks import onnx_blocks, openvino_blocks
+from senet.deploy.engines import engine_of
+from senet.deploy.quantization import quantise
 from senet.errors import ConfigError, ExportError, InputError, MissingPackageError, UnknownNameError
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")
@@ -40,20 +41,12 @@ def images(n: int = 2) -> Tensor:
     return torch.randn(n, 3, 12, 12)
 
 
-def known_to_nncf(path: Path) -> Any:
-    """The blocks of a file that NNCF quantised by itself."""
-    import nncf
-    import onnx
-    import openvino
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        if path.suffix == ".onnx":
-            model = onnx.load(path)
-            given = [{model.graph.input[0].name: images(1).numpy()} for _ in range(4)]
-            return onnx_blocks(nncf.quantize(model, nncf.Dataset(given)).graph)
-        model = openvino.Core().read_model(path)
-        given = [images(1).numpy() for _ in range(4)]
-        return openvino_blocks(nncf.quantize(model, nncf.Dataset(given)))
+def known_to_nncf(path: Path) -> list[bool]:
+    """Whether the blocks of a file are in float when NNCF has quantised it by itself."""
+    target = path.with_stem("by_nncf")
+    batches = [images(1) for _ in range(4)]
+    quantise(engine_of(path).name, path, target, batches, tool="nncf", leave=[])
+    return [block.in_float for block in senet.load_exported(target).blocks]
 
 
 @pytest.mark.parametrize("ending", ["xml", "onnx"])
@@ -62,14 +55,14 @@ def test_nncf_knows_every_portable_block(tmp_path: Path, ending: str) -> None:
     senet.export(classifier(), path, images(), form="portable")
 
     assert len(senet.load_exported(path).blocks) == 3
-    assert [block.in_float for block in known_to_nncf(path)] == [True] * 3
+    assert known_to_nncf(path) == [True] * 3
 
 
 def test_blocks_of_the_fast_form_need_their_names(tmp_path: Path) -> None:
     path = tmp_path / "net.xml"
     senet.export(classifier(), path, images())
 
-    assert [block.in_float for block in known_to_nncf(path)] == [True, False, False]
+    assert known_to_nncf(path) == [True, False, False]
 
 
 GATES = [("onnx", "onnxruntime", gate) for gate in ("tanh", "relu", "hard_sigmoid")]
@@ -118,10 +111,32 @@ def test_a_fixed_number_of_images(tmp_path: Path) -> None:
         senet.export(classifier(), path, images(2), **{**options, "int8": images(1)})
 
 
-def test_quiet_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_and_the_process_is_as_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def handle(number: int, _frame: Any) -> None:
+        handled.append(number)
+
+    handled: list[int] = []
+    before = logging.getLoggerClass(), caplog.handler.level, logging.getLogger().level
     senet.export(classifier(), tmp_path / "net.xml", images(), images=images(8), int8=images(8))
 
     assert capfd.readouterr() == ("", "")
+    assert (logging.getLoggerClass(), caplog.handler.level, logging.getLogger().level) == before
+    kept = signal.signal(signal.SIGUSR1, handle)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, kept)
+    assert handled == [signal.SIGUSR1]
+
+
+def test_a_tool_that_fails_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_text("no network")
+    with pytest.raises(ExportError, match=r"int8 by onnxruntime failed: .*Error parsing"):
+        quantise("onnx", path, tmp_path / "8.onnx", [images()], tool="onnxruntime", leave=[])
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_calibration_spoiled_is_not_left(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, final
 
@@ -117,12 +118,25 @@ def _write_openvino(program: Any, path: Path, metadata: Mapping[str, Any]) -> No
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
+@cache
+def _core() -> Any:
+    """The one OpenVINO core of the process, which lives as long as the process does.
+
+    A core gives the main thread a stack of its own for signals, with the first network that it
+    compiles, and when it ends it puts back the stack that was there before, also where that was
+    another core's which has ended since: the next signal with a Python handler is then a
+    segmentation fault. A core that never ends puts nothing back.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _read_openvino(path: Path) -> Loaded:
     with optional("running an OpenVINO file"):
         import openvino
-    core = openvino.Core()
-    model = core.read_model(path)
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = _core().read_model(path)
+    compiled = _core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     wanted = model.inputs[0].partial_shape
 
