@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import senet
 from senet.cli import main
-from senet.errors import ConfigError
+from senet.errors import ConfigError, DataError
 from senet.insertion.folded import folded_blocks
 from senet.schema import overridden
 from senet.slim.slimming import labelled_batches_of, slim
 from senet.training.config import DataConfig, RunConfig
+from senet.training.data import Unreadable
 from senet.training.job import train
 from senet.training.trained import load_written
 
@@ -70,13 +73,33 @@ def test_a_dry_run_writes_nothing(
 
 def test_batches_are_of_a_stratified_subset_as_in_a_test(run: Path) -> None:
     trained = load_written(run)
-    batches = labelled_batches_of(trained, DataConfig("digits"), training=True, images=50)
+    batches = labelled_batches_of(
+        trained, DataConfig("digits"), Unreadable(), training=True, images=50
+    )
     labels = torch.cat([labels for _, labels in batches])
 
     assert len(labels) == 50
     assert labels.bincount().tolist() == [5] * 10
     for (first, _), (second, _) in zip(batches, batches, strict=True):
         assert torch.equal(first, second)
+
+
+def test_images_that_cannot_be_read_are_counted_and_named(run: Path, tmp_path: Path) -> None:
+    for split, name in itertools.product(("train", "test"), load_written(run).classes or ()):
+        folder = tmp_path / split / name
+        folder.mkdir(parents=True)
+        Image.new("L", (8, 8), 10 * int(name)).save(folder / "a.png")
+    (tmp_path / "train" / "3" / "b.png").write_bytes(b"no image")
+    data = DataConfig("folder", root=str(tmp_path))
+    looked_at = {"training": True, "images": None}
+
+    with pytest.raises(DataError, match=r"3/b\.png: .*max_bad_images"):
+        list(labelled_batches_of(load_written(run), data, Unreadable(0), **looked_at))
+    unreadable = Unreadable(1)
+    batches = labelled_batches_of(load_written(run), data, unreadable, **looked_at)
+    assert sum(len(labels) for _, labels in batches) == 10
+    (what,) = unreadable.seen
+    assert "3/b.png" in what
 
 
 def test_what_cannot_be_is_said_before_anything_runs(run: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from senet.cli import options as o
 from senet.cli.commands import app
 from senet.cli.evaluate import configured_data
-from senet.cli.terminal import command_line, showing_progress
+from senet.cli.terminal import command_line, data_notes, showing_progress
 from senet.errors import ConfigError
 from senet.schema import overridden
 from senet.training.config import RunConfig
@@ -95,6 +95,8 @@ def _show(result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
         typer.echo(json.dumps({**result, "text": None}, indent=1))
         return
     typer.echo(result["text"])
+    for line in data_notes(result):
+        typer.echo(line)
     for name, tested in result.get("test", {}).items():
         top1 = tested["top1"]
         low, high = 100 * top1["low"], 100 * top1["high"]

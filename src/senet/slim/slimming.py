@@ -86,8 +86,9 @@ def slim(
         check_writable(folder)
     where = find_device(device)
     net = trained.net.to(where)
-    train = labelled_batches_of(trained, data, training=True, images=images)
-    test = labelled_batches_of(trained, data, training=False, images=None)
+    unreadable = Unreadable(data.max_bad_images)
+    train = labelled_batches_of(trained, data, unreadable, training=True, images=images)
+    test = labelled_batches_of(trained, data, unreadable, training=False, images=None)
     limits: dict[str, Any] = {"max_drop": max_drop, "only": only, "keep": keep}
     plan = find_folds(
         net, train, **limits, test=test, timing=timing, device=where, on_progress=on_progress
@@ -99,6 +100,7 @@ def slim(
         "date": now(),
         "network": trained.name,
         "data": data.to_dict(),
+        "left_out": list(unreadable.seen),
         "plan": plan.to_dict(),
         "text": str(plan),
     }
@@ -178,13 +180,19 @@ class _Made:
 
 
 def labelled_batches_of(
-    trained: Trained, data: DataConfig, *, training: bool, images: int | None
+    trained: Trained,
+    data: DataConfig,
+    unreadable: Unreadable,
+    *,
+    training: bool,
+    images: int | None,
 ) -> list[tuple[Tensor, Tensor]] | TestedImages:
     """Return batches of (images, labels) of a split, as a network is tested; no augmentation.
 
     Args:
         trained: the network, which says how images reach it, and its classes.
         data: which data.
+        unreadable: counts the images that are left out.
         training: the training split, else the test split.
         images: a fixed subset of so many that keeps the shares of the classes; None for all.
 
@@ -201,7 +209,6 @@ def labelled_batches_of(
     classes, chosen = trained.classes or split.classes, None
     if images is not None and images < len(split):
         chosen = stratified(torch.tensor(numbered(split, split.labels, classes)), images).tolist()
-    unreadable = Unreadable(data.max_bad_images)
     batches = TestedImages(
         *(split, trained.view, classes),
         chosen=chosen,
