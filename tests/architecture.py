@@ -38,7 +38,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "lightning": ("training", "detection"),
     "matplotlib": ("analysis.figures",),
     "nncf": ("deploy",),
-    "numpy": ("training", "detection"),
+    "numpy": ("training", "detection", "deploy"),
     "onnx": ("deploy",),
     "onnxruntime": ("deploy",),
     "onnxscript": ("deploy",),
