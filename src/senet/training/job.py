@@ -80,9 +80,7 @@ def train(
         TrainingError: the loss is not finite, or the disk is full.
     """
     folder, where = Path(out), placement or Placement()
-    check_run(config.train, find_device(where.device), save_every=save_every)
-    if where.strategy == "fsdp" and config.train.ema is not None:
-        raise ConfigError("ema needs whole weights on each device; try strategy 'ddp'")
+    _check(config, where, save_every)
     if first := is_first_process():
         _check_folder(folder, config, resume=resume)
     gates = Gates(folder)
@@ -120,6 +118,13 @@ def train(
     if first:
         write_result(folder / "run.json", result)
     return result
+
+
+def _check(config: RunConfig, where: Placement, save_every: int | None) -> None:
+    """Raise where the devices or their precision cannot do what is asked."""
+    check_run(config.train, find_device(where.device), save_every=save_every)
+    if where.strategy == "fsdp" and config.train.ema is not None:
+        raise ConfigError("ema needs whole weights on each device; try strategy 'ddp'")
 
 
 def _state(stop: Stop) -> str:
