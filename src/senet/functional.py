@@ -39,7 +39,7 @@ __all__ = [
 SQUEEZES = ("avg", "max", "none")
 
 # The devices that have autocast. Asked here, since torch.compile of torch 2.11 cannot ask.
-_AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu")))
+AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu")))
 
 # name: (the paper's gate, the centred gate). A centred gate is exactly 1 at z = 0 and has a slope
 # there, so a block whose last layer is zero is the identity to the last bit and still learns. Table
@@ -87,7 +87,7 @@ def hidden_channels(channels: int, reduction: float = 16) -> int:
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return a context without autocast on the device of x, as squeeze and gate need it."""
     kind = x.device.type
-    if kind in _AUTOCAST and torch.is_autocast_enabled(kind):
+    if kind in AUTOCAST and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return _NOTHING
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import senet
-from senet.detection import faster_rcnn, freeze_batchnorm, mask_rcnn, retinanet
-from senet.errors import ConfigError, InsertionError, UnknownNameError
+from senet.detection import faster_rcnn, mask_rcnn, retinanet
+from senet.errors import ConfigError, UnknownNameError
 
 SIZE: dict[str, Any] = {"min_size": 64, "max_size": 96, "out_channels": 16}
 SMALL: dict[str, Any] = {
@@ -116,43 +116,6 @@ def test_weights_of_a_classifier(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = plain.eval().forward_features(x)
         assert torch.allclose(body.eval()(x)[-1], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("build", ["timm", "torchvision", "own"])
-def test_freezing_and_insertion_go_in_any_order(build: str) -> None:
-    """The frozen network computes what it did in evaluation mode, and keeps its blocks."""
-    x = torch.randn(2, 3, 64, 64)
-    torch.manual_seed(0)
-    if build == "own":
-        first = senet.create_model("se_resnet18", num_classes=3).eval()
-        second = None
-    else:
-        name = {"timm": "timm/resnetv2_18", "torchvision": "torchvision/resnet18"}[build]
-        first = senet.create_model(name, num_classes=3).eval()
-        second = freeze_batchnorm(copy.deepcopy(first))
-        senet.insert(first, x)
-        senet.insert(second, x)
-    for block in senet.se_modules(first).values():
-        nn.init.normal_(block.fc2.weight)
-    keys = {k for k in first.state_dict() if not k.endswith("num_batches_tracked")}
-    with torch.no_grad():
-        expected = first(x)
-        frozen = freeze_batchnorm(first).train()
-        assert torch.allclose(frozen(x), expected, rtol=1e-4, atol=1e-5)
-        if second is not None:
-            second.load_state_dict(frozen.state_dict())
-            assert torch.equal(second(x), frozen(x))
-            assert {type(m) for m in second.modules()} == {type(m) for m in frozen.modules()}
-    assert set(frozen.state_dict()) == keys
-    copied = copy.deepcopy(frozen)
-    assert torch.equal(copied(x), frozen(x))
-
-
-def test_batch_norm_that_cannot_be_frozen() -> None:
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm1d(3))
-    with pytest.raises(InsertionError, match=r"must be a 2d one .* but '1' is a BatchNorm1d"):
-        freeze_batchnorm(model)
-    assert type(model[0]) is nn.BatchNorm2d
 
 
 @pytest.mark.parametrize(

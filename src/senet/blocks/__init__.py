@@ -6,6 +6,7 @@ from senet.blocks.batchnorm import (
     SEBatchNorm3d,
     SESyncBatchNorm,
 )
+from senet.blocks.branches import branch_tail
 from senet.blocks.channel_scale import ChannelScale
 from senet.blocks.fusion import residual_tail
 from senet.blocks.squeeze_excitation import Gate, SqueezeExcitation
@@ -18,5 +19,6 @@ __all__ = [
     "SEBatchNorm3d",
     "SESyncBatchNorm",
     "SqueezeExcitation",
+    "branch_tail",
     "residual_tail",
 ]

@@ -57,9 +57,10 @@ class _SEBatchNorm(Host, nn.modules.batchnorm._BatchNorm):
             return node
         return self.se(super().forward(input))  # type: ignore[no-any-return]
 
-    def block_inside(self, x: Tensor) -> SqueezeExcitation | None:
+    def block_inside(self, x: Tensor, *, training: bool = False) -> SqueezeExcitation | None:
         """Return the block if it and the batch norm are one op for the input x, else None."""
-        return self.se if fusible(self, self._plain, self.se, x) else None  # type: ignore[return-value]
+        inside = fusible(self, self._plain, self.se, x, training=training)
+        return self.se if inside else None  # type: ignore[return-value]
 
 
 @final

@@ -46,11 +46,14 @@ def _of_others(base: type[nn.Module]) -> tuple[bool, bool]:
     return name in _FROZEN, name in _WITH_ACTIVATION
 
 
-def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
+def fusible(
+    norm: Any, base: type[nn.Module], se: nn.Module, x: Any, *, training: bool = False
+) -> bool:
     """Whether norm(x), computed by the class `base`, and then se, are `batch_norm_se`.
 
     `base` is the class of the norm that knows nothing of the block. A norm with an activation of
-    its own counts.
+    its own counts. With `training` a frozen norm counts from the size of map on from which a
+    training step is worth a compilation, else from that of an evaluation on.
     """
     squeeze = _own(se, x)
     if squeeze == "constant":  # it is another gamma
@@ -63,7 +66,7 @@ def fusible(norm: Any, base: type[nn.Module], se: nn.Module, x: Any) -> bool:
     if with_activation and not _is_identity(norm.act):
         return activation_inside(norm, base, norm.act, type(norm.act), se, x) is not None
     if frozen:  # an expression of its own, which only a fused backend improves on
-        return ops.fuses(x, training=False)
+        return ops.fuses(x, training=training)
     return with_activation or base.forward in _TORCH
 
 

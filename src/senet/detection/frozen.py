@@ -33,9 +33,10 @@ class SEFrozenBatchNorm2d(Host, FrozenBatchNorm2d):  # type: ignore[misc]
             return batch_norm_se(self, se, x)
         return self.se(super().forward(x))  # type: ignore[no-any-return]
 
-    def block_inside(self, x: Tensor) -> Any:
+    def block_inside(self, x: Tensor, *, training: bool = False) -> Any:
         """Return the block if it and the batch norm are one op for the input x, else None."""
-        return self.se if fusible(self, FrozenBatchNorm2d, self.se, x) else None
+        inside = fusible(self, FrozenBatchNorm2d, self.se, x, training=training)
+        return self.se if inside else None
 
 
 def freeze_batchnorm(model: nn.Module, *, only: Collection[nn.Module] | None = None) -> nn.Module:

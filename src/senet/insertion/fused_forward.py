@@ -14,7 +14,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from senet.blocks import residual_tail
+from senet.blocks import branch_tail
 from senet.blocks.fusion import activation_inside, batch_norm_se
 from senet.blocks.squeeze_excitation import hooked
 from senet.insertion.graft import (
@@ -58,12 +58,13 @@ class Tail:
 
     def forward(self, block: Any, x: Tensor) -> Tensor:
         """Return what the block's own forward returns."""
-        u = x
-        for name in self.branch:
-            u = getattr(block, name)(u)
+        *first, last = self.branch
+        inner = x
+        for name in first:
+            inner = getattr(block, name)(inner)
         identity = x if block.downsample is None else block.downsample(x)
-        norm, activation = getattr(block, self.norm), getattr(block, self.activation)
-        return residual_tail(norm, u, identity, activation)
+        conv, norm, act = (getattr(block, name) for name in (last, self.norm, self.activation))
+        return branch_tail(conv, norm, inner, identity, act)
 
 
 _BETWEEN = "se", "drop_path"

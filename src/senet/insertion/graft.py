@@ -169,13 +169,13 @@ class _WithSE(Exchanged, Host):
         finally:
             vars(self)[_INNER] = inner
 
-    def block_inside(self, x: Any) -> SqueezeExcitation | None:
+    def block_inside(self, x: Any, *, training: bool = False) -> SqueezeExcitation | None:
         """Return the block if it and this module, a batch norm, are one op for x, else None."""
         marks = grafts_of(self)
         if len(marks) != 1 or marks[0].site.where != "output" or lends(self):
             return None
         se = getattr(self, marks[0].child)
-        return se if fusible(self, self._senet_base, se, x) else None
+        return se if fusible(self, self._senet_base, se, x, training=training) else None
 
     def _as_leaf(self, x: Any) -> Any:
         """Return the call as one node where torch.fx is tracing and only blocks are below."""

@@ -22,7 +22,7 @@ from senet.ops.excitation import TwoLayers
 from senet.ops.layout import AS_IS, join, split
 from senet.ops.stages import BATCH, NONE
 
-__all__ = ["FusedSE", "fused_forward"]
+__all__ = ["FusedSE", "double_backward", "fused_forward"]
 
 
 def fused_forward(
@@ -92,7 +92,7 @@ class FusedSE(Function):
             if call.differentiated():
                 g = grad if out is None else torch.where(out <= 0, 0, grad)
                 norm = weight, bias, mu, var
-                du, *grads = _double_backward(call, g, u, norm, share, layers)
+                du, *grads = double_backward(call, g, u, norm, share, layers)
             else:
                 order, size = call.case.order, u.shape
                 dy, *maps = (None if t is None else split(t, order) for t in (grad, out, u, share))
@@ -111,7 +111,7 @@ class FusedSE(Function):
         return None, du, dgamma, dbeta, None, None, identity, None, *dlayers
 
 
-def _double_backward(
+def double_backward(
     call: Call,
     g: Tensor,
     u: Tensor,

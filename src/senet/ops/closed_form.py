@@ -129,7 +129,7 @@ def find_sums(
 def resolve(
     call: Call,
     g: Tensor,
-    u: Tensor,
+    u: Tensor | None,
     s: Tensor,
     dz: Tensor,
     sums: Sums,
@@ -142,7 +142,7 @@ def resolve(
     """Stage 4: dU, or None where it is not needed; dgamma, dbeta or None without a batch norm."""
     (kind, order, activation, *_), (mu, rstd, weight, bias) = call.case, affine
     if kind != BATCH and activation is None:  # then U is not read
-        u, mu = None, None  # type: ignore[assignment]
+        u, mu = None, None
     tensors = g, u, s, dz, *sums, mu, rstd, weight, bias if activation else None, share
     options = {"kind": kind, "order": order, "activation": activation}
     if needs_map and call.group is None:

@@ -48,7 +48,9 @@ __all__ = [
     "Sums",
     "channel_sums",
     "correlation",
+    "gain_of",
     "gradient",
+    "masked_sum",
     "normalise",
     "scale",
     "squeeze",
@@ -89,7 +91,7 @@ SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _gain(rstd: Tensor, weight: Tensor | None) -> Tensor:
+def gain_of(rstd: Tensor, weight: Tensor | None) -> Tensor:
     """Return a = gamma rstd, [C]."""
     return rstd if weight is None else rstd * weight.to(rstd.dtype)
 
@@ -113,7 +115,7 @@ def normalise(
 ) -> Statistics:
     """Return the statistics, given the means' deviation from mu [N, C], mu and the variance."""
     rstd = torch.rsqrt(var + eps)
-    z = deviation * _gain(rstd, weight)
+    z = deviation * gain_of(rstd, weight)
     return Statistics(z if bias is None else z + bias.to(z.dtype), deviation, mu, rstd, var)
 
 
@@ -156,7 +158,7 @@ def squeeze(
 ) -> Tensor:
     """Stage 1 behind an activation, once mu and rstd are known: z = mean act(BN(U)), [N, C]."""
     deviation = to_acc(u) - broadcast(mu, u, order)
-    y0 = _normalised(deviation, _gain(rstd, weight), bias, u, order)
+    y0 = _normalised(deviation, gain_of(rstd, weight), bias, u, order)
     return spatial_mean(ACTIVATIONS[activation](y0), order, share)
 
 
@@ -173,12 +175,12 @@ def scale(
     activation: str | None,
     relu: bool,
 ) -> Tensor:
-    """Stage 2: y, in the type of U. Without a batch norm mu and rstd are None."""
-    y = to_acc(u)
+    """Stage 2: y, in the type of U and the identity. Without a batch norm mu and rstd are None."""
+    y, dtype = to_acc(u), u.dtype
     if mu is None or rstd is None:
         y = y * broadcast(s, u, order)
     else:
-        deviation, gain = y - broadcast(mu, u, order), _gain(rstd, weight)
+        deviation, gain = y - broadcast(mu, u, order), gain_of(rstd, weight)
         if activation is None:
             shift = None if bias is None else s * bias.to(s.dtype)
             y = _normalised(deviation, s * gain, shift, u, order)
@@ -186,8 +188,8 @@ def scale(
             y0 = _normalised(deviation, gain, bias, u, order)
             y = ACTIVATIONS[activation](y0) * broadcast(s, u, order)
     if identity is not None:
-        y = y + identity
-    return (torch.relu(y) if relu else y).to(u.dtype)
+        y, dtype = y + identity, torch.promote_types(dtype, identity.dtype)
+    return (torch.relu(y) if relu else y).to(dtype)
 
 
 def correlation(
@@ -212,7 +214,7 @@ def correlation(
     dy = to_acc(grad if g is None else g)
     if mu is None or rstd is None:
         return g, spatial_sum(dy * to_acc(u), order), None, None, None, None
-    gain = _gain(rstd, weight)
+    gain = gain_of(rstd, weight)
     if activation is None:
         a = spatial_sum(dy, order)
         b = -spatial_sum(dy * negative_deviation(u, mu, order), order)
@@ -230,6 +232,12 @@ def correlation(
 
     ds, a, b = (spatial_sum(t, order) for t in (dy * act(y0()), dy * d(), dy * d() * x))
     return g, ds, a, b, spatial_mean(d(), order, share), spatial_mean(d() * x, order, share)
+
+
+def masked_sum(grad: Tensor, out: Tensor, *, order: str) -> tuple[Tensor, Tensor]:
+    """Stage 3 without U: g behind the ReLU whose output is `out`, and A = sum g [N, C]."""
+    g = torch.where(out <= 0, 0, grad)
+    return g, spatial_sum(to_acc(g), order)
 
 
 def _spread(dz: Tensor, u: Tensor, share: Tensor | None, order: str) -> Tensor:
@@ -278,7 +286,7 @@ def gradient(
         return du.to(g.dtype), None, None
     if dbeta is None or q is None:
         dbeta, q = channel_sums(s, dz, Sums(a, b, d, e))
-    gain = _gain(rstd, weight)
+    gain = gain_of(rstd, weight)
     du = to_acc(g) * broadcast(s * gain, g, order)
     constant: Any = gain * dz  # what the squeeze gives back, the same at all own positions
     if share is not None:

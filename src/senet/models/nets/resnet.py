@@ -14,7 +14,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from senet.blocks import residual_tail
+from senet.blocks import branch_tail
 from senet.errors import unknown_name
 from senet.models.nets.classifier import Classifier, Options, last_norm
 
@@ -77,8 +77,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, in_channels, H, W] to [N, channels, ceil(H / stride), ceil(W / stride)]."""
         identity = x if self.downsample is None else self.downsample(x)
-        u = self.conv2(self.relu(self.bn1(self.conv1(x))))
-        return residual_tail(self.bn2, u, identity, self.relu)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return branch_tail(self.conv2, self.bn2, x, identity, self.relu)
 
 
 @final
@@ -118,9 +118,9 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, in_channels, H, W] to [N, channels, ceil(H / stride), ceil(W / stride)]."""
         identity = x if self.downsample is None else self.downsample(x)
-        u = self.relu(self.bn1(self.conv1(x)))
-        u = self.conv3(self.relu(self.bn2(self.conv2(u))))
-        return residual_tail(self.bn3, u, identity, self.relu)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return branch_tail(self.conv3, self.bn3, x, identity, self.relu)
 
 
 _CHOICES: dict[str, Sequence[str]] = {
