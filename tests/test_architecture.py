@@ -100,9 +100,9 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
     ),
     (
         architecture.steps_up,
-        "cost/record.py",
-        "from senet.deploy.faster import build",
-        "cost imports sideways from deploy",
+        "slim/record.py",
+        "from senet.detection.faster import build",
+        "slim imports sideways from detection",
     ),
     (
         architecture.steps_up,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from senet.cost import QUANTITIES, SCHEMA, Conditions, CostReport, Timing
+from senet.cost import QUANTITIES, SCHEMA, Conditions, CostReport, Deployed, Timing
 from senet.cost.cost_rows import Group, Ledger, by_block, by_stage, total
 from senet.cost.cost_tables import compact
 from senet.errors import UnknownNameError
@@ -33,6 +33,7 @@ def make(*, alone: bool = False, **changes: Any) -> CostReport:
         "blocks": by_block(ledgers, BLOCKS),
         "latency": Timing({"model": samples["se"]} if alone else samples),
         "step": None,
+        "deployed": None,
         "unavailable": {"step_ms": "ValueError: no targets"},
         "without_formula": {label: {"aten::relu": 2} for label in ledgers},
         "notes": ("a note",),
@@ -88,6 +89,28 @@ def test_without_timing_there_is_none() -> None:
 
     assert report.to_dict()["timing"] is None
     assert "ms" not in str(report)
+
+
+def test_the_deployed_networks_are_a_table_of_their_own() -> None:
+    report = make()
+    report = make(deployed=Deployed(report.total, report.latency))
+    found = report.to_dict()["deployed"]
+
+    assert found["total"]["se"] == {
+        "parameters": 1_002_845,
+        "macs": 1_002_845,
+        "bytes_moved_forward": 1_002_845,
+        "latency_ms": 6.0,
+    }
+    assert found["total"]["difference"]["latency_ms"] == 2.0
+    assert found["total"]["ratio"]["latency_ms"] == found["latency_ms"]["ratio"]["median"] == 1.5
+    assert json.loads(report.to_json())["deployed"] == found
+    text = str(report)
+    assert "as senet.deploy leaves them" in text
+    assert "deployed forward, SE / plain of each pair: median 1.5000" in text
+    assert "| forward, ms | 4.000 | 6.000 | +2.000 | 1.5000 |" in report.to_markdown()
+    counted = make(deployed=Deployed(report.total, None), latency=None, unavailable={})
+    assert "ms" not in str(counted)
 
 
 def test_alone_there_is_no_difference() -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 from senet.cost import cost_tables
+from senet.cost.as_deployed import Deployed
 from senet.cost.cost_rows import QUANTITIES, Row
 from senet.cost.timing import Timing
 from senet.errors import unknown_name
@@ -56,6 +57,7 @@ class CostReport:
         blocks: the same by block with a site, or by top-level child where no sites are known.
         latency: milliseconds of one forward, or None.
         step: milliseconds of one training step, or None.
+        deployed: counts and latency of both models as `senet.deploy` leaves them, or None.
         unavailable: quantity -> why it is not there.
         without_formula: model -> operator without a multiply-add formula -> calls in one
             forward.
@@ -68,6 +70,7 @@ class CostReport:
     blocks: tuple[Row, ...]
     latency: Timing | None
     step: Timing | None
+    deployed: Deployed | None
     unavailable: Mapping[str, str]
     without_formula: Mapping[str, Mapping[str, int]]
     notes: tuple[str, ...]
@@ -90,6 +93,7 @@ class CostReport:
             "total": _numbers(self.total),
             "stages": [_part(row) for row in self.stages],
             "blocks": [_part(row) for row in self.blocks],
+            "deployed": self.deployed and self.deployed.to_dict(),
             "timing": None,
             "unavailable": dict(self.unavailable),
             "without_formula": {
@@ -98,7 +102,7 @@ class CostReport:
             "notes": list(self.notes),
         }
         times = {"latency_ms": self.latency, "step_ms": self.step}
-        spreads = {name: timing and _spread(timing) for name, timing in times.items()}
+        spreads = {name: timing and timing.spread() for name, timing in times.items()}
         if any(spreads.values()):
             numbers["timing"] = conditions | spreads
         for name, spread in spreads.items():
@@ -132,6 +136,8 @@ class CostReport:
         """Return the totals, and what SE adds by stage and by block, as text tables."""
         numbers = self.to_dict()
         shown = [cost_tables.totals(numbers)]
+        if self.deployed:
+            shown.append(cost_tables.deployed(numbers))
         if self.stages:
             shown.append(cost_tables.parts(numbers, "stages", "stage"))
         if self.blocks:
@@ -146,6 +152,7 @@ class CostReport:
         """Return all tables, every number exact, as Markdown."""
         numbers = self.to_dict()
         shown = [cost_tables.totals(numbers)]
+        shown += [cost_tables.deployed(numbers)] if self.deployed else []
         shown += [cost_tables.exactly(numbers, quantity) for quantity in QUANTITIES]
         notes = "\n".join(f"- {line}" for line in cost_tables.footnotes(numbers))
         return "\n\n".join([*map(cost_tables.as_markdown, shown), notes]) + "\n"
@@ -162,9 +169,3 @@ def _numbers(row: Row) -> dict[str, Any]:
         numbers["difference"] = {quantity: row.difference(quantity) for quantity in QUANTITIES}
         numbers["ratio"] = {quantity: row.ratio(quantity) for quantity in QUANTITIES}
     return numbers
-
-
-def _spread(timing: Timing) -> dict[str, Any]:
-    """The quartiles of each model's milliseconds, and of the pairwise ratios."""
-    quartiles = {label: timing.of(label) for label in timing.samples} | {"ratio": timing.ratio()}
-    return {name: each and asdict(each) for name, each in quartiles.items()}

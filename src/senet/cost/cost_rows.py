@@ -13,6 +13,7 @@ from senet.insertion import Site
 
 __all__ = [
     "QUANTITIES",
+    "RUN_QUANTITIES",
     "Counts",
     "Group",
     "Ledger",
@@ -34,6 +35,9 @@ QUANTITIES = {
     "bytes_moved_step": "bytes moved, training step",
     "bytes_kept": "bytes kept for the backward",
 }
+
+# what a network that only runs can be asked for
+RUN_QUANTITIES = ("parameters", "macs", "bytes_moved_forward")
 
 
 @final

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, final
 
-from senet.cost.cost_rows import QUANTITIES
+from senet.cost.cost_rows import QUANTITIES, RUN_QUANTITIES
 from senet.insertion.site_plan import aligned
 
-__all__ = ["Table", "as_markdown", "as_text", "exactly", "footnotes", "parts", "totals"]
+__all__ = ["Table", "as_markdown", "as_text", "deployed", "exactly", "footnotes", "parts", "totals"]
 
 _TIMES = {"latency_ms": "forward, ms", "step_ms": "training step, ms"}
-_CALLED = QUANTITIES | _TIMES
+_ROWS = QUANTITIES | _TIMES
+_CALLED = _ROWS | {"deployed": "deployed"}
 _LABELS = {"plain": "plain", "se": "SE", "model": "model"}
 
 # What `CostReport.to_dict` gives, or a row of it.
@@ -74,9 +75,17 @@ def totals(numbers: _Numbers) -> Table:
     known = {*QUANTITIES, *numbers["unavailable"]} | {
         k for k, v in (numbers["timing"] or {}).items() if v
     }
-    rows = [_row(name, numbers["total"], key) for key, name in _CALLED.items() if key in known]
+    rows = [_row(name, numbers["total"], key) for key, name in _ROWS.items() if key in known]
     title = f"cost of {numbers['model']}, input {shapes}, {numbers['dtype']}"
     return Table(title, _head(numbers, ""), rows)
+
+
+def deployed(numbers: _Numbers) -> Table:
+    """Return the table of the deployed networks."""
+    of = numbers["deployed"]["total"]
+    known = [*RUN_QUANTITIES, *(["latency_ms"] if numbers["deployed"]["latency_ms"] else [])]
+    rows = [_row(_CALLED[key], of, key) for key in known]
+    return Table("as senet.deploy leaves them", _head(numbers, ""), rows)
 
 
 def parts(numbers: _Numbers, which: str, kind: str) -> Table:
@@ -122,10 +131,12 @@ def footnotes(numbers: _Numbers) -> list[str]:
             f"times: medians of {timing['repeats']} {pairs} after {timing['warmup']} of warm-up; "
             f"{timing['device']}, {timing['threads']} CPU threads, torch {timing['torch']}"
         )
-    for key, name in _TIMES.items():
-        if ratio := (timing.get(key) or {}).get("ratio"):
+    spreads = {name.removesuffix(", ms"): timing.get(key) for key, name in _TIMES.items()}
+    spreads["deployed forward"] = (numbers["deployed"] or {}).get("latency_ms")
+    for name, spread in spreads.items():
+        if ratio := (spread or {}).get("ratio"):
             lines.append(
-                f"{name.removesuffix(', ms')}, SE / plain of each pair: median "
+                f"{name}, SE / plain of each pair: median "
                 f"{ratio['median']:.4f}, half of them between {ratio['lower']:.4f} and "
                 f"{ratio['upper']:.4f}"
             )

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from senet.cost import cost_rows
+from senet.cost.as_deployed import deployed_cost
 from senet.cost.cost_report import Conditions, CostReport
 from senet.cost.model_copies import copied, copied_input, forward, reason_of, train_step
 from senet.cost.op_counter import RunCounts, count_forward, count_parameters, count_step
@@ -34,6 +35,7 @@ def cost(
     config: SEConfig | None = None,
     against: nn.Module | None = None,
     timing: bool = True,
+    as_deployed: bool | None = None,
     repeats: int = 15,
     warmup: int = 2,
 ) -> CostReport:
@@ -53,6 +55,7 @@ def cost(
         config: which blocks a plain model gets; `SEConfig()` if not given.
         against: the plain model, where it cannot be made from `model`.
         timing: measure times too; the counts alone take a second or two.
+        as_deployed: report both models as `senet.deploy` leaves them too; as `timing` if not given.
         repeats: timed runs of each model.
         warmup: runs of each model before.
 
@@ -69,19 +72,11 @@ def cost(
         (62208, 256)
     """
     _check(model, against, config, repeats=repeats, warmup=warmup)
-    floats = (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
-    first = next(floats, None)
-    device = torch.device("cpu") if first is None else first.device
-    conditions = Conditions(
-        model=type(model).__name__,
-        input=tuple(tuple(tensor.shape) for tensor in tensors(example_input)),
-        dtype="no parameters" if first is None else str(first.dtype).removeprefix("torch."),
-        device=_name(device),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        repeats=repeats,
-        warmup=warmup,
+    first = next(
+        (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None
     )
+    device = torch.device("cpu") if first is None else first.device
+    conditions = _conditions(model, example_input, first, device, repeats=repeats, warmup=warmup)
     # the models are copied, not run; but a hook on a copy may still reach what it was made for
     with (
         unchanged(*(m for m in (model, against) if m is not None), example_input=example_input),
@@ -91,6 +86,14 @@ def cost(
         models, sites, notes = _compared(model, example_input, config, against)
         forwards, steps, unavailable = _counted(models, example_input, notes)
         times = _timed(models, example_input, device, conditions, unavailable) if timing else {}
+        deployed = None
+        if timing if as_deployed is None else as_deployed:
+            deployed = deployed_cost(
+                *(models, example_input, device),
+                repeats=repeats if timing else 0,
+                warmup=warmup,
+                unavailable=unavailable,
+            )
     ledgers = {label: _ledger(models[label], forwards[label], steps.get(label)) for label in models}
     groups = cost_rows.groups_of(sites, list(models.values()))
     return CostReport(
@@ -99,6 +102,7 @@ def cost(
         blocks=cost_rows.by_block(ledgers, groups),
         latency=times.get("latency_ms"),
         step=times.get("step_ms"),
+        deployed=deployed,
         unavailable=unavailable,
         without_formula={label: counts.without_formula for label, counts in forwards.items()},
         notes=tuple(notes),
@@ -137,6 +141,28 @@ def _check(
             f"config must be left out unless the model is the plain one, but {reason}; "
             "call senet.remove(model) first to choose other blocks"
         )
+
+
+def _conditions(
+    model: nn.Module,
+    example_input: Any,
+    first: Tensor | None,
+    device: torch.device,
+    *,
+    repeats: int,
+    warmup: int,
+) -> Conditions:
+    """Under what is measured; `first` is a floating-point tensor of the model, if it has one."""
+    return Conditions(
+        model=type(model).__name__,
+        input=tuple(tuple(tensor.shape) for tensor in tensors(example_input)),
+        dtype="no parameters" if first is None else str(first.dtype).removeprefix("torch."),
+        device=_name(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        repeats=repeats,
+        warmup=warmup,
+    )
 
 
 def _name(device: torch.device) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import torch
@@ -53,6 +53,11 @@ class Timing:
             return None
         plain, se = self.samples.values()
         return quartiles([b / a for a, b in zip(plain, se, strict=True)])
+
+    def spread(self) -> dict[str, Any]:
+        """Return the quartiles of each model's milliseconds, and of the pairwise ratios."""
+        spreads = {label: self.of(label) for label in self.samples} | {"ratio": self.ratio()}
+        return {name: each and asdict(each) for name, each in spreads.items()}
 
 
 def interleave(
