@@ -48,7 +48,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "pyarrow": ("training",),
     "pycocotools": ("detection",),
     "rich": ("cli",),
-    "safetensors": ("insertion", "models"),
+    "safetensors": ("compare", "insertion", "models"),
     "scipy": ("analysis",),
     "sklearn": ("training",),
     "timm": ("models", "detection", "training"),

@@ -142,7 +142,7 @@ def test_folder_has_what_the_pages_say(finished: Path) -> None:
     )
 
     runs = [f"{arch}-seed{seed}" for arch in ("plain", "se") for seed in (0, 1)]
-    names = ("history.csv", "history.json", "run.json")
+    names = ("history.csv", "history.json", "outcomes.safetensors", "run.json")
     files = [f"runs/{run}/{name}" for run in runs for name in names]
     checkpoints = [name for name in found if name.endswith(".ckpt")]
     assert sorted(set(found) - set(checkpoints)) == sorted(["report.html", "results.json", *files])

@@ -37,6 +37,7 @@ __all__ = [
 
 Run = Mapping[str, Any]
 TWO_ARMS = ("plain", "se")
+_RIVALS = (("se", "constant"), ("se-only", "bn-only"))
 
 
 class Curve(NamedTuple):
@@ -135,7 +136,9 @@ def title(arm: str) -> str:
 
 
 def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Return which arms are compared, as (arm, against): each with plain, and SE with a constant.
+    """Return which arms are compared, as (arm, against): each with plain, and rivals directly.
+
+    SE is compared with a constant gate, and as an adapter with the batch norms as one.
 
     Example:
         >>> contrasts(["plain", "se", "constant"])
@@ -145,12 +148,19 @@ def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
     """
     base = next(arm for arm in ("plain", "constant", *arms) if arm in arms)
     compared = [(arm, base) for arm in arms if arm != base]
-    both = base == "plain" and {"se", "constant"} <= set(arms)
-    return [*compared, ("se", "constant")] if both else compared
+    rivals = [pair for pair in _RIVALS if base not in pair and set(pair) <= set(arms)]
+    return [*compared, *rivals]
 
 
-def summarise(runs: Sequence[Run], arms: Sequence[str] = TWO_ARMS) -> dict[str, Any]:
+def summarise(
+    runs: Sequence[Run], arms: Sequence[str] = TWO_ARMS, *, first: int | None = None
+) -> dict[str, Any]:
     """Return what finished runs say: the arms' mean accuracies, their differences, the verdict.
+
+    Args:
+        runs: of a `senet.compare/2` result.
+        arms: their names.
+        first: how many pairs decided how many there are; None where that was fixed.
 
     Returns:
         The summary of a `senet.compare/2` result; None for an arm without a finished run, and for
@@ -162,7 +172,8 @@ def summarise(runs: Sequence[Run], arms: Sequence[str] = TWO_ARMS) -> dict[str, 
     """
     means = {arm: list(_accuracies(runs, arm).values()) for arm in arms}
     compared = contrasts(arms)
-    differences = [_compared(runs, *both, named=len(compared) > 1) for both in compared]
+    named = len(compared) > 1
+    differences = [_compared(runs, *both, named=named, stage=first) for both in compared]
     return {
         "arms": {
             arm: asdict(mean_std(values)) if values else None for arm, values in means.items()
@@ -172,10 +183,12 @@ def summarise(runs: Sequence[Run], arms: Sequence[str] = TWO_ARMS) -> dict[str, 
     }
 
 
-def _compared(runs: Sequence[Run], arm: str, against: str, *, named: bool) -> dict[str, Any]:
+def _compared(
+    runs: Sequence[Run], arm: str, against: str, *, named: bool, stage: int | None
+) -> dict[str, Any]:
     """Return one of the differences of a summary."""
     first, second = pairs(runs, arm, against)
-    difference = paired_difference(first, second) if first else None
+    difference = paired_difference(first, second, first=stage) if first else None
     return {
         "arm": arm,
         "against": against,

@@ -26,6 +26,7 @@ __all__ = [
     "paired_difference",
     "paired_proportions",
     "proportion_interval",
+    "student",
     "verdict",
 ]
 
@@ -60,6 +61,8 @@ class PairedDifference:
         high: upper end; None for a single pair.
         n: how many pairs.
         confidence: the probability with which such intervals cover the true mean, as 0.95.
+        first: of how many first pairs the interval has the spread, where more followed because of
+            it; None for all.
     """
 
     mean: float
@@ -67,6 +70,7 @@ class PairedDifference:
     high: float | None
     n: int
     confidence: float
+    first: int | None = None
 
     @property
     def significant(self) -> bool | None:
@@ -133,17 +137,23 @@ def mean_std(values: Sequence[float]) -> MeanStd:
 
 
 def paired_difference(
-    plain: Sequence[float], se: Sequence[float], *, confidence: float = 0.95
+    plain: Sequence[float],
+    se: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    first: int | None = None,
 ) -> PairedDifference:
     """Return the mean of d = se - plain over pairs and its t interval.
 
     mean(d) -+ t(1 - (1 - confidence) / 2, n - 1) std(d) / sqrt(n), exact if the differences are
-    normally distributed.
+    normally distributed. Where the spread of the first pairs decided how many followed, std and the
+    degrees of freedom are theirs, which keeps it exact: see `senet.analysis.power.pairs_until`.
 
     Args:
         plain: one value per seed.
         se: the values of the same seeds, in the same order.
         confidence: of the interval.
+        first: how many pairs decided how many there are; None where that was fixed.
 
     Returns:
         The difference; `low` and `high` are None for one pair, which has no spread.
@@ -167,11 +177,16 @@ def paired_difference(
         )
     _check_values("plain", plain)
     _check_values("se", se)
-    mean, std, n = astuple(mean_std([s - p for p, s in zip(plain, se, strict=True)]))
+    gaps = [s - p for p, s in zip(plain, se, strict=True)]
+    mean, n = mean_std(gaps).mean, len(gaps)
+    staged = first is not None and first < n
+    _, std, decided = astuple(mean_std(gaps[:first] if staged else gaps))
     if std is None:
         return PairedDifference(mean, None, None, n, confidence)
-    half = _student(n - 1, confidence) * std / math.sqrt(n)
-    return PairedDifference(mean, mean - half, mean + half, n, confidence)
+    half = student(decided - 1, confidence) * std / math.sqrt(n)
+    return PairedDifference(
+        mean, mean - half, mean + half, n, confidence, first if staged else None
+    )
 
 
 def jackknife(value: float, without: Sequence[float]) -> Estimate:
@@ -194,12 +209,12 @@ def jackknife(value: float, without: Sequence[float]) -> Estimate:
     if groups < 2 or not all(map(math.isfinite, without)):
         return Estimate(value)
     variance = (groups - 1) ** 2 / groups * statistics.variance(without)
-    half = _student(groups - 1, 0.95) * math.sqrt(variance)
+    half = student(groups - 1, 0.95) * math.sqrt(variance)
     return Estimate(value, value - half, value + half)
 
 
-def _student(freedom: int, confidence: float) -> float:
-    """The quantile of Student's distribution that a two-sided interval has as its half width."""
+def student(freedom: int, confidence: float) -> float:
+    """Return the quantile of Student's distribution that is a two-sided interval's half width."""
     with optional("a confidence interval"):
         # Not scipy.stats, which loads in a second. scipy publishes no types.
         from scipy.special import stdtrit  # type: ignore[import-untyped]

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from senet.analysis import mean_std, record_gates, render_report, summarise
-from senet.analysis.series import TWO_ARMS, contrasts, upgraded
-from senet.compare.experiment import Experiment, Trial, paired
+from senet.analysis import record_gates, render_report, summarise
+from senet.analysis.series import TWO_ARMS, upgraded
+from senet.compare.experiment import Experiment
+from senet.compare.stages import Goal, Stages
 from senet.cost import cost
 from senet.errors import ConfigError
 from senet.files import write_text
@@ -23,7 +24,6 @@ from senet.training.config import DataConfig, RunConfig, TrainConfig
 from senet.training.config.run_config import Model
 from senet.training.data import ImageData, load_data
 from senet.training.loop.checkpoints import load_weights
-from senet.training.loop.choice import chosen_epoch
 from senet.training.loop.module import channels_last
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
@@ -43,8 +43,6 @@ __all__ = ["compare"]
 
 SCHEMA = "senet.compare/2"
 _OLDER = "senet.compare/1"  # two arms, plain and SE
-_MEASURES = ("test_loss", "balanced_accuracy", "macro_f1", "top5")  # beside the accuracy
-_CLASS_SCORES = ("top5", "balanced_accuracy", "macro_f1", "majority_share", "only_answer")
 T = TypeVar("T")
 
 
@@ -58,6 +56,8 @@ def compare(
     arms: Sequence[str] = TWO_ARMS,
     weights: str | None = None,
     seeds: int = 3,
+    until: float | None = None,
+    max_seeds: int = 30,
     out: str | os.PathLike[str] = "runs/compare",
     resume: bool = False,
     device: str = "auto",
@@ -84,7 +84,12 @@ def compare(
         arms: names of `ARMS`, at least two. "constant" has gates that do not see the image: what
             "se" gains over it is what looking at the image is worth.
         weights: what all networks start from: a file, or a name, that `senet.load_weights` takes.
-        seeds: k, how many runs of each arm.
+        seeds: k, how many runs of each arm; with `until`, how many of each decide how many follow.
+        until: go on with more seeds until every 95 % interval of a difference of accuracies is at
+            most so many points to each side. How many that takes is computed once, from the spread
+            of the first `seeds` pairs, so the interval keeps its 95 % (Stein's two stages, see
+            `senet.analysis.power.pairs_until`); None trains `seeds` and no more.
+        max_seeds: the most seeds that `until` goes on to; the interval is then as wide as it is.
         out: folder for results.json, report.html and runs/; new or empty.
         resume: go on with the comparison in `out`.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
@@ -110,36 +115,34 @@ def compare(
         raise ConfigError(
             f"arms must be at least two, got {', '.join(arms) or 'none'}; try plain,se"
         )
-    earlier = _earlier(experiment, resume=resume)
+    goal = None if until is None else Goal(until, seeds, max_seeds)
+    earlier = _earlier(experiment, goal, resume=resume)
     images = load_data(config.data, input_size=config.input_size(), on_progress=on_progress)
     if earlier:
         check_data(earlier["data"], images.fingerprint(), experiment.folder)
     experiment.check(images)
-    result = _new_result(experiment, images, command=command)
+    result = _new_result(experiment, images, goal, command=command)
     render_report(result)  # a package that the page lacks is missing now, not after the training
     result["cost"] = earlier.get("cost") or _cost(experiment, images, on_progress, timing=timing)
-    results = experiment.folder / "results.json"
-    write_result(results, result)
+    write_result(experiment.folder / "results.json", result)
+    stages = Stages(experiment, images, result, goal)
     with stop_on_interrupt() as stop:
         try:
-            for trial in experiment.train(images, on_progress=on_progress, stop=stop):
-                if any(epoch["test_accuracy"] is not None for epoch in trial.run.epochs):
-                    result["runs"].append(_run_entry(trial, config.train))
-                result["summary"] = _summary(result["runs"], experiment.arms)
-                write_result(results, result)
+            stages.train(on_progress=on_progress, stop=stop)
             on_progress("recording gates", 0, 1)
             gates, folded = _excitations(experiment, images, stop), _folded(experiment, images)
             result |= {"excitations": gates, "folded": folded, "state": "done"}
         except Stopped:
             result["state"] = "partial"
+    stages.look_further()
     result["data"] = images.summary()  # with what was left out meanwhile
     on_progress("writing the report", 1, 1)
-    write_result(results, result)
+    write_result(experiment.folder / "results.json", result)
     write_text(experiment.folder / "report.html", render_report(result))
     return result
 
 
-def _options(experiment: Experiment) -> dict[str, Any]:
+def _options(experiment: Experiment, goal: Goal | None) -> dict[str, Any]:
     """Return the options as results.json has them: one flat table but for those of SE."""
     config = experiment.config.to_dict()
     data, train = config["data"], config["train"]
@@ -152,26 +155,30 @@ def _options(experiment: Experiment) -> dict[str, Any]:
         **data,
         "arms": list(experiment.arms),
         "seeds": list(range(experiment.seeds)),
+        "until": asdict(goal) if goal else None,
         **train,
         "device": str(experiment.device),
         "se": config["se"],
     }
 
 
-def _earlier(experiment: Experiment, *, resume: bool) -> dict[str, Any]:
+def _earlier(experiment: Experiment, goal: Goal | None, *, resume: bool) -> dict[str, Any]:
     """Return the result that is gone on with, empty where there is none."""
     if not has_content(experiment.folder, resume=resume):
         return {}
     earlier = upgraded(read_result(experiment.folder / "results.json", SCHEMA, _OLDER))
-    now_is = _options(experiment)
+    now_is = _options(experiment, goal)
     defaults = {**DataConfig().to_dict(), **TrainConfig().to_dict()}  # of options that are newer
     before = {name: earlier["config"].get(name, defaults.get(name)) for name in now_is}
+    before = goal.resumed(before) if goal else before
     grown = [n for n in ("seeds", "arms") if set(before[n]) <= set(now_is[n])]  # more of them
     check_same({**earlier["config"], **before}, now_is, free=grown)
     return earlier
 
 
-def _new_result(experiment: Experiment, data: ImageData, *, command: str | None) -> dict[str, Any]:
+def _new_result(
+    experiment: Experiment, data: ImageData, goal: Goal | None, *, command: str | None
+) -> dict[str, Any]:
     """Return the result of a comparison that has not begun."""
     name = experiment.config.name
     called = f"senet.compare.compare(model={name!r}, data={data.config.name!r}, ...)"
@@ -182,63 +189,13 @@ def _new_result(experiment: Experiment, data: ImageData, *, command: str | None)
         "versions": versions(),
         "device": device_name(experiment.device),
         "date": now(),
-        "config": _options(experiment),
+        "config": _options(experiment, goal),
         "data": data.summary(),
         "runs": [],
         "summary": summarise([], experiment.arms),
         "cost": None,
         "excitations": None,
         "folded": None,
-    }
-
-
-def _run_entry(trial: Trial, train: TrainConfig) -> dict[str, Any]:
-    """Return a run as the result holds it; at least one epoch must be finished and tested."""
-    epochs = trial.run.epochs
-    last: Any = chosen_epoch(epochs, train)
-    return {
-        "arch": trial.arm,
-        "seed": trial.seed,
-        "test_accuracy": last["test_accuracy"],
-        "test_loss": last["test_loss"],
-        **{name: last.get(f"test_{name}") for name in _CLASS_SCORES},
-        "epochs": epochs,
-        "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),
-        "state": "done" if trial.run.done else "partial",
-    }
-
-
-def _summary(runs: list[dict[str, Any]], arms: Sequence[str]) -> dict[str, Any]:
-    """Return what the runs say; networks that answer one class only are nothing to compare."""
-    summary = summarise(runs, arms)
-    summary["measures"] = {name: _measure(runs, arms, name) for name in _MEASURES}
-    shares = {run["majority_share"] for run in runs} - {None}
-    summary |= {"majority_share": max(shares, default=None), "warning": None}
-    blind = [run for run in runs if run["only_answer"] is not None]
-    if blind:
-        names = ", ".join(sorted({run["only_answer"] for run in blind}))
-        summary["warning"] = (
-            f"{len(blind)} of {len(runs)} networks answer one class only ({names}): they tell no "
-            "classes apart, and their accuracy is the share of that class"
-        )
-    return summary
-
-
-def _measure(runs: list[dict[str, Any]], arms: Sequence[str], name: str) -> dict[str, Any]:
-    """Return what finished runs say of one measure: the arms' means, and the paired differences."""
-    values: dict[str, dict[int, float]] = {arm: {} for arm in arms}
-    for run in runs:
-        if run["state"] == "done" and run.get(name) is not None:
-            values[run["arch"]][run["seed"]] = run[name]
-    differences = [(arm, base, paired(values[base], values[arm])) for arm, base in contrasts(arms)]
-    return {
-        "arms": {
-            arm: asdict(mean_std(list(of.values()))) if of else None for arm, of in values.items()
-        },
-        "differences": [
-            {"arm": arm, "against": base, "difference": asdict(each) if each else None}
-            for arm, base, each in differences
-        ],
     }
 
 

@@ -130,8 +130,16 @@ class Experiment:
                     f"{train.se_only_epochs} and trained={train.trained!r}; try se_only_epochs=0"
                 )
 
-    def train(self, data: ImageData, *, on_progress: Progress, stop: Stop) -> Iterator[Trial]:
+    def train(
+        self, data: ImageData, *, on_progress: Progress, stop: Stop, begin: int = 0
+    ) -> Iterator[Trial]:
         """Train what is not finished, seed by seed, so that what is interrupted has whole pairs.
+
+        Args:
+            data: the images.
+            on_progress: called after each step.
+            stop: ends it after a step.
+            begin: the first seed; those before it are left out.
 
         Yields:
             Each run, also one that was finished before, and at last one that was stopped.
@@ -141,7 +149,7 @@ class Experiment:
         """
         steps = self.config.train.epochs * data.steps(self.config.train)
         planned = [(seed, arm) for seed in range(self.seeds) for arm in self.arms]
-        for number, (seed, arm) in enumerate(planned):
+        for number, (seed, arm) in list(enumerate(planned))[begin * len(self.arms) :]:
             stop.check()
             net = self.network(arm, seed, data)
             with torch.random.fork_rng(devices=[]):
@@ -173,9 +181,18 @@ class Experiment:
         write_result(self.folder_of(arm, seed) / "run.json", result)
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> PairedDifference | None:
-    """Return second - first over the seeds that both have; None where there is none."""
+def paired(
+    first: Mapping[int, float], second: Mapping[int, float], *, stage: int | None = None
+) -> PairedDifference | None:
+    """Return second - first over the seeds that both have; None where there is none.
+
+    Args:
+        first: seed -> value.
+        second: seed -> value.
+        stage: how many first pairs decided how many there are; None where that was fixed.
+    """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
-    return paired_difference([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+    values = ([of[seed] for seed in seeds] for of in (first, second))
+    return paired_difference(*values, first=stage)
