@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from senet.cli import main
 from senet.cli.commands import app
-from senet.cli.terminal import result_table, show_result, showing_progress
+from senet.cli.result_tables import result_table, show_result
+from senet.cli.terminal import showing_progress
 from senet.errors import SenetError
 from training.tiny import image_folder
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from senet.cli.terminal import result_tables
+from senet.cli.result_tables import result_tables
 
 ARMS = ("plain", "se", "se-only", "head-only")
 

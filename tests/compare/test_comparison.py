@@ -90,7 +90,7 @@ def test_result_has_the_schema(finished: Path) -> None:
 
     assert list(result) == [
         *("schema", "state", "command", "versions", "device", "date", "config", "data"),
-        *("runs", "summary", "cost", "excitations", "folded"),
+        *("runs", "summary", "worth", "cost", "excitations", "folded"),
     ]
     assert (result["schema"], result["state"]) == ("senet.compare/2", "done")
     assert [(run["arch"], run["seed"], run["state"]) for run in result["runs"]] == [
@@ -341,5 +341,6 @@ def test_each_measure_has_its_interval_in_pairs(pictures: DataConfig, tmp_path: 
         )
     assert result["summary"]["measures"]["top5"]["arms"] == {"plain": None, "se": None}
     page = render_report(result)
-    assert "Beside the accuracy" in page
+    assert "The evidence" in page
+    assert "other images" in page
     assert "macro F1, %" in page

@@ -28,6 +28,7 @@ from senet.analysis.series import (
     upgraded,
 )
 from senet.analysis.stats import proportion_interval
+from senet.analysis.worth import worth
 from senet.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _LABELS = {
     "bytes_moved_step": "Bytes moved, step",
     "bytes_kept": "Kept for backward",
     "latency_ms": "Latency, forward",
+    "deployed_ms": "Latency, deployed",
     "step_ms": "Training step",
 }
 _BY_STAGE = ("parameters", "macs", "bytes_moved_step", "bytes_kept")
@@ -91,7 +93,11 @@ def render_report(result: Mapping[str, Any]) -> str:
         warning=part(result, "summary").get("warning"),
         majority_share=number(part(result, "summary").get("majority_share")),
         arms=_arms(summary, arms),
-        measures=_measures(result),
+        evidence=_evidence(result, summary),
+        worth=worth(result),
+        power=part(part(result, "summary"), "power").get("text"),
+        until=part(result, "until"),
+        over_images=any(part(each, "over_images") for each in summary["differences"]),
         differences=[_named(each) for each in summary["differences"]],
         means=summary["arms"],
         difference=next(_se_against_plain(summary), None),
@@ -144,26 +150,41 @@ _MEASURES = {
 }
 
 
-def _measures(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each measure beside the accuracy: of the arms, and of the differences."""
+def _evidence(result: Mapping[str, Any], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each measure: its name, the arms' means, the differences with intervals.
+
+    Empty where the accuracy alone is known.
+    """
     measures, rows = part(part(result, "summary"), "measures"), []
-    for name, (label, share) in _MEASURES.items():
+    known = {name: part(measures, name) for name in _MEASURES if name in measures}
+    for name, of in {"test_accuracy": summary, **known}.items() if known else ():
+        label, share = _MEASURES.get(name, ("test accuracy", True))
         unit, digits = (100, 2) if share else (1, 4)
-        of = part(measures, name)
         means = [each["mean"] for each in part(of, "arms").values() if each]
         if not means or len(means) < len(of["arms"]):
             continue
-        cells = [texts.decimal(unit * mean, digits) for mean in means]
-        for each in (entry.get("difference") or {} for entry in of["differences"]):
-            text = texts.decimal(unit * number(each.get("mean")), digits, sign=True)
-            if each.get("low") is not None:
-                low, high = (
-                    texts.decimal(unit * each[end], digits, sign=True) for end in ("low", "high")
-                )
-                text += f" ({low} to {high})"
-            cells.append(text)
-        rows.append({"label": f"{label}, %" if share else label, "cells": cells})
+        rows.append(
+            {
+                "label": f"{label}, %" if share else label,
+                "means": [texts.decimal(unit * mean, digits) for mean in means],
+                "differences": [_ends(each, unit, digits) for each in of["differences"]],
+            }
+        )
     return rows
+
+
+def _ends(entry: Mapping[str, Any], unit: float, digits: int) -> list[str]:
+    """Return a difference, and the ends of its intervals over seeds and over images."""
+    difference, images = part(entry, "difference"), part(entry, "over_images")
+
+    def text(value: Any) -> str:
+        return texts.decimal(unit * number(value), digits, sign=True)
+
+    intervals = [
+        texts.NONE if of.get("low") is None else f"{text(of['low'])} to {text(of['high'])}"
+        for of in (difference, images)
+    ]
+    return [text(difference.get("mean")), *intervals]
 
 
 def _named(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import typer
 
 from senet.cli import options as o
 from senet.cli.commands import app
-from senet.cli.terminal import ablation_table, finished, run_job, show_result
+from senet.cli.result_tables import ablation_table, show_result
+from senet.cli.terminal import finished, run_job
 from senet.insertion import SEConfig
 from senet.schema import overridden
 from senet.training.config import RunConfig
@@ -45,6 +46,23 @@ def compare(
         ),
     ] = "plain,se",
     seeds: o.Seeds = 3,
+    until: Annotated[
+        float | None,
+        typer.Option(
+            help="Go on with more seeds until every interval is ± so many points of accuracy; "
+            "--seeds is how many of them say how many that takes.",
+            metavar="POINTS",
+        ),
+    ] = None,
+    max_seeds: Annotated[int, typer.Option(help="With --until: the most seeds.")] = 30,
+    power: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train nothing: say what --seeds can show, by the pairs in the folder of an "
+            "earlier comparison, as a short pilot.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     out: o.Out = Path("runs/compare"),
     resume: o.Resume = False,
     device: o.Device = "auto",
@@ -52,12 +70,18 @@ def compare(
 ) -> None:
     """Train a network in arms, as without and with SE, alike in everything else; compare them."""
     from senet.compare import compare as run  # loads Lightning: not for `senet --help`
+    from senet.compare import power_of
+
+    if power is not None:
+        typer.echo(power_of(power, seeds=seeds)["text"])
+        return
 
     model = changes.get("model", _MODEL)
     start = o.begun(recipe_name, file, RunConfig(_MODEL, se=SEConfig()), model)
     config = overridden(start, changes)
     names = [name.strip() for name in arms.split(",") if name.strip()]
     options: Any = {"arms": names, "seeds": seeds, "out": out, "resume": resume, "device": device}
+    options |= {"until": until, "max_seeds": max_seeds}
     console, result = run_job(run, **_parts(config), **options, timing=not no_timing)
     show_result(console, result, out / "report.html")
     finished(console, result, resume=resume)

@@ -3,5 +3,6 @@
 from senet.compare.ablation import ablate
 from senet.compare.arms import ARMS, Arm
 from senet.compare.comparison import compare
+from senet.compare.summary import power_of
 
-__all__ = ["ARMS", "Arm", "ablate", "compare"]
+__all__ = ["ARMS", "Arm", "ablate", "compare", "power_of"]

@@ -12,9 +12,11 @@ import torch
 
 from senet.analysis import record_gates, render_report, summarise
 from senet.analysis.series import TWO_ARMS, upgraded
+from senet.analysis.worth import worth
 from senet.compare.experiment import Experiment
+from senet.compare.network_cost import add_deployed, network_cost
 from senet.compare.stages import Goal, Stages
-from senet.cost import cost
+from senet.compare.summary import SCHEMAS
 from senet.errors import ConfigError
 from senet.files import write_text
 from senet.insertion import SEConfig
@@ -24,7 +26,6 @@ from senet.training.config import DataConfig, RunConfig, TrainConfig
 from senet.training.config.run_config import Model
 from senet.training.data import ImageData, load_data
 from senet.training.loop.checkpoints import load_weights
-from senet.training.loop.module import channels_last
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.run_folder import (
@@ -41,8 +42,6 @@ from senet.training.run_folder import (
 
 __all__ = ["compare"]
 
-SCHEMA = "senet.compare/2"
-_OLDER = "senet.compare/1"  # two arms, plain and SE
 T = TypeVar("T")
 
 
@@ -123,7 +122,9 @@ def compare(
     experiment.check(images)
     result = _new_result(experiment, images, goal, command=command)
     render_report(result)  # a package that the page lacks is missing now, not after the training
-    result["cost"] = earlier.get("cost") or _cost(experiment, images, on_progress, timing=timing)
+    result["cost"] = earlier.get("cost") or network_cost(
+        experiment, images, on_progress, timing=timing
+    )
     write_result(experiment.folder / "results.json", result)
     stages = Stages(experiment, images, result, goal)
     with stop_on_interrupt() as stop:
@@ -131,10 +132,12 @@ def compare(
             stages.train(on_progress=on_progress, stop=stop)
             on_progress("recording gates", 0, 1)
             gates, folded = _excitations(experiment, images, stop), _folded(experiment, images)
+            add_deployed(result["cost"], experiment, images)
             result |= {"excitations": gates, "folded": folded, "state": "done"}
         except Stopped:
             result["state"] = "partial"
     stages.look_further()
+    result["worth"] = worth(result)
     result["data"] = images.summary()  # with what was left out meanwhile
     on_progress("writing the report", 1, 1)
     write_result(experiment.folder / "results.json", result)
@@ -166,7 +169,7 @@ def _earlier(experiment: Experiment, goal: Goal | None, *, resume: bool) -> dict
     """Return the result that is gone on with, empty where there is none."""
     if not has_content(experiment.folder, resume=resume):
         return {}
-    earlier = upgraded(read_result(experiment.folder / "results.json", SCHEMA, _OLDER))
+    earlier = upgraded(read_result(experiment.folder / "results.json", *SCHEMAS))
     now_is = _options(experiment, goal)
     defaults = {**DataConfig().to_dict(), **TrainConfig().to_dict()}  # of options that are newer
     before = {name: earlier["config"].get(name, defaults.get(name)) for name in now_is}
@@ -183,7 +186,7 @@ def _new_result(
     name = experiment.config.name
     called = f"senet.compare.compare(model={name!r}, data={data.config.name!r}, ...)"
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS[0],
         "state": "partial",
         "command": command or called,
         "versions": versions(),
@@ -193,27 +196,11 @@ def _new_result(
         "data": data.summary(),
         "runs": [],
         "summary": summarise([], experiment.arms),
+        "worth": None,
         "cost": None,
         "excitations": None,
         "folded": None,
     }
-
-
-def _cost(
-    experiment: Experiment, data: ImageData, on_progress: Progress, *, timing: bool
-) -> dict[str, Any]:
-    """Return what SE costs in this network, empty without an SE arm."""
-    if "se" not in experiment.arms:
-        return {}
-    on_progress("measuring the cost", 0, 1)
-    net = experiment.network("plain", 0, data).to(experiment.device)
-    report = cost(
-        net.to(memory_format=torch.channels_last),
-        channels_last(experiment.some_images(data).to(experiment.device)),
-        config=experiment.config.se,
-        timing=timing,
-    )
-    return report.to_dict()
 
 
 def _until(stop: Stop, batches: Iterable[T]) -> Iterator[T]:

@@ -23,7 +23,7 @@ from senet.training.data import ImageData
 from senet.training.loop.module import channels_last, logits_of
 from senet.training.loop.stopping import Stop
 
-__all__ = ["kept_outcomes", "read_outcomes"]
+__all__ = ["FILE", "FORMAT", "kept_outcomes", "read_outcomes"]
 
 FILE = "outcomes.safetensors"
 FORMAT = "senet.outcomes/1"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from senet.analysis import mean_std, summarise
@@ -15,12 +17,25 @@ from senet.analysis.power import (
     power_text,
     spread_of_one_pair,
 )
-from senet.analysis.series import contrasts
+from senet.analysis.series import arms_of, contrasts, upgraded
 from senet.compare.experiment import Trial, paired
+from senet.compare.outcomes import FILE, read_outcomes
+from senet.errors import ConfigError
 from senet.training.config import TrainConfig
 from senet.training.loop.choice import chosen_epoch
+from senet.training.run_folder import read_result
 
-__all__ = ["all_pairs_until", "image_intervals", "planned_power", "run_entry", "summary_of_runs"]
+__all__ = [
+    "SCHEMAS",
+    "all_pairs_until",
+    "image_intervals",
+    "planned_power",
+    "power_of",
+    "run_entry",
+    "summary_of_runs",
+]
+
+SCHEMAS = ("senet.compare/2", "senet.compare/1")  # the second has two arms, plain and SE
 
 # in a run: in `senet.analysis.over_images.MEASURES`
 _MEASURES = {
@@ -129,13 +144,7 @@ def planned_power(
         seeds: how many are planned.
 
     Returns:
-        spread: the standard deviation of the paired differences of accuracies, a fraction.
-        estimate: what it comes from.
-        seeds, detectable: how many are planned, and the difference that these show in 4 of 5 such
-            comparisons.
-        pairs_for: for some differences, how many pairs show them as often.
-        text: this in one sentence.
-        None without a pair.
+        As `power_of`; None without a pair.
     """
     arm, against = contrasts(arms)[0]
     first, second = (_values(runs, name, "test_accuracy") for name in (against, arm))
@@ -158,6 +167,43 @@ def planned_power(
         "pairs_for": {str(each): pairs_for(each, spread) for each in _DIFFERENCES},
         "text": power_text(100 * spread, seeds, estimate=estimate),
     }
+
+
+def power_of(folder: str | os.PathLike[str], *, seeds: int) -> dict[str, Any]:
+    """Return what so many seeds can show, by the pairs of an earlier comparison, as a pilot.
+
+    A pilot has the network and the test images, fewer training images or epochs, and a pair or
+    more. Short trainings spread more than long ones: the number of seeds is then on the safe side.
+
+    Args:
+        folder: of the earlier comparison.
+        seeds: how many are planned.
+
+    Returns:
+        spread: the standard deviation of the paired differences of accuracies, a fraction.
+        estimate: what it comes from.
+        seeds, detectable: how many are planned, and the difference that these show in 4 of 5 such
+            comparisons.
+        pairs_for: for some differences, how many pairs show them as often.
+        text: this in one sentence.
+
+    Raises:
+        ConfigError: there is no finished pair.
+        DataError: the folder holds no comparison that can be read.
+    """
+    folder = Path(folder)
+    result = upgraded(read_result(folder / "results.json", *SCHEMAS))
+    arms, outcomes = arms_of(result), {}
+    for arm in arms:
+        places = {seed: folder / "runs" / f"{arm}-seed{seed}" for seed in (0,)}
+        outcomes[arm] = {k: read_outcomes(of) for k, of in places.items() if (of / FILE).exists()}
+    planned = planned_power(result["runs"], arms, outcomes, seeds=seeds)
+    if planned is None:
+        raise ConfigError(
+            f"a pilot needs a finished pair of {' and '.join(contrasts(arms)[0])}, {folder} has "
+            "none; go on with it by --resume"
+        )
+    return planned
 
 
 def all_pairs_until(
