@@ -215,10 +215,9 @@ def main() -> None:
             file = results / f"evidence_{name}_{model}.json"
             write_text(file, json.dumps(result, indent=1) + "\n")
             print(f"{name}: {file}", flush=True)
-    there = {
-        file.stem.removeprefix("evidence_"): json.loads(file.read_text())
-        for file in sorted(results.glob("evidence_*.json"))
-    }
+    files = [*RESULTS.glob("cifar10_*.json"), *RESULTS.glob("excitations_finetune.json")]
+    files += sorted(results.glob("evidence_*.json"))
+    there = {f.stem.removeprefix("evidence_"): json.loads(f.read_text()) for f in files}
     write_text(Path(options.page), page(there))
 
 

@@ -21,10 +21,15 @@ def result(gaps: list[float], losses: list[float] | None = None, **total: Any) -
         return {"arm": "se", "against": "plain", "difference": ends, "verdict": text}
 
     loss = {"arms": {}, "differences": [entry(losses)]} if losses else {}
+    shipped = total.pop("deployed_ms", None)
     columns = {arm: {name: of[k] for name, of in total.items()} for k, arm in enumerate(ARMS)}
+    cost = {"input": [[64, 3, 32, 32]], "total": columns, "timing": {"device": "cpu"}}
+    if shipped:
+        latencies = {arm: {"latency_ms": shipped[k]} for k, arm in enumerate(ARMS)}
+        cost["deployed"] = {"total": latencies, "latency_ms": None}
     return {
         "summary": {"differences": [entry(gaps)], "measures": {"test_loss": loss}},
-        "cost": {"input": [[64, 3, 32, 32]], "total": columns, "timing": {"device": "cpu"}},
+        "cost": cost,
     }
 
 
@@ -80,7 +85,7 @@ def test_a_loss_is_named_as_one() -> None:
 def test_the_median_of_pairwise_ratios_counts_where_there_is_one() -> None:
     given = result([0.01, 0.02], **COSTS)
     given["cost"]["timing"]["step_ms"] = {"ratio": {"median": 1.5}}
-    given["cost"]["total"]["se"]["deployed_ms"] = None
+    given["cost"]["deployed"] = None
 
     found = worth(given)
 

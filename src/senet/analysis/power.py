@@ -185,8 +185,9 @@ def power_text(spread: float, pairs: int, *, estimate: str) -> str:
         return f"the pairs of {estimate} do not differ from each other: no spread to plan with"
     limit = detectable(spread, max(pairs, 2))
     smaller = next((each for each in _ROUND if each <= 0.7 * limit), _ROUND[-1])
+    named = f"{smaller:g} point{'s' * (smaller != 1)}"
     return (
-        f"{max(pairs, 2)} seeds show differences above about {limit:.2g} points; for {smaller:g} "
-        f"points take {pairs_for(smaller, spread):,} (spread {spread:.2g} points, of {estimate}; "
-        "shown in 4 of 5 such comparisons)"
+        f"{max(pairs, 2)} seeds show differences above about {limit:.2g} points; for {named} take "
+        f"{pairs_for(smaller, spread):,} (spread {spread:.2g} points, of {estimate}; shown in 4 of "
+        "5 such comparisons)"
     )

@@ -28,7 +28,7 @@ from senet.analysis.series import (
     upgraded,
 )
 from senet.analysis.stats import proportion_interval
-from senet.analysis.worth import worth
+from senet.analysis.worth import with_deployed, worth
 from senet.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ _LABELS = {
     "bytes_kept": "Kept for backward",
     "latency_ms": "Latency, forward",
     "deployed_ms": "Latency, deployed",
+    "deployed": "Latency, deployed",
     "step_ms": "Training step",
 }
 _BY_STAGE = ("parameters", "macs", "bytes_moved_step", "bytes_kept")
@@ -78,7 +79,8 @@ def render_report(result: Mapping[str, Any]) -> str:
         raise InputError(f"a report shows a result of schema {_SCHEMA}2, got {schema!r}")
     result = upgraded(result)
     page = _environment().get_template("report.html")
-    config, data, cost = (part(result, name) for name in ("config", "data", "cost"))
+    config, data = part(result, "config"), part(result, "data")
+    cost = with_deployed(part(result, "cost"))
     runs, timing = runs_of(result), part(cost, "timing")
     quantities, arms = _quantities(cost, timing), arms_of(result)
     summary = summary_of(result)

@@ -9,7 +9,7 @@ from typing import Any
 from senet.analysis import number_texts as texts
 from senet.analysis.series import number, part, summary_of
 
-__all__ = ["worth"]
+__all__ = ["with_deployed", "worth"]
 
 # the cost that is named: the first of each that is known, and what it is called
 _COSTS = (
@@ -28,8 +28,9 @@ def worth(result: Mapping[str, Any]) -> dict[str, Any] | None:
         result: of `senet.compare.compare`; gaps are allowed.
 
     Returns:
-        verdict: one sentence: the difference of accuracies, of losses where it is significant, and
-            the costs.
+        verdict: one sentence, of gain and price.
+        gain: the difference of accuracies.
+        price: the difference of losses where it is significant, and the costs.
         speed: images a second with SE and without, in one sentence; empty where no time is known.
         ratios: SE / plain of the costs that are named.
         images_per_second: of each arm, in training and in inference.
@@ -41,29 +42,41 @@ def worth(result: Mapping[str, Any]) -> dict[str, Any] | None:
         >>> worth({"summary": {"differences": [of]}, "cost": {"total": total}})["verdict"]
         'it is better; SE costs 2 % more parameters'
     """
-    summary, cost = summary_of(result), part(result, "cost")
+    summary, cost = summary_of(result), with_deployed(part(result, "cost"))
     entry = next((each for each in summary["differences"] if _is_se(each)), None)
     if entry is None:
         return None
-    total = part(cost, "total")
+    total, timing = part(cost, "total"), part(cost, "timing")
     ratios = {
         name: number(part(total, "se").get(name)) / plain
         for name in ("parameters", "step_ms", "latency_ms", "deployed_ms")
         if (plain := number(part(total, "plain").get(name))) > 0
     }
     for name in ratios:
-        measured = number(part(part(part(cost, "timing"), name), "ratio").get("median"))
+        measured = number(part(part(timing, name), "ratio").get("median"))
         ratios[name] = ratios[name] if math.isnan(measured) else measured
     ratios = {name: ratio for name, ratio in ratios.items() if math.isfinite(ratio)}
     speeds = _images_per_second(cost)
+    gain, price = _gain(entry), "; ".join(filter(None, (_loss(result), _price(ratios))))
     return {
-        "verdict": "; ".join(
-            filter(None, (_gain(entry), _loss(result), _price(ratios)))  # in this order
-        ),
-        "speed": _speed(speeds, str(part(cost, "timing").get("device") or "this device")),
+        "verdict": f"{gain}; {price}" if price else gain,
+        "gain": gain,
+        "price": price,
+        "speed": _speed(speeds, str(timing.get("device") or "this device")),
         "ratios": ratios,
         "images_per_second": speeds,
     }
+
+
+def with_deployed(cost: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a cost report with the latency as deployed among its totals, as "deployed_ms"."""
+    deployed, total = part(cost, "deployed"), part(cost, "total")
+    times = {column: part(part(deployed, "total"), column).get("latency_ms") for column in total}
+    if not any(times.values()):
+        return cost
+    totals = {column: {**of, "deployed_ms": times[column]} for column, of in total.items()}
+    timing = {**part(cost, "timing"), "deployed_ms": deployed.get("latency_ms")}
+    return {**cost, "total": totals, "timing": timing}
 
 
 def _is_se(entry: Mapping[str, Any]) -> bool:

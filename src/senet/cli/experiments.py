@@ -18,6 +18,22 @@ from senet.training.config import RunConfig
 __all__ = ["ablate", "compare"]
 
 _MODEL = "resnet20"
+_Until = Annotated[
+    float | None,
+    typer.Option(
+        help="Go on with more seeds until every interval is ± so many points of accuracy; "
+        "--seeds is how many of them say how many that takes.",
+        metavar="POINTS",
+    ),
+]
+_Power = Annotated[
+    Path | None,
+    typer.Option(
+        help="Train nothing: say what --seeds can show, by the pairs in the folder of an earlier "
+        "comparison, as a short pilot.",
+        metavar="FOLDER",
+    ),
+]
 
 
 @app.command()
@@ -46,23 +62,9 @@ def compare(
         ),
     ] = "plain,se",
     seeds: o.Seeds = 3,
-    until: Annotated[
-        float | None,
-        typer.Option(
-            help="Go on with more seeds until every interval is ± so many points of accuracy; "
-            "--seeds is how many of them say how many that takes.",
-            metavar="POINTS",
-        ),
-    ] = None,
+    until: _Until = None,
     max_seeds: Annotated[int, typer.Option(help="With --until: the most seeds.")] = 30,
-    power: Annotated[
-        Path | None,
-        typer.Option(
-            help="Train nothing: say what --seeds can show, by the pairs in the folder of an "
-            "earlier comparison, as a short pilot.",
-            metavar="FOLDER",
-        ),
-    ] = None,
+    power: _Power = None,
     out: o.Out = Path("runs/compare"),
     resume: o.Resume = False,
     device: o.Device = "auto",

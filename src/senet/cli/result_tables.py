@@ -139,7 +139,7 @@ def _measured(of: Mapping[str, Any], label: str, unit: float, digits: int) -> li
     ]
     rows = [(label, *cells, *means)]
     over_images = [each.get("over_images") for each in of["differences"]]
-    name = "  {:g} % interval" if not any(over_images) else "  {:g} % interval, other seeds"
+    name = "  {:g} %, other seeds" if any(over_images) else "  {:g} % interval"
     for label, intervals in ((name, differences), ("  {:g} %, other images", over_images)):
         if any(each and each["low"] is not None for each in intervals):
             confidence = 100 * next(filter(None, intervals))["confidence"]
@@ -170,7 +170,9 @@ def _cost_rows(
     cost: Mapping[str, Any] | None, arms: Sequence[str], compared: Sequence[str]
 ) -> list[tuple[str, ...]]:
     """Return what plain and SE cost, in their columns and that of their difference."""
-    total = cost["total"] if cost else {}
+    from senet.analysis.worth import with_deployed
+
+    total = with_deployed(cost)["total"] if cost else {}
     rows: list[tuple[str, ...]] = []
     for name, (label, unit, digits) in _COSTS.items() if total else ():
         values = [total[column].get(name) for column in ("plain", "se", "difference")]

@@ -14,9 +14,9 @@ from senet.analysis import record_gates, render_report, summarise
 from senet.analysis.series import TWO_ARMS, upgraded
 from senet.analysis.worth import worth
 from senet.compare.experiment import Experiment
-from senet.compare.network_cost import add_deployed, network_cost
-from senet.compare.stages import Goal, Stages
+from senet.compare.seed_stages import Goal, Stages
 from senet.compare.summary import SCHEMAS
+from senet.cost import cost
 from senet.errors import ConfigError
 from senet.files import write_text
 from senet.insertion import SEConfig
@@ -26,6 +26,7 @@ from senet.training.config import DataConfig, RunConfig, TrainConfig
 from senet.training.config.run_config import Model
 from senet.training.data import ImageData, load_data
 from senet.training.loop.checkpoints import load_weights
+from senet.training.loop.module import channels_last
 from senet.training.loop.placement import find_device
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
 from senet.training.run_folder import (
@@ -110,10 +111,7 @@ def compare(
     images_of = DataConfig(data) if isinstance(data, str) else data
     config = RunConfig(model, weights, se or SEConfig(), images_of, train or TrainConfig())
     experiment = Experiment(config, tuple(arms), seeds, find_device(device), Path(out))
-    if len(experiment.arms) < 2:
-        raise ConfigError(
-            f"arms must be at least two, got {', '.join(arms) or 'none'}; try plain,se"
-        )
+    _check_arms(arms)
     goal = None if until is None else Goal(until, seeds, max_seeds)
     earlier = _earlier(experiment, goal, resume=resume)
     images = load_data(config.data, input_size=config.input_size(), on_progress=on_progress)
@@ -122,9 +120,7 @@ def compare(
     experiment.check(images)
     result = _new_result(experiment, images, goal, command=command)
     render_report(result)  # a package that the page lacks is missing now, not after the training
-    result["cost"] = earlier.get("cost") or network_cost(
-        experiment, images, on_progress, timing=timing
-    )
+    result["cost"] = earlier.get("cost") or _cost(experiment, images, on_progress, timing=timing)
     write_result(experiment.folder / "results.json", result)
     stages = Stages(experiment, images, result, goal)
     with stop_on_interrupt() as stop:
@@ -132,7 +128,6 @@ def compare(
             stages.train(on_progress=on_progress, stop=stop)
             on_progress("recording gates", 0, 1)
             gates, folded = _excitations(experiment, images, stop), _folded(experiment, images)
-            add_deployed(result["cost"], experiment, images)
             result |= {"excitations": gates, "folded": folded, "state": "done"}
         except Stopped:
             result["state"] = "partial"
@@ -143,6 +138,12 @@ def compare(
     write_result(experiment.folder / "results.json", result)
     write_text(experiment.folder / "report.html", render_report(result))
     return result
+
+
+def _check_arms(arms: Sequence[str]) -> None:
+    if len(arms) < 2:
+        given = ", ".join(arms) or "none"
+        raise ConfigError(f"arms must be at least two, got {given}; try plain,se")
 
 
 def _options(experiment: Experiment, goal: Goal | None) -> dict[str, Any]:
@@ -201,6 +202,23 @@ def _new_result(
         "excitations": None,
         "folded": None,
     }
+
+
+def _cost(
+    experiment: Experiment, data: ImageData, on_progress: Progress, *, timing: bool
+) -> dict[str, Any]:
+    """Return what SE costs in this network, empty without an SE arm."""
+    if "se" not in experiment.arms:
+        return {}
+    on_progress("measuring the cost", 0, 1)
+    net = experiment.network("plain", 0, data).to(experiment.device)
+    report = cost(
+        net.to(memory_format=torch.channels_last),
+        channels_last(experiment.some_images(data).to(experiment.device)),
+        config=experiment.config.se,
+        timing=timing,
+    )
+    return report.to_dict()
 
 
 def _until(stop: Stop, batches: Iterable[T]) -> Iterator[T]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from senet.compare.stages import Goal
+from senet.compare.seed_stages import Goal
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
 from training.tiny import compared, image_folder
