@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from write_evidence_page import difference
+
 from senet.analysis.series import upgraded
 
 NAME = "CIFAR-10 (JPEG)"
@@ -78,12 +80,19 @@ def arm_table(result: dict[str, Any]) -> list[str]:
     for arm, of in summary["arms"].items():
         spread = "" if of["std"] is None else f" ± {100 * of['std']:.2f}"
         lines.append(f"| {arm} | {100 * of['mean']:.2f} %{spread} |")
-    lines += ["", "| difference | points | verdict |", "|---|---|---|"]
+    lines += ["", "| difference | points | test loss | verdict |", "|---|---|---|---|"]
     for each in summary["differences"]:
         gap = each["difference"]
         text = points([gap["mean"], gap["low"], gap["high"]])
-        lines.append(f"| {each['arm']} - {each['against']} | {text} | {each['verdict']} |")
+        loss = loss_difference(result, each["arm"], each["against"])
+        lines.append(f"| {each['arm']} - {each['against']} | {text} | {loss} | {each['verdict']} |")
     return lines
+
+
+def loss_difference(result: dict[str, Any], arm: str, against: str) -> str:
+    """The paired difference of two arms' test losses, with its interval."""
+    gap = difference(result, arm, against, "test_loss")
+    return "" if gap is None else points([gap.mean, gap.low, gap.high], 1, 4)
 
 
 def page(parts: dict[str, dict[str, Any]]) -> str:
@@ -133,6 +142,7 @@ def meaning(parts: dict[str, dict[str, Any]]) -> list[str]:
     moves = [100 * block["relative_std"][0] for block in scratch["gates"]["blocks"]]
     chosen, cheap = cost_of(scratch, "the greedy")
     gap, seeds = difference_of(parts["finetune"], "se", "constant")
+    loss = loss_difference(parts["finetune"], "se", "constant")
     return [
         f"Gates that hardly move can still matter: in the network that was trained with SE from "
         f"scratch they vary by {min(moves):.1f} to {max(moves):.1f} % of their mean from image to "
@@ -140,7 +150,8 @@ def meaning(parts: dict[str, dict[str, Any]]) -> list[str]:
         f"the {len(chosen['blocks'])} blocks that the greedy choice takes cost {cheap}. Blocks "
         "that were put into a trained network and fine-tuned briefly learn little more than a "
         f"constant: all of them fold into the batch norms for {cost_of(tuned, 'all')[1]} points, "
-        f"and SE gains {gap} points over a gate that cannot see the image ({seeds} seeds). So "
+        f"and SE gains {gap} points over a gate that cannot see the image ({seeds} seeds), though "
+        f"its test loss differs by {loss}. So "
         "plan with `senet slim --dry-run` on your own data before you pay for blocks at "
         "inference.",
     ]
