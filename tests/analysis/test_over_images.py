@@ -8,19 +8,20 @@ import torch
 from scipy import stats
 from sklearn import metrics
 
-from senet.analysis.over_images import ImageInterval, Outcomes, over_images, scores
+from senet.analysis.over_images import MEASURES, ImageInterval, Outcomes, over_images, scores
 from senet.errors import InputError
 
 CLASSES = 6
-SHARES = np.array([0.6, 0.2, 0.1, 0.05, 0.03, 0.02])  # of the classes: unequal
+UNEQUAL = (0.6, 0.2, 0.1, 0.05, 0.03, 0.02)  # shares of the classes
+EQUAL = (1 / 6,) * 6
 PAIR = [("se", "plain")]
 Arms = dict[str, dict[int, Outcomes]]
 
 
-def arms(images: int, seed: int, *, seeds: int = 2, gain: float = 0.1) -> Arms:
+def arms(images: int, seed: int, *, seeds: int = 2, shares: tuple[float, ...] = UNEQUAL) -> Arms:
     """Networks on images that are easy or hard for all of them; SE is right more often."""
     rng = np.random.default_rng(seed)
-    label = rng.choice(CLASSES, images, p=SHARES)
+    label = rng.choice(CLASSES, images, p=shares)
     hardness = rng.uniform(0.2, 0.9, images)
 
     def tested(more: float) -> Outcomes:
@@ -31,7 +32,7 @@ def arms(images: int, seed: int, *, seeds: int = 2, gain: float = 0.1) -> Arms:
         return Outcomes(*map(torch.from_numpy, (label, answer, loss, top5)))
 
     return {
-        arm: {k: tested(more) for k in range(seeds)} for arm, more in (("plain", 0.0), ("se", gain))
+        arm: {k: tested(more) for k in range(seeds)} for arm, more in (("plain", 0.0), ("se", 0.1))
     }
 
 
@@ -79,7 +80,7 @@ def test_intervals_are_those_of_scipy() -> None:
     right = {arm: [(e.label == e.answer).double() for e in nets] for arm, nets in networks.items()}
     gaps = (sum(right["se"]) / 2 - sum(right["plain"]) / 2).numpy()
     # the quantile of B draws of a normal statistic has the standard deviation 2.67 sd / sqrt(B)
-    for name, statistic, draws in (("accuracy", accuracy, 8000), ("macro_f1", macro_f1, 150)):
+    for name, statistic, draws in (("accuracy", accuracy, 8000), ("macro_f1", macro_f1, 60)):
         scipys = stats.bootstrap(
             (np.arange(400),),
             statistic,
@@ -97,20 +98,28 @@ def test_intervals_are_those_of_scipy() -> None:
     assert found["accuracy"].high == pytest.approx(gaps.mean() + half, abs=0.15 * half)
 
 
-def test_intervals_cover_as_often_as_they_say() -> None:
-    (truth,) = over_images(arms(200_000, 3, seeds=1), PAIR, resamples=1)
-    names, rounds = ("accuracy", "loss", "balanced_accuracy", "top5"), 250
-    hits = dict.fromkeys(names, 0)
+@pytest.mark.parametrize(
+    ("shares", "exact"),
+    [(EQUAL, MEASURES), (UNEQUAL, ("accuracy", "loss", "top5"))],
+    ids=["equal", "unequal"],
+)
+def test_intervals_cover_as_often_as_they_say(
+    shares: tuple[float, ...], exact: tuple[str, ...]
+) -> None:
+    (truth,) = over_images(arms(200_000, 3, seeds=1, shares=shares), PAIR, resamples=1)
+    rounds, hits = 200, dict.fromkeys(MEASURES, 0)
     for k in range(rounds):
-        (found,) = over_images(arms(300, 1000 + k), PAIR, resamples=300)
-        for name in names:
-            low, high = found[name].low, found[name].high
-            assert low is not None
-            assert high is not None
-            hits[name] += low <= truth[name].mean <= high
+        (found,) = over_images(arms(300, 1000 + k, shares=shares), PAIR, resamples=300)
+        for name, interval in found.items():
+            assert interval.low is not None
+            assert interval.high is not None
+            hits[name] += interval.low <= truth[name].mean <= interval.high
 
-    for name in names:  # 4 standard deviations of a share of 250, and a point for the resamples
-        assert hits[name] / rounds == pytest.approx(0.95, abs=0.065)
+    covered = {name: of / rounds for name, of in hits.items()}
+    for name in exact:  # 3 standard deviations of a share of 200, and a point for the resamples
+        assert covered[name] == pytest.approx(0.95, abs=0.056)
+    # what counts each class alike is less sure where a class has six images; the pages say so
+    assert min(covered.values()) > 0.85
 
 
 def test_the_seeds_are_averaged_and_only_pairs_count() -> None:
@@ -132,12 +141,13 @@ def test_many_resamples_at_once_or_few_give_the_same_kind_of_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     outcomes = arms(100, 5)
-    (whole,) = over_images(outcomes, PAIR)
+    (whole,) = over_images(outcomes, PAIR, resamples=500)
     monkeypatch.setattr("senet.analysis.over_images._CELLS", 1000)  # ten resamples at a time
-    (in_parts,) = over_images(outcomes, PAIR)
+    (in_parts,) = over_images(outcomes, PAIR, resamples=500)
 
     assert in_parts["loss"].low == pytest.approx(whole["loss"].low, abs=0.02)
-    assert over_images(outcomes, PAIR) == [in_parts]  # the draws are the same in every call
+    # the draws are the same in every call
+    assert over_images(outcomes, PAIR, resamples=500) == [in_parts]
 
 
 def test_equal_networks_have_no_interval() -> None:

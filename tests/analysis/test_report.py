@@ -229,6 +229,14 @@ def test_three_arms(make_result: Any) -> None:
     assert len(parsed.ids) == len(set(parsed.ids))
 
 
+def test_fine_tuning_says_what_the_batch_norms_do(make_result: Any) -> None:
+    result = make_result(seeds=1, epochs=1, excitations=None, cost=None)
+    result["config"] |= {"weights": "w.safetensors", "bn_statistics": "frozen"}
+
+    text = _read(render_report(result)).text
+    assert "from trained weights, statistics of batch norms frozen in all arms" in text
+
+
 def test_arms_without_se(make_result: Any) -> None:
     arms = ("plain", "constant")
     page = render_report(make_result(epochs=3, excitations=None, cost=None, arms=arms))

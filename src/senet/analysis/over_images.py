@@ -71,7 +71,9 @@ def over_images(
 
     The images are drawn with replacement, the same for all networks; each measure is computed of
     what was drawn, for each network, and averaged over the seeds that both arms have. The interval
-    lies between the quantiles of the differences. The draws are the same in every call.
+    lies between the quantiles of the differences. The draws are the same in every call. Where a
+    class has few images, those of the measures that count each class alike are too narrow: with six
+    of 300 they covered about 90 % instead of 95 % (simulated in the tests).
 
     Args:
         outcomes: of each arm by seed.

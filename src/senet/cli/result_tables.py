@@ -40,6 +40,11 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     summary, notes = result["summary"], []
     if summary.get("warning"):
         notes.append(f"warning: {summary['warning']}")
+    if result["config"].get("weights"):
+        notes.append(
+            f"from {result['config']['weights']}; statistics of the batch norms "
+            f"{result['config']['bn_statistics']} in all arms"
+        )
     if summary.get("power"):
         notes.append(summary["power"]["text"])
     goal = result.get("until")
@@ -65,9 +70,13 @@ def result_tables(result: Mapping[str, Any]) -> list[Table]:
             label = rows.pop()[0]
         rows.append([label, *cells])
     table = Table("", title=f"{result['config']['model']} on {result['data']['name']}")
+    captions = []
+    if any(each.get("over_images") for each in summary["differences"]):
+        captions.append("below each difference: its 95 % intervals, other seeds, then other images")
     if summary.get("majority_share") is not None:
         share = 100 * summary["majority_share"]
-        table.caption = f"always answering the largest class would give {share:.2f} % accuracy"
+        captions.append(f"always answering the largest class would give {share:.2f} % accuracy")
+    table.caption = "\n".join(captions)
     for label, *_ in rows:
         table.add_column(label, justify="right")
     heads = [title(arm) for arm in summary["arms"]]
