@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser import Browser, chromium
 from senet.analysis import paired_difference, verdict
 from senet.analysis.report import render_report
 from senet.analysis.worth import worth
@@ -102,7 +104,8 @@ def test_gaps_give_no_price(gap: dict[str, Any]) -> None:
     assert found is None or "costs" not in found["verdict"]
 
 
-def test_the_page_has_verdict_evidence_cost_and_detail_in_this_order(make_result: Any) -> None:
+@pytest.fixture(scope="module")
+def page(make_result: Any) -> str:
     given = make_result(seeds=3, epochs=2, classes=["cat", "dog"], blocks=[("layer1.0.se", 1, 3)])
     summary = result([0.01, 0.02, 0.015], [-0.02, -0.03, -0.025])["summary"]
     arms = {arm: {"mean": 0.9, "std": 0.01, "n": 3} for arm in ARMS}
@@ -111,15 +114,37 @@ def test_the_page_has_verdict_evidence_cost_and_detail_in_this_order(make_result
         of["differences"][0]["over_images"] = {"mean": 0.01, "low": 0.002, "high": 0.018}
     power = {"text": "3 seeds show differences above about 1.3 points"}
     goal = {"points": 0.5, "first": 3, "max_seeds": 5, "needed": 9}
-    page = render_report(
+    return render_report(
         given | {"summary": summary | {"arms": arms, "power": power}, "until": goal}
     )
 
+
+def test_the_page_has_verdict_evidence_cost_and_detail_in_this_order(page: str) -> None:
     order = (
-        *("SE is better by 1.5 points", "it lowers the test loss", "images a second in training"),
+        *("SE is better by 1.5 points", "It lowers the test loss", "images a second in training"),
         *("The evidence", "other images", "+0.0020 to +0.0180", "3 seeds show differences"),
         *("took 9 seeds", "at most 5 were allowed", "What it costs", "272,095", "Every run"),
         "How to repeat it",
     )
     places = [page.index(text) for text in order]
     assert places == sorted(places)
+
+
+def test_a_browser_shows_the_page_light_and_dark_and_on_a_phone(page: str, tmp_path: Path) -> None:
+    if chromium() is None:
+        pytest.skip("needs Chromium or Chrome on the path, to open the page")
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    with Browser(tmp_path / "profile") as browser:
+        for width, dark in ((1280, True), (400, False)):
+            browser.open(tmp_path / "report.html", width=width, dark=dark)
+            assert browser.value("document.documentElement.scrollWidth") <= width
+            colour = browser.value("getComputedStyle(document.body).backgroundColor")
+            assert (colour == "rgb(15, 19, 24)") == dark
+        # on the phone: two means and their difference, and below them its two intervals, in view
+        cells = "[...document.querySelectorAll('table.evidence tbody tr')[0].children]"
+        boxes = f"{cells}.map(c => c.getBoundingClientRect()).map(b => [b.top, b.right, b.width])"
+        name, *values = browser.value(boxes)
+        assert len(values) == 5
+        assert name[0] < values[0][0] == values[1][0] == values[2][0] < values[3][0] == values[4][0]
+        assert all(right <= 400 and width > 100 for _, right, width in values)
+        assert browser.errors == []
