@@ -7,6 +7,7 @@ drifts slows all of them alike:
     undeployed   with SE, as it was trained, or as timm and torchvision build it
     deployed     after `senet.deploy`
     portable     after `senet.deploy(form="portable")`: the blocks as a module of their own
+    single       at batch 1, after `senet.deploy(form="single")`, where that differs
 
 A row is the median of the pairwise ratios to the plain network, with a 95 % interval of the median.
 Rows go to benchmarks/results/inference.csv as they come; a run that was stopped goes on where it
@@ -99,12 +100,16 @@ def build(name: str, image: Tensor) -> tuple[nn.Module, nn.Module]:
 def variants(name: str, image: Tensor) -> dict[str, nn.Module]:
     """Return the networks that take turns; "plain" comes first."""
     plain, with_se = build(name, image)
-    return {
+    nets = {
         "plain": senet.deploy(plain, image),
         "undeployed": with_se,
         "deployed": senet.deploy(with_se, image),
         "portable": senet.deploy(with_se, image, form="portable"),
     }
+    if len(image) == 1:
+        single: Any = senet.deploy(with_se, image, form="single")
+        nets |= {"single": single} if single.deployment.weighted else {}
+    return nets
 
 
 def eager(nets: dict[str, nn.Module], image: Tensor, precision: str) -> dict[str, Call]:

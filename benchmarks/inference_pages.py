@@ -22,7 +22,12 @@ ENGINES = {
     "openvino": "OpenVINO",
 }
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
-VARIANTS = {"undeployed": "not deployed", "portable": '`"portable"`', "deployed": '`"fast"`'}
+VARIANTS = {
+    "undeployed": "not deployed",
+    "portable": '`"portable"`',
+    "deployed": '`"fast"`',
+    "single": '`"single"`',
+}
 Rows = list[dict[str, str]]
 
 
@@ -56,8 +61,10 @@ def full(rows: Rows) -> str:
     """All networks, for docs/deploy.md."""
     parts = []
     for network, called in NETWORKS.items():
-        if any(row["network"] == network for row in rows):
-            parts += [f"{called}:", "", *table(rows, network, VARIANTS), ""]
+        seen = {row["variant"] for row in rows if row["network"] == network}
+        shown = {name: column for name, column in VARIANTS.items() if name in seen}
+        if shown:
+            parts += [f"{called}:", "", *table(rows, network, shown), ""]
     return "\n".join(parts)
 
 

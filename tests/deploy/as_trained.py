@@ -12,19 +12,6 @@ import senet
 from senet.deploy import Deployment
 
 
-class Residual(nn.Module):
-    """A bottleneck's tail: its block's squeeze can move in front of the 1x1 convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.na = nn.Conv2d(8, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.b, self.nb = nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.na(self.a(x)))
-        return torch.relu(x + self.nb(self.b(y)))
-
-
 def as_trained(net: nn.Module) -> nn.Module:
     """Give batch norms and blocks values as training leaves them, and return the network."""
     for module in net.modules():
@@ -94,21 +81,23 @@ def report(deployed: nn.Module) -> Deployment:
     return deployed.deployment
 
 
+class Bottleneck(nn.Module):
+    """The tail of a bottleneck in any number of dimensions."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        conv, norm = getattr(nn, f"Conv{dims}d"), getattr(nn, f"BatchNorm{dims}d")
+        self.a, self.na = conv(8, 4, 3, padding=1), norm(4)
+        self.b, self.nb = conv(4, 8, 1, bias=False), norm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.na(self.a(x)))
+        return torch.relu(x + self.nb(self.b(y)))
+
+
 def bottleneck(dims: int) -> nn.Module:
-    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
-    norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims]
-
-    class Bottleneck(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.na = conv(8, 4, 3, padding=1), norm(4)
-            self.b, self.nb = conv(4, 8, 1, bias=False), norm(8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = torch.relu(self.na(self.a(x)))
-            return torch.relu(x + self.nb(self.b(y)))
-
-    return nn.Sequential(conv(3, 8, 3), norm(8), nn.ReLU(), Bottleneck(), Bottleneck())
+    conv, norm = getattr(nn, f"Conv{dims}d"), getattr(nn, f"BatchNorm{dims}d")
+    return nn.Sequential(conv(3, 8, 3), norm(8), nn.ReLU(), Bottleneck(dims), Bottleneck(dims))
 
 
 def example(dims: int) -> Tensor:

@@ -6,6 +6,7 @@ import gc
 import logging
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import senet
-from deploy.as_trained import Residual
+from deploy.as_trained import Bottleneck
 from senet.deploy import engines
-from senet.errors import DataError, ExportError, InputError, UnknownNameError
+from senet.errors import ConfigError, DataError, ExportError, InputError, UnknownNameError
 
 ENDINGS = ("onnx", "xml", "pt2")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -26,7 +27,7 @@ def classifier() -> nn.Module:
     """A small network with two blocks that do something."""
     stem = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-    net = nn.Sequential(*stem, Residual(), Residual(), *head)
+    net = nn.Sequential(*stem, Bottleneck(2), Bottleneck(2), *head)
     senet.insert(net, images(), senet.SEConfig(reduction=2))
     for block in senet.se_modules(net).values():
         nn.init.normal_(block.fc2.weight)
@@ -54,6 +55,7 @@ def test_a_file_computes_what_the_network_does(tmp_path: Path, ending: str, form
     assert report.same_class == 1.0
     assert 0 <= report.difference < 1e-5
     assert report.nodes == loaded.nodes > 0
+    assert loaded.batch is None
     assert report.kept == ()
     assert report.engine in str(report)
     others = {each.name for each in tmp_path.iterdir()} - {f"net.{ending}"}
@@ -97,8 +99,22 @@ def test_a_fixed_number_of_images(tmp_path: Path, ending: str) -> None:
     report = senet.export(classifier(), path, images(1), dynamic_batch=False, images=images(3))
 
     assert report.images == 3
+    assert senet.load_exported(path).batch == 1
     with pytest.raises(Exception, match=r".+"):  # each engine says it in its own words
         senet.load_exported(path).run(images(2))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_form_for_one_image(tmp_path: Path, ending: str) -> None:
+    net, path, x = classifier(), tmp_path / f"net.{ending}", images(3)
+
+    report = senet.export(net, path, x[:1], form="single", images=x)
+
+    assert (report.images, senet.load_exported(path).batch) == (3, 1)
+    with pytest.raises(InputError, match="takes one image at a time, got 2; give one"):
+        senet.export(net, path, images(2), form="single")
+    with pytest.raises(ConfigError, match="int8 needs"):  # pt2 has none at all
+        senet.export(net, path, x[:1], form="single", int8=x)
 
 
 def test_nothing_of_the_training_form_is_in_the_file(tmp_path: Path) -> None:
@@ -122,7 +138,7 @@ def test_what_disagrees_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.M
     def broken(given: Path) -> Any:
         loaded = right.read(given)
         wrong = lambda x: [2 * y for y in loaded.run(x)]  # noqa: E731
-        return engines.Loaded(wrong, loaded.metadata, loaded.nodes, loaded.version)
+        return replace(loaded, run=wrong)
 
     engine = engines.Engine(right.name, right.suffix, right.files, right.write, broken)
     monkeypatch.setitem(engines.ENGINES, "pt2", engine)

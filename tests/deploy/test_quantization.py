@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import senet
-from deploy.as_trained import Residual
+from deploy.as_trained import Bottleneck
 from senet.deploy.engines import engine_of
 from senet.deploy.quantization import quantise
 from senet.errors import ConfigError, ExportError, InputError, MissingPackageError, UnknownNameError
@@ -28,7 +28,7 @@ def classifier(excitation: str = "sigmoid") -> nn.Module:
 
     stem = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU(), SqueezeExcite(8, act_layer=nn.SiLU)
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-    net = nn.Sequential(*stem, nn.Conv2d(8, 8, 1), Residual(), Residual(), *head)
+    net = nn.Sequential(*stem, nn.Conv2d(8, 8, 1), Bottleneck(2), Bottleneck(2), *head)
     config = senet.SEConfig(reduction=2, excitation=excitation, existing="add")
     senet.insert(net, images(), config)
     for block in senet.se_modules(net).values():

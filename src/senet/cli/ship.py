@@ -37,7 +37,12 @@ Format = Annotated[
 ]
 
 
-Form = Annotated[str, typer.Option(help="fast; or portable, which other tools know as SE.")]
+Form = Annotated[
+    str,
+    typer.Option(
+        help="fast; portable, which other tools know as SE; single, for one image at a time."
+    ),
+]
 DynamicSize = Annotated[
     bool, typer.Option("--dynamic-size", help="Let the file take images of any size.")
 ]
@@ -93,7 +98,7 @@ def export(
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
     if int8:
-        check_tool(engine_of(target).name, int8_tool, int8_blocks)
+        check_tool(engine_of(target).name, form, int8_tool, int8_blocks)
     check_writable(target.parent)
     trained = _network(source, weights, classes, normalization, image_size)
     accuracy, options = None, dict[str, Any](form=form)

@@ -38,6 +38,7 @@ class Loaded:
         metadata: what `senet.export` was given to write into the file.
         nodes: operators of the graph, constants and inputs not counted.
         blocks: the SE blocks of an ONNX or OpenVINO file.
+        batch: the number of images that it takes at a time; None for any.
         version: the engine and its version.
     """
 
@@ -45,6 +46,7 @@ class Loaded:
     metadata: dict[str, Any]
     nodes: int
     version: str
+    batch: int | None
     blocks: tuple[FileBlock, ...] = ()
 
 
@@ -73,6 +75,13 @@ def quiet() -> Iterator[None]:
         _SHAPES.setLevel(level)
 
 
+def _image_of(program: Any) -> Any:
+    """The node of an exported program that stands for the images."""
+    (image,) = program.graph_signature.user_inputs
+    (place,) = (node for node in program.graph.nodes if node.name == image)
+    return place
+
+
 def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
     with optional("ONNX export"):
         import onnxscript  # noqa: F401 - torch's exporter is written in it
@@ -92,7 +101,8 @@ def _read_onnx(path: Path) -> Loaded:
         import onnxruntime
     onnxruntime.set_default_logger_severity(3)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    (image,) = session.get_inputs()
+    name, (batch, *_) = image.name, image.shape
 
     def run(images: Tensor) -> list[Tensor]:
         return [torch.as_tensor(a) for a in session.run(None, {name: images.numpy()})]
@@ -100,7 +110,8 @@ def _read_onnx(path: Path) -> Loaded:
     kept = session.get_modelmeta().custom_metadata_map.get(_KEY, "{}")
     graph = onnx.load(path, load_external_data=False).graph
     version = f"ONNX Runtime {onnxruntime.__version__}"
-    return Loaded(run, json.loads(kept), len(graph.node), version, onnx_blocks(graph))
+    fixed = batch if isinstance(batch, int) else None
+    return Loaded(run, json.loads(kept), len(graph.node), version, fixed, onnx_blocks(graph))
 
 
 def _write_openvino(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -108,8 +119,7 @@ def _write_openvino(program: Any, path: Path, metadata: Mapping[str, Any]) -> No
         import openvino
     with quiet():
         model = openvino.convert_model(program)
-    (image,) = program.graph_signature.user_inputs
-    (place,) = (node for node in program.graph.nodes if node.name == image)
+    place = _image_of(program)
     # the conversion leaves the number of images open, whatever the program says
     sizes = [n if isinstance(n, int) else -1 for n in place.meta["val"].shape]
     model.reshape(openvino.PartialShape(sizes))
@@ -151,7 +161,8 @@ def _read_openvino(path: Path) -> Loaded:
     kinds = [op.get_type_name() for op in model.get_ordered_ops()]
     nodes = sum(kind not in ("Constant", "Parameter", "Result") for kind in kinds)
     version = f"OpenVINO {openvino.__version__.split('-')[0]}"
-    return Loaded(run, json.loads(kept), nodes, version, openvino_blocks(model))
+    batch = wanted[0].get_length() if wanted[0].is_static else None
+    return Loaded(run, json.loads(kept), nodes, version, batch, openvino_blocks(model))
 
 
 def _write_pt2(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -170,7 +181,10 @@ def _read_pt2(path: Path) -> Loaded:
         return list(returned) if isinstance(returned, tuple | list) else [returned]
 
     nodes = sum(node.op == "call_function" for node in program.graph.nodes)
-    return Loaded(run, json.loads(extra[_KEY] or "{}"), nodes, f"PyTorch {torch.__version__}")
+    batch = _image_of(program).meta["val"].shape[0]
+    fixed = batch if isinstance(batch, int) else None
+    kept = json.loads(extra[_KEY] or "{}")
+    return Loaded(run, kept, nodes, f"PyTorch {torch.__version__}", fixed)
 
 
 ENGINES: dict[str, Engine] = {

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from senet.deploy.engines import Engine, Loaded, engine_of, quiet
 from senet.deploy.quantization import check_tool, hide_blocks, quantise
-from senet.deploy.rewrite import deploy
+from senet.deploy.rewrite import Deployment, deploy
 from senet.errors import ExportError, InputError, first_line
 from senet.files import write_whole
 from senet.insertion.reading import tensors
@@ -101,7 +101,7 @@ def export(
             NAME.pt2 (torch.export).
         example_input: images [N, C, *spatial].
         form: of `senet.deploy`.
-        dynamic_batch: let the file take any number of images.
+        dynamic_batch: let the file take any number of images; never so in the form "single".
         dynamic_size: let it take images of any size.
         images: what is compared, [N, C, *spatial]; random images if not given.
         metadata: JSON-able values to keep in the file, such as class names.
@@ -116,7 +116,7 @@ def export(
         What was written, and how it compares.
 
     Raises:
-        ConfigError: int8 in a format that no tool quantises.
+        ConfigError: int8 in a format that no tool quantises, or in the form "single".
         ExportError: the network cannot be exported, or the file does not compute what the network
             does; no file is left then, and one that was there before stays. An int8 file must keep
             half of the outputs' standard deviation.
@@ -131,8 +131,9 @@ def export(
             f"an exported network takes one tensor of images, got {type(example_input).__name__}"
         )
     if int8 is not None:
-        check_tool(engine.name, int8_tool, int8_blocks)
+        check_tool(engine.name, form, int8_tool, int8_blocks)
     example = example_input.detach()
+    dynamic_batch = dynamic_batch and form != "single"
     net = deploy(model, example, form=form)
     if int8 is not None and int8_blocks == "int8":
         hide_blocks(net)
@@ -146,18 +147,17 @@ def export(
         loaded = engine.read(written)
         compared = _checked(compare(loaded), loaded, target)
         if int8 is not None:
-            kept = loaded.blocks if int8_blocks == "float" else ()
-            leave = [name for block in kept for name in block.nodes]
+            blocks = loaded.blocks if int8_blocks == "float" else ()
+            leave = [name for block in blocks for name in block.nodes]
             batches = _batches(int8.to(example), 1 if dynamic_batch else step)
             source, written = written, written.with_stem("int8")
             quantise(engine.name, source, written, batches, tool=int8_tool, leave=leave)
             loaded = engine.read(written)
             compared = _checked(compare(loaded), loaded, target, int8=True)
         _move(engine, written, target)
-    done: Any = net.deployment
     return ExportReport(
         *(str(target), loaded.version, loaded.nodes, len(shown)),
-        *(compared.difference, compared.same_class, tuple(done.kept)),
+        *(compared.difference, compared.same_class, tuple(cast(Deployment, net.deployment).kept)),
         *(None if int8 is None else int8_tool, len(loaded.blocks)),
         sum(block.in_float for block in loaded.blocks),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -9,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from senet.deploy.agreement import check_agreement, comparable
-from senet.deploy.canonical import CanonicalSE, Excitation, GatedConv, is_block, read_excitation
+from senet.deploy.canonical import (
+    CanonicalSE,
+    Excitation,
+    GatedConv,
+    GatedWeights,
+    is_block,
+    read_excitation,
+)
 from senet.deploy.folding import (
     Affine,
     affine_of,
@@ -24,7 +32,7 @@ from senet.insertion.trace import Call, Flow, record_flow
 
 __all__ = ["FORMS", "Deployment", "deploy"]
 
-FORMS = ("fast", "portable")
+FORMS = ("fast", "portable", "single")
 
 
 @final
@@ -36,6 +44,7 @@ class Deployment:
         folded: batch norms that went into the layer in front of them.
         moved: blocks whose squeeze reads the input of a 1x1 convolution.
         canonical: the other blocks.
+        weighted: of those that moved, the ones whose gate goes over the weights.
         constant: blocks whose gate did not depend on the image, and are gone.
         joined: modules in which a block's product and the addition behind it are one pass.
         kept: what could not be rewritten, as (module path, reason).
@@ -45,6 +54,7 @@ class Deployment:
     moved: list[str] = field(default_factory=list)
     canonical: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
+    weighted: list[str] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
 
@@ -61,6 +71,8 @@ class Deployment:
             f"{len(self.constant)} were constant and are gone. In {len(self.joined)} modules "
             "product and addition are one pass."
         )
+        if self.weighted:
+            head += f" In {len(self.weighted)} convolutions the gate goes over the weights."
         return "\n".join([head, *(f"kept {path}: {reason}" for path, reason in self.kept)])
 
 
@@ -79,14 +91,17 @@ def deploy(model: nn.Module, example_input: Any = None, *, form: str = "fast") -
             makes an image of 224 x 224 with the channels of the first convolution.
         form: "fast" also moves the squeeze in front of a 1x1 convolution that makes more channels
             than it reads, and lets product and residual addition be one pass. "portable" leaves
-            each block as the one pattern by which engines and quantisers know it.
+            each block as the one pattern by which engines and quantisers know it. "single" is
+            "fast" for one image at a time: where such a convolution has fewer weights than its map
+            has numbers, the gate goes over the weights.
 
     Returns:
         A network of `torch.nn` modules and the few of `senet.deploy`, in evaluation mode, without
         gradients; its attribute `deployment` says what was done and what could not be.
 
     Raises:
-        InputError: the model does not run on the example input.
+        InputError: the model does not run on the example input; or it is of several images, and
+            the form "single".
         InsertionError: the model cannot be copied, or the new network computes something else.
         UnknownNameError: no such form.
 
@@ -107,10 +122,10 @@ def deploy(model: nn.Module, example_input: Any = None, *, form: str = "fast") -
     net = copied(model)
     pairs = separate(net)
     example = _example(net) if example_input is None else example_input
-    rewriting = _Rewriting(net, record_flow(net, example), fast=form == "fast")
+    rewriting = _Rewriting(net, record_flow(net, example), form)
     rewriting.run()
     without_identities(net, pairs)
-    if form == "fast":
+    if form != "portable":
         _join(net, rewriting.done)
     net.requires_grad_(requires_grad=False)
     hosts = [path for path, module in rewriting.modules.items() if module in pairs]
@@ -135,8 +150,8 @@ def _example(net: nn.Module) -> Tensor:
 class _Rewriting:
     """One network while it is rewritten; paths are those at the time of the flow."""
 
-    def __init__(self, net: nn.Module, flow: Flow, *, fast: bool) -> None:
-        self.net, self.flow, self.fast = net, flow, fast
+    def __init__(self, net: nn.Module, flow: Flow, form: str) -> None:
+        self.net, self.flow, self.form = net, flow, form
         self.modules = dict(net.named_modules())
         self.went_into: dict[str, str] = {}  # a batch norm that is gone: its layer
         self.touched: list[tuple[str, ...]] = []  # paths of modules that changed together
@@ -210,16 +225,28 @@ class _Rewriting:
         read = self.flow.calls_of[path][0].input or self.flow.values[0]
         spatial, like = len(read.shape) - 2, next(block.parameters())
         matrix = None
-        if self.fast and layer is not None and excitation.squeeze == "avg":
+        if self.form != "portable" and layer is not None and excitation.squeeze == "avg":
             matrix = pointwise_matrix(layer)
         if layer is not None and matrix is not None and matrix[0].shape[1] <= matrix[0].shape[0]:
             gate = excitation.through(*matrix).build(spatial, like)
-            replace_module(self.net, layer, GatedConv(layer, gate))
+            replace_module(self.net, layer, self._gated(path, layer, read.shape)(layer, gate))
             replace_module(self.net, block, nn.Identity())
             self.done.moved.append(path)
         else:
             replace_module(self.net, block, CanonicalSE(excitation.build(spatial, like)))
             self.done.canonical.append(path)
+
+    def _gated(self, path: str, layer: nn.Module, shape: tuple[int, ...]) -> type[GatedConv]:
+        """Return what multiplies by the gate: the smaller of map and weights, where it may."""
+        if self.form != "single":
+            return GatedConv
+        if shape[0] != 1:
+            raise InputError(f"form 'single' takes one image at a time, got {shape[0]}; give one")
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        if weight.numel() >= math.prod(shape):
+            return GatedConv
+        self.done.weighted.append(path)
+        return GatedWeights
 
 
 def _join(net: nn.Module, done: Deployment) -> None:

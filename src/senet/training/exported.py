@@ -166,7 +166,7 @@ def _compared_with_plain(
         file = Path(folder) / path.name
         export(plain, file, example, **options)
         files["without SE"] = load_exported(file)
-        if form == "fast" and options["int8"] is None:
+        if form != "portable" and options["int8"] is None:
             export(net, file.with_stem("portable"), example, **{**options, "form": "portable"})
             files["SE as a module"] = load_exported(file.with_stem("portable"))
         tasks = {name: partial(each.run, example) for name, each in files.items()}
@@ -215,7 +215,8 @@ class _InEngine(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         try:
-            first, *_ = self.loaded.run(images.cpu().contiguous())
+            given = torch.split(images.cpu().contiguous(), self.loaded.batch or len(images))
+            first = torch.cat([self.loaded.run(each)[0] for each in given])
         except Exception as error:  # engines raise anything
             shape = "x".join(map(str, images.shape[1:]))
             raise InputError(
