@@ -38,7 +38,7 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY) ## the main job on the embedded digits: plain against SE, a table and an HTML report
 	rm -rf runs/demo
-	$(BIN)/senet compare --out runs/demo
+	$(BIN)/senet compare --image-size 16 --epochs 4 --reduction 4 --seeds 8 --out runs/demo
 
 test: check ## everything that CI checks
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --timeout=300 -m "not slow and not gpu"

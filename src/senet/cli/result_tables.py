@@ -95,11 +95,16 @@ def result_table(result: Mapping[str, Any]) -> Table:
     compared = [
         f"{title(each['arm'])} - {title(each['against'])}" for each in summary["differences"]
     ]
-    table = Table(title=f"{config['model']} on {result['data']['name']}", title_justify="left")
+    table = Table(
+        title=f"{config['model']} on {result['data']['name']}", title_justify="left", padding=0
+    )
+    captions = []
+    if any(each.get("over_images") for each in summary["differences"]):
+        captions.append("in brackets: 95 % intervals over other seeds and other images")
     if result.get("cost"):
         batch = result["cost"]["input"][0][0]
-        table.caption = f"multiply-adds, memory and times of a batch of {batch}"
-        table.caption_justify = "left"
+        captions.append(f"multiply-adds, memory and times of a batch of {batch}")
+    table.caption, table.caption_justify = "\n".join(captions) or None, "left"
     table.add_column("")
     for head in (*map(title, arms), *compared):
         table.add_column(head, justify="right")
@@ -148,12 +153,12 @@ def _measured(of: Mapping[str, Any], label: str, unit: float, digits: int) -> li
     ]
     rows = [(label, *cells, *means)]
     over_images = [each.get("over_images") for each in of["differences"]]
-    name = "  {:g} %, other seeds" if any(over_images) else "  {:g} % interval"
-    for label, intervals in ((name, differences), ("  {:g} %, other images", over_images)):
+    for label, intervals in (("other seeds", differences), ("other images", over_images)):
         if any(each and each["low"] is not None for each in intervals):
             confidence = 100 * next(filter(None, intervals))["confidence"]
+            label = f"  {label}" if any(over_images) else f"  {confidence:g} % interval"
             ends = [_interval(each, unit, digits) for each in intervals]
-            rows.append((label.format(confidence), *[""] * len(cells), *ends))
+            rows.append((label, *[""] * len(cells), *ends))
     return rows
 
 
