@@ -173,7 +173,7 @@ def best(tried: list[dict[str, Any]]) -> tuple[float, float | None, float | None
 
 def comparisons(name: str, options: argparse.Namespace, chosen: Any) -> Iterator[tuple[str, Any]]:
     """One comparison for each network, seed by seed; each result as far as it is."""
-    part = PARTS[name]
+    part, place = PARTS[name], PARTS[name].rates.index(tuple(chosen))
     for seeds in range(1, part.seeds + 1):
         for model in part.models:
             result = compare(
@@ -184,7 +184,7 @@ def comparisons(name: str, options: argparse.Namespace, chosen: Any) -> Iterator
                 arms=part.arms,
                 weights=None if name == "scratch" else options.weights,
                 seeds=seeds,
-                out=Path(options.runs) / name / model,
+                out=Path(options.runs) / name / f"{model}-rate{place}",
                 resume=True,
                 device=options.device,
                 timing=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,12 +20,33 @@ from senet.training.data import load_data
 CONTROLS = {"constant", "se-only", "bn-only", "head-only"}
 
 
-def test_ablation_trains_each_variant_once_and_goes_on(tmp_path: Path) -> None:
-    data, recipe = DataConfig(train_images=64), TrainConfig(epochs=1, batch_size=32)
-    options: dict[str, Any] = {"data": data, "train": recipe, "device": "cpu", "out": tmp_path}
-    first = ablate(**options, tables=(11,), seeds=1)
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
-    result = ablate(**options, tables=(11, 15), seeds=1)
+OPTIONS: dict[str, Any] = {
+    "data": DataConfig(train_images=64),
+    "train": TrainConfig(epochs=1, batch_size=32),
+    "device": "cpu",
+    "seeds": 1,
+}
+
+
+class Ablated(NamedTuple):
+    """Table 11, and the same folder gone on with to tables 11 and 15."""
+
+    out: Path
+    first: dict[str, Any]
+    stamps: dict[Path, int]
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory: pytest.TempPathFactory) -> Ablated:
+    out = tmp_path_factory.mktemp("ablated")
+    first = ablate(**OPTIONS, out=out, tables=(11,))
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.ckpt")}
+    return Ablated(out, first, stamps, ablate(**OPTIONS, out=out, tables=(11, 15)))
+
+
+def test_ablation_trains_each_variant_once_and_goes_on(ablated: Ablated) -> None:
+    out, first, stamps, result = ablated
 
     assert {run["variant"] for run in result["runs"]} == {"se", "max", "inner"}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
@@ -34,7 +55,7 @@ def test_ablation_trains_each_variant_once_and_goes_on(tmp_path: Path) -> None:
     assert (row["name"], row["paper_error"], row["paper_difference"]) == ("max", 22.57, 0.29)
     assert row["direction"] == "open"  # one seed has no interval
     with pytest.raises(ConfigError, match="holds an ablation with another train"):
-        ablate(**{**options, "train": TrainConfig(epochs=2)}, seeds=1)
+        ablate(**{**OPTIONS, "train": TrainConfig(epochs=2)}, out=out)
 
 
 @pytest.mark.parametrize("model", ["se_resnet20", "timm/seresnet18"])
@@ -45,11 +66,10 @@ def test_a_network_with_se_has_no_row_without(model: str, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_one_seed_is_the_same_network_only_where_it_computes_the_same(tmp_path: Path) -> None:
+def test_one_seed_is_the_same_network_only_where_it_computes_the_same(ablated: Ablated) -> None:
     """resnet20's units end with their 3x3 convolution, so that is what SE_3x3 is there; a tie of
     accuracies is not."""
-    data, recipe = DataConfig(train_images=64), TrainConfig(epochs=1, batch_size=32)
-    result = ablate(data=data, train=recipe, tables=(11, 15), seeds=1, out=tmp_path, device="cpu")
+    result = ablated.result
     rows = {row["variant"]: row for table in result["tables"] for row in table["rows"]}
     assert rows["inner"]["direction"] == "the same network"
     assert rows["max"]["direction"] == "open"

@@ -327,7 +327,8 @@ def test_networks_that_answer_one_class_only_are_named(tmp_path: Path) -> None:
 
 
 def test_each_measure_has_its_interval_in_pairs(pictures: DataConfig, tmp_path: Path) -> None:
-    result = compared(pictures, tmp_path, seeds=3)
+    train = TrainConfig(epochs=1, batch_size=8, lr=0.05, warmup_epochs=0.5)
+    result = compared(pictures, tmp_path, seeds=3, train=train)
     for name in ("test_loss", "balanced_accuracy", "macro_f1"):
         measure = result["summary"]["measures"][name]
         of = {(run["arch"], run["seed"]): run[name] for run in result["runs"]}

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
+from senet.cli.commands import app
 from senet.compare.seed_stages import Goal
 from senet.errors import ConfigError
 from senet.training import DataConfig, TrainConfig
@@ -97,3 +99,6 @@ def test_goals_that_cannot_be_are_refused(pictures: DataConfig, tmp_path: Path) 
         with pytest.raises(ConfigError, match=message):
             compared(pictures, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+    given = ("compare", "--until", "0.5", "--seeds", "5", "--max-seeds", "4")
+    found = CliRunner().invoke(app, [*given, "--out", str(tmp_path / "out")])
+    assert "max_seeds must be at least seeds, 5, got 4" in str(found.exception)
