@@ -6,7 +6,6 @@ channel descriptor, and the gates of an image would depend on which others are i
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,10 @@ class Padding:
     """
 
     def __init__(self, sizes: Sequence[Sequence[int]], canvas: Sequence[int]) -> None:
+        if torch._C._is_tracing():  # sizes are tensors, which stay variables of the graph
+            self.sizes, self.canvas = [tuple(size) for size in sizes], tuple(canvas)
+            self.padded = True
+            return
         self.sizes = [tuple(map(int, size)) for size in sizes]
         self.canvas = tuple(map(int, canvas))
         for size in self.sizes:
@@ -63,12 +66,11 @@ class Padding:
             )
         mask = torch.ones((), dtype=torch.bool, device=x.device)
         for d, (full, length) in enumerate(zip(self.canvas, x.shape[2:], strict=True)):
-            counts = [min(length, math.ceil(size[d] * length / full)) for size in self.sizes]
-            inside = torch.arange(length, device=x.device) < torch.tensor(
-                counts, device=x.device
-            ).unsqueeze(1)
+            counts = [(size[d] * length + full - 1) // full for size in self.sizes]
+            ends = torch.stack([torch.as_tensor(count, device=x.device) for count in counts])
+            inside = torch.arange(length, device=x.device) < ends.unsqueeze(1)
             places = [len(counts), 1, *(1,) * len(self.canvas)]
-            places[2 + d] = length
+            places[2 + d] = -1
             mask = mask & inside.view(places)
         return mask
 

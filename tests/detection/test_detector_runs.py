@@ -16,63 +16,21 @@ import torch
 from PIL import Image
 
 import senet
-from detection.shapes import CLASSES, scene, write_coco, write_voc
+from detection.shapes import CLASSES, write_coco
+from detection.tiny_runs import CPU, SIZE, tiny
 from senet.cli import main
-from senet.detection.config import DetectConfig, detect_recipe
 from senet.detection.detector_runs import evaluate_detector, load_detector, train_detector
 from senet.detection.paired import compare_detectors
 from senet.detection.precisions import average_precision
 from senet.errors import ConfigError, DataError
 from senet.schema import overridden
 from senet.training.loop.checkpoints import newest_checkpoint, read_checkpoint
-from senet.training.loop.placement import Placement
-
-SIZE = (80, 64)
-CPU = Placement("cpu", join=False)
-TINY: dict[str, Any] = {
-    "model": "timm/test_resnet",
-    "se": {"reduction": 4},
-    "detector.min_size": (64,),
-    "detector.max_size": 80,
-    "detector.anchors": (8, 16, 24, 32, 48),
-    "detector.out_channels": 8,
-    "detector.box_width": 16,
-    "detector.rois": 16,
-    "train.steps": 6,
-    "train.test_every": 3,
-    "train.warmup_steps": 2,
-    "train.batch_size": 2,
-    "train.workers": 0,
-}
 
 
 @pytest.fixture(autouse=True)
 def _plain_backend():
     with senet.use_backend("reference"):
         yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    scenes = {
-        "train": [scene(k, SIZE) for k in range(9)],
-        "val": [scene(100 + k, SIZE) for k in range(5)],
-    }
-    return write_voc(tmp_path_factory.mktemp("boxes"), scenes, SIZE)
-
-
-def tiny(data: Path, **changes: Any) -> DetectConfig:
-    return overridden(detect_recipe("small"), {**TINY, "data.root": str(data), **changes})
-
-
-@pytest.fixture(scope="module")
-def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    with senet.use_backend("reference"):
-        result = train_detector(tiny(data), out=out, placement=CPU)
-    assert result["state"] == "done"
-    return out
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

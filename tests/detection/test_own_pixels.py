@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import senet
 from senet.detection import faster_rcnn, mask_padding_in
-from senet.errors import InputError, InsertionError
+from senet.errors import InputError
 from senet.padding import Padding, current_padding
 
 SMALL = {"min_size": 64, "max_size": 192, "out_channels": 16, "box_width": 32}
@@ -74,19 +74,31 @@ def test_a_detector_of_torchvision(image: tuple[Tensor, Tensor]) -> None:
     assert len(detector.transform._forward_hooks) == 1
 
 
-def test_a_detector_deploys_without_the_mask() -> None:
-    """The form for engines squeezes the whole map: refused with the mask, the same without."""
+def test_a_detector_deploys_with_the_mask() -> None:
+    """The form for engines squeezes over the own pixels as well, and over all without the mask."""
     detector = faster_rcnn("se_resnet18", 3, **SMALL).eval()
     for block in senet.se_modules(detector).values():
         nn.init.normal_(block.fc2.weight)
-    example = ([torch.rand(3, 64, 64), torch.rand(3, 48, 90)],)
+    images = [torch.rand(3, 64, 64), torch.rand(3, 48, 90)]
     with senet.use_backend("reference"), torch.no_grad():
-        with pytest.raises(InsertionError, match="must compute what the given one does"):
-            senet.deploy(detector, example)
-        deployed = senet.deploy(mask_padding_in(detector, enabled=False), example)
-        x = torch.rand(2, 3, 64, 64)
-        found, expected = deployed.backbone(x)["0"], detector.backbone(x)["0"]
-        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+        for enabled in (True, False):
+            deployed = senet.deploy(mask_padding_in(detector, enabled=enabled), (images,))
+            assert len(deployed.deployment.canonical) == 8
+            for found, expected in zip(deployed(images), detector(images), strict=True):
+                assert torch.allclose(found["boxes"], expected["boxes"], atol=1e-2)
+
+
+@pytest.mark.parametrize("squeeze", ["avg", "max"])
+def test_a_deployed_network_squeezes_own_pixels(squeeze: str) -> None:
+    layers = [nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 1)]
+    net = nn.Sequential(*layers, nn.BatchNorm2d(16), nn.ReLU()).eval()
+    x, sizes = torch.rand(2, 3, 8, 8), [(8, 5), (8, 8)]
+    senet.insert(net, x, senet.SEConfig(squeeze=squeeze))
+    for block in senet.se_modules(net).values():
+        nn.init.normal_(block.fc2.weight)
+    deployed = senet.deploy(net, x)
+    with senet.mask_padding(sizes, (8, 8)):
+        assert torch.allclose(deployed(x), net(x), atol=1e-5)
 
 
 def test_a_failure_leaves_no_padding_behind(image: tuple[Tensor, Tensor]) -> None:

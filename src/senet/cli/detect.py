@@ -40,7 +40,12 @@ Sets = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(help="Steps of the whole run.")]
 Recipe = Annotated[str, typer.Option("--recipe", help="Where to begin: small or coco_2x.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `senet detect train`.")]
+Run = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Folder of `senet detect train`, or file of `senet export`."
+    ),
+]
 
 
 def _config(recipe: str, file: Path | None, sets: list[str] | None, given: dict[str, Any]) -> Any:
@@ -112,10 +117,10 @@ def evaluate(
 ) -> None:
     """Test a detector: COCO's twelve numbers, per class, VOC's AP50."""
     with optional("senet detect eval"):
-        from senet.detection.detector_runs import evaluate_detector, load_detector
+        from senet.detection.detector_runs import evaluate_detector
         from senet.detection.precisions import coco_results
 
-    trained = load_detector(run)
+    trained = _opened(run)
     with showing_progress(Console(stderr=as_json)) as on_progress:
         precisions, images, found = evaluate_detector(
             trained,
@@ -136,6 +141,15 @@ def evaluate(
         typer.echo(json.dumps(result, indent=1))
         return
     _show_numbers(f"{run} on {images.name}, {len(images)} images", numbers)
+
+
+def _opened(source: Path) -> Any:
+    """Return the detector of a run, or of an exported file."""
+    from senet.detection.detector_files import load_exported_detector
+    from senet.detection.detector_runs import load_detector
+    from senet.training.exported import is_exported
+
+    return load_exported_detector(source) if is_exported(source) else load_detector(source)
 
 
 def _show_numbers(title: str, numbers: dict[str, Any]) -> None:
@@ -166,11 +180,10 @@ def predict(
 ) -> None:
     """Find the objects in images, or in those of a folder; with --out, draw them."""
     with optional("senet detect predict"):
-        from senet.detection.detector_runs import load_detector
         from senet.detection.pictures import detect, drawn, image_files
 
     paths, notes = image_files(images)
-    trained = load_detector(run)
+    trained = _opened(run)
     listed: dict[str, Any] = {}
     for path, image, boxes in detect(trained, paths, score=score, device=device):
         listed[str(path)] = boxes

@@ -16,6 +16,7 @@ from senet.cli.commands import app
 from senet.cli.evaluate import Normalization, configured_data
 from senet.cli.terminal import command_line, showing_progress
 from senet.errors import ConfigError, unknown_name
+from senet.progress import Progress
 
 __all__ = ["export"]
 
@@ -87,36 +88,63 @@ def export(
     as_json: o.AsJson = False,
 ) -> None:
     """Write a trained network for ONNX Runtime, OpenVINO or PyTorch, and compare it there."""
+    from senet.cli.ship_detector import ship_detector
     from senet.deploy.engines import engine_of
     from senet.deploy.quantization import check_tool
     from senet.deploy.rewrite import FORMS
-    from senet.training.exported import export_network, some_images
-    from senet.training.int8 import int8_accuracy
     from senet.training.run_folder import check_writable
 
     target = _target(source, out, file_format)
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
+    other = {"--int8": int8, "--weights": weights, "--classes": classes, **changes}
+    other |= {"--normalization": normalization, "--image-size": image_size}
+    other["--form"] = form != "fast"
+    if ship_detector(source, target, images, other, as_json=as_json):
+        return
     if int8:
         check_tool(engine_of(target).name, form, int8_tool, int8_blocks)
     check_writable(target.parent)
     trained = _network(source, weights, classes, normalization, image_size)
-    accuracy, options = None, dict[str, Any](form=form)
+    options = {"form": form, "dynamic_size": dynamic_size}
+    tool = {"int8_tool": int8_tool, "int8_blocks": int8_blocks} if int8 else {}
     with showing_progress(Console(stderr=as_json)) as on_progress:
-        if images is not None or changes or int8:
-            data = configured_data([trained], changes).data
-            on_progress("reading test images", 0, 1)
-            options["images"] = some_images(trained, data, _IMAGES if images is None else images)
-        if int8:
-            on_progress("reading training images", 0, 1)
-            seen = some_images(trained, data, int8_images, training=True)
-            options |= {"int8": seen, "int8_tool": int8_tool, "int8_blocks": int8_blocks}
-        on_progress(f"exporting {trained.name}", 0, 1)
-        shipped = export_network(trained, target, dynamic_size=dynamic_size, **options)
-        if int8:
-            options |= {"calibration": options.pop("int8"), "images": images}
-            accuracy = int8_accuracy(trained, target, data, on_progress=on_progress, **options)
+        calibration = int8_images if int8 else None
+        given = trained, target, changes, images, calibration
+        shipped, accuracy = _shipped(*given, options, tool, on_progress=on_progress)
     _show(shipped, accuracy, as_json=as_json)
+
+
+def _shipped(
+    trained: Any,
+    target: Path,
+    changes: dict[str, Any],
+    images: int | None,
+    calibration: int | None,
+    options: dict[str, Any],
+    tool: dict[str, Any],
+    *,
+    on_progress: Progress,
+) -> tuple[Any, Any]:
+    """Write the file; return what was written, and in int8 the accuracy, else None."""
+    from senet.training.exported import export_network, some_images
+    from senet.training.int8 import int8_accuracy
+
+    accuracy, kept = None, dict[str, Any](form=options["form"], **tool)
+    if images is not None or changes or calibration is not None:
+        data = configured_data([trained], changes).data
+        on_progress("reading test images", 0, 1)
+        options["images"] = some_images(trained, data, _IMAGES if images is None else images)
+    if calibration is not None:
+        on_progress("reading training images", 0, 1)
+        seen = some_images(trained, data, calibration, training=True)
+        options |= {"int8": seen, **tool}
+    on_progress(f"exporting {trained.name}", 0, 1)
+    shipped = export_network(trained, target, **options)
+    if calibration is not None:
+        kept |= {"calibration": seen, "images": images}
+        accuracy = int8_accuracy(trained, target, data, on_progress=on_progress, **kept)
+    return shipped, accuracy
 
 
 def _show(shipped: Any, accuracy: Any, *, as_json: bool) -> None:

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from senet.blocks import SqueezeExcitation
 from senet.deploy.folding import affine_of, merge_affine, qualified_name
+from senet.functional import squeeze
+from senet.padding import own_positions
 
 __all__ = [
     "CanonicalSE",
@@ -48,7 +50,7 @@ _GATES: dict[str, type[nn.Module]] = {
 
 @final
 class ChannelGate(nn.Module):
-    """The gate s [N, C, 1, ...] of a map [N, C_in, *spatial]."""
+    """The gate s [N, C, 1, ...] of a map [N, C_in, *spatial], or of each image's own positions."""
 
     def __init__(self, layers: nn.Sequential, spatial: int, squeeze: str) -> None:
         super().__init__()
@@ -58,6 +60,11 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            own = own_positions(x)
+            if own is not None:
+                z = squeeze(x, "max" if self.maximum else "avg", mask=own).to(x.dtype)
+                return self.layers(z.view(*z.shape, *(1,) * (x.dim() - 2)))  # type: ignore[no-any-return]
         for dims in self.dims:
             x = x.amax(dims, keepdim=True) if self.maximum else x.mean(dims, keepdim=True)
         return self.layers(x)  # type: ignore[no-any-return]

@@ -18,10 +18,20 @@ from torch import Tensor
 from senet.deploy.file_blocks import FileBlock, onnx_blocks, openvino_blocks
 from senet.errors import DataError, InputError, first_line, optional, unknown_name
 
-__all__ = ["ENGINES", "Engine", "Loaded", "engine_of", "load_exported", "quiet"]
+__all__ = [
+    "ENGINES",
+    "INPUT",
+    "KEY",
+    "Engine",
+    "Loaded",
+    "engine_of",
+    "load_exported",
+    "quiet",
+    "save_openvino",
+]
 
-_INPUT = "image"
-_KEY = "senet"  # under which a file keeps what senet writes beside the network
+INPUT = "image"  # the name of what a file takes
+KEY = "senet"  # the name under which a file keeps what senet writes beside the network
 # logs a traceback for each inequality of sizes that it cannot solve, as behind a max pooling
 _SHAPES = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
@@ -87,11 +97,11 @@ def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
         import onnxscript  # noqa: F401 - torch's exporter is written in it
     with quiet():
         written = torch.onnx.export(
-            program, dynamo=True, optimize=True, verbose=False, input_names=[_INPUT]
+            program, dynamo=True, optimize=True, verbose=False, input_names=[INPUT]
         )
     if written is None:
         raise DataError("torch.onnx.export returned no program")
-    written.model.metadata_props[_KEY] = json.dumps(dict(metadata))
+    written.model.metadata_props[KEY] = json.dumps(dict(metadata))
     written.save(path)
 
 
@@ -107,7 +117,7 @@ def _read_onnx(path: Path) -> Loaded:
     def run(images: Tensor) -> list[Tensor]:
         return [torch.as_tensor(a) for a in session.run(None, {name: images.numpy()})]
 
-    kept = session.get_modelmeta().custom_metadata_map.get(_KEY, "{}")
+    kept = session.get_modelmeta().custom_metadata_map.get(KEY, "{}")
     graph = onnx.load(path, load_external_data=False).graph
     version = f"ONNX Runtime {onnxruntime.__version__}"
     fixed = batch if isinstance(batch, int) else None
@@ -123,8 +133,15 @@ def _write_openvino(program: Any, path: Path, metadata: Mapping[str, Any]) -> No
     # the conversion leaves the number of images open, whatever the program says
     sizes = [n if isinstance(n, int) else -1 for n in place.meta["val"].shape]
     model.reshape(openvino.PartialShape(sizes))
-    model.inputs[0].get_tensor().set_names({_INPUT})
-    model.set_rt_info(json.dumps(dict(metadata)), [_KEY])
+    save_openvino(model, path, metadata)
+
+
+def save_openvino(model: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a network of OpenVINO with one input, in float32."""
+    import openvino
+
+    model.inputs[0].get_tensor().set_names({INPUT})
+    model.set_rt_info(json.dumps(dict(metadata)), [KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
@@ -157,7 +174,7 @@ def _read_openvino(path: Path) -> Loaded:
         returned = compiled([images.numpy()])
         return [torch.as_tensor(returned[output].copy()) for output in compiled.outputs]
 
-    kept = model.get_rt_info([_KEY]).astype(str) if model.has_rt_info([_KEY]) else "{}"
+    kept = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else "{}"
     kinds = [op.get_type_name() for op in model.get_ordered_ops()]
     nodes = sum(kind not in ("Constant", "Parameter", "Result") for kind in kinds)
     version = f"OpenVINO {openvino.__version__.split('-')[0]}"
@@ -166,11 +183,11 @@ def _read_openvino(path: Path) -> Loaded:
 
 
 def _write_pt2(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
-    torch.export.save(program, path, extra_files={_KEY: json.dumps(dict(metadata))})
+    torch.export.save(program, path, extra_files={KEY: json.dumps(dict(metadata))})
 
 
 def _read_pt2(path: Path) -> Loaded:
-    extra = {_KEY: ""}
+    extra = {KEY: ""}
     with quiet():
         program = torch.export.load(path, extra_files=extra)
     module = program.module()
@@ -183,7 +200,7 @@ def _read_pt2(path: Path) -> Loaded:
     nodes = sum(node.op == "call_function" for node in program.graph.nodes)
     batch = _image_of(program).meta["val"].shape[0]
     fixed = batch if isinstance(batch, int) else None
-    kept = json.loads(extra[_KEY] or "{}")
+    kept = json.loads(extra[KEY] or "{}")
     return Loaded(run, kept, nodes, f"PyTorch {torch.__version__}", fixed)
 
 

@@ -6,8 +6,10 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -21,12 +23,13 @@ from senet.errors import ExportError, InputError, first_line
 from senet.files import write_whole
 from senet.insertion.reading import tensors
 
-__all__ = ["ExportReport", "export"]
+__all__ = ["ExportReport", "export", "move"]
 
 # The largest relative difference to PyTorch that is taken for rounding, in float32.
 _ROUNDING = 1e-3
 # The largest error of an int8 file's outputs, relative to their standard deviation.
 _NOISE = 0.5
+_DETECTOR = "; a detector is written by senet.detection.export_detector"
 _AT_ONCE = 32  # images in a comparison, where the file takes any number
 
 
@@ -126,10 +129,9 @@ def export(
     Source: docs/deploy.md.
     """
     target, engine = Path(path), engine_of(Path(path))
+    kind = type(example_input).__name__
     if not isinstance(example_input, Tensor):
-        raise InputError(
-            f"an exported network takes one tensor of images, got {type(example_input).__name__}"
-        )
+        raise InputError(f"an exported network takes one tensor of images, got {kind}{_DETECTOR}")
     if int8 is not None:
         check_tool(engine.name, form, int8_tool, int8_blocks)
     example = example_input.detach()
@@ -154,7 +156,7 @@ def export(
             quantise(engine.name, source, written, batches, tool=int8_tool, leave=leave)
             loaded = engine.read(written)
             compared = _checked(compare(loaded), loaded, target, int8=True)
-        _move(engine, written, target)
+        move(engine, written, target)
     return ExportReport(
         *(str(target), loaded.version, loaded.nodes, len(shown)),
         *(compared.difference, compared.same_class, tuple(cast(Deployment, net.deployment).kept)),
@@ -198,13 +200,14 @@ def _program(net: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Any
     # torch.export takes a size of 1 for a constant
     like = example.repeat(2, *(1,) * (example.dim() - 1)) if len(example) == 1 else example
     try:
-        with quiet():
+        with quiet(), redirect_stderr(StringIO()):  # torch prints the graph where it gives up
             given = (like if batch else example,)
             return torch.export.export(net, given, dynamic_shapes=(dynamic,))
     except Exception as error:
         wanted = " with any image size" if size else " with any number of images" if batch else ""
+        cure = _DETECTOR if "data-dependent" in str(error) else ""  # how many boxes there are
         raise ExportError(
-            f"torch.export must trace the network{wanted}, but: {first_line(error)}"
+            f"torch.export must trace the network{wanted}, but: {first_line(error)}{cure}"
         ) from error
 
 
@@ -240,7 +243,7 @@ def _compared(
     return _Compared(difference, noise, same)
 
 
-def _move(engine: Engine, written: Path, target: Path) -> None:
+def move(engine: Engine, written: Path, target: Path) -> None:
     """Put the files of a network where they belong, each whole; the one that is read comes last."""
     for suffix in engine.files:
         source = written.with_suffix(suffix)

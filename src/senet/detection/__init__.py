@@ -20,6 +20,7 @@ from senet.detection.precisions import (
 from senet.detection.pyramid import mask_padding_in
 
 if TYPE_CHECKING:
+    from senet.detection.detector_files import export_detector, load_exported_detector
     from senet.detection.detector_runs import evaluate_detector, load_detector, train_detector
     from senet.detection.paired import compare_detectors
 
@@ -32,9 +33,11 @@ __all__ = [
     "coco_results",
     "compare_detectors",
     "evaluate_detector",
+    "export_detector",
     "faster_rcnn",
     "freeze_batchnorm",
     "load_detector",
+    "load_exported_detector",
     "mask_padding_in",
     "mask_rcnn",
     "open_boxes",
@@ -47,7 +50,9 @@ __all__ = [
 _LATER = {
     "compare_detectors": "senet.detection.paired",
     "evaluate_detector": "senet.detection.detector_runs",
+    "export_detector": "senet.detection.detector_files",
     "load_detector": "senet.detection.detector_runs",
+    "load_exported_detector": "senet.detection.detector_files",
     "train_detector": "senet.detection.detector_runs",
 }
 

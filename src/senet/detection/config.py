@@ -145,7 +145,7 @@ class DetectTrainConfig(Config):
         if self.warmup_steps > self.steps:
             raise ConfigError(
                 f"warmup_steps must be at most the number of steps, {self.steps}, got "
-                f"{self.warmup_steps}"
+                f"{self.warmup_steps}; for a short run --set warmup_steps={self.steps // 10}"
             )
         self.loop()  # checks the rest
 

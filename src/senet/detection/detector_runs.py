@@ -39,7 +39,14 @@ from senet.training.run_folder import (
     write_result,
 )
 
-__all__ = ["SCHEMA", "TrainedDetector", "evaluate_detector", "load_detector", "train_detector"]
+__all__ = [
+    "SCHEMA",
+    "TrainedDetector",
+    "evaluate_detector",
+    "load_detector",
+    "split_images",
+    "train_detector",
+]
 
 SCHEMA = "senet.detect/1"
 # What may change where a run goes on: it changes no number.
@@ -216,6 +223,17 @@ def _norm(config: DetectConfig) -> str:
     return "frozen" if _with_weights(config) else "train"
 
 
+def split_images(
+    trained: TrainedDetector,
+    root: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+) -> BoxSplit:
+    """Return the images of a split; of the test split of its training if not given."""
+    data = trained.config.data
+    place = Path(data.root if root is None else root)
+    return open_boxes(place, split or data.test_split, classes=trained.classes, images=data.images)
+
+
 def evaluate_detector(
     trained: TrainedDetector,
     root: str | os.PathLike[str] | None = None,
@@ -240,11 +258,7 @@ def evaluate_detector(
     Raises:
         DataError: see `open_boxes`; too many images that cannot be read.
     """
-    data = trained.config.data
-    place = data.root if root is None else root
-    images = open_boxes(
-        Path(place), split or data.test_split, classes=trained.classes, images=data.images
-    )
+    images = split_images(trained, root, split)
     target, unreadable = find_device(device), Unreadable(max_bad_images)
     net = trained.net.to(target).eval()
     found: dict[int, dict[str, torch.Tensor]] = {}

@@ -148,7 +148,7 @@ def mask_padding_in(detector: nn.Module, *, enabled: bool = True) -> nn.Module:
 
     Args:
         detector: changed in place.
-        enabled: False takes the hooks away: the whole map is squeezed, as `senet.deploy` needs it.
+        enabled: False takes the hooks away: the whole map is squeezed.
 
     Returns:
         The detector.
@@ -168,7 +168,7 @@ def mask_padding_in(detector: nn.Module, *, enabled: bool = True) -> nn.Module:
 def _note_sizes(_transform: nn.Module, _given: Any, output: Any) -> None:
     """The sizes of the images go with the batch."""
     images = output[0]
-    if not torch._C._is_tracing() and not torch.compiler.is_exporting():
+    if not torch.compiler.is_exporting():
         images.tensors.own_sizes = images.image_sizes
 
 
