@@ -205,6 +205,8 @@ def test_cost_bars_say_what_is_added() -> None:
     drawing = cost_bars({"parameters": 1.0991, "macs": 1.0006, "time": 0.9})
 
     assert {"+9.9 %", "+0.060 %", "\u221210.0 %"} <= set(_texts(drawing))
+    (axis,) = drawing.figure.axes
+    assert [text.xy[0] for text in axis.texts] == pytest.approx([0.0991, 0.0006, 0.0])
 
 
 @pytest.mark.parametrize("name", ["$x_1^", "</text><script>", "a\nb", "日本語", 'a%"' + "a" * 50])

@@ -117,9 +117,9 @@ class Stages:
             write_result(self.experiment.folder / "results.json", self.result)
             if trial.run.done:
                 self.outcomes[trial.arm][trial.seed] = self._tested(trial, stop)
-                if trial.seed == 0 and trial.arm == self.experiment.arms[-1]:
-                    power = self._power()
-                    on_progress(power["text"] if power else "", 0, 1)
+                first_pair = trial.seed == 0 and trial.arm == self.experiment.arms[-1]
+                if first_pair and (power := self._power()):
+                    on_progress(power["text"], 0, 1)
 
     def _tested(self, trial: Trial, stop: Stop) -> Outcomes:
         """Return what the network of a finished run says of each test image."""

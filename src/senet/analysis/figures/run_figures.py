@@ -202,8 +202,12 @@ def cost_bars(ratios: Mapping[str, float], *, name: str = "cost") -> Drawing:
     with style():
         figure, (axis,) = canvas(1, 1, height=0.7 + 0.34 * len(added))
         panel(axis, "What SE adds to the plain network")
-        bars = axis.barh(range(len(added)), added, height=0.62, color=COLOUR["se"])
-        axis.bar_label(bars, texts, padding=4, color=COLOUR["ink"])
+        axis.barh(range(len(added)), added, height=0.62, color=COLOUR["se"])
+        look: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+        for place, (value, text) in enumerate(zip(added, texts, strict=True)):
+            # right of the bar, or of zero: on the left are the names
+            end = max(value, 0.0), place
+            axis.annotate(text, end, xytext=(4, 0), color=COLOUR["ink"], **look)
         axis.axvline(0, color=COLOUR["muted"], lw=1)
         axis.set_yticks(range(len(added)), [shorten(key, 28) for key in ratios])
         axis.invert_yaxis()
