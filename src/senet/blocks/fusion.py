@@ -60,14 +60,16 @@ def fusible(
         return base.forward in _TORCH and (_group(norm) is None or not norm.training)
     if squeeze != "avg":
         return False
+    if base.forward in _TORCH:
+        return True
     frozen, with_activation = _of_others(base)
     if with_activation and not _is_identity(norm.drop):
         return False
     if with_activation and not _is_identity(norm.act):
         return activation_inside(norm, base, norm.act, type(norm.act), se, x) is not None
     if frozen:  # an expression of its own, which only a fused backend improves on
-        return ops.fuses(x, training=training)
-    return with_activation or base.forward in _TORCH
+        return ops.fuses(x, training=training, warm=se.warm)  # type: ignore[arg-type]
+    return with_activation
 
 
 def _own(se: nn.Module, x: Any) -> str | None:
@@ -101,7 +103,8 @@ def activation_inside(
     known = base.forward in _TORCH or any(_of_others(base))
     if name is None or not known or _own(se, x) != "avg" or hooked(act):
         return None
-    return name if ops.fuses(x, training=_training(norm)) else None
+    fuses = ops.fuses(x, training=_training(norm), warm=se.warm)  # type: ignore[arg-type]
+    return name if fuses else None
 
 
 def _training(norm: Any) -> bool:
@@ -154,6 +157,7 @@ def batch_norm_se(
         eps=norm.eps,
         group=group,
         mask=own_positions(x),
+        warm=se.warm,
     )
 
 

@@ -138,6 +138,8 @@ class SqueezeExcitation(nn.Module):
     """
 
     _version = 1
+    warm = False
+    """Whether maps of all sizes are worth compiled code, since `senet.warm_up` was called."""
 
     def __init__(
         self,
@@ -255,7 +257,7 @@ class SqueezeExcitation(nn.Module):
         if mask is None:
             mask = own_positions(x)
             if self.squeeze == "avg":
-                return ops.recalibrate(x, self.excitation(), mask=mask)
+                return ops.recalibrate(x, self.excitation(), mask=mask, warm=self.warm)
         with functional.no_autocast(x):
             if self.squeeze == "constant":
                 return functional.scale(x, self.constant_gate(len(x)))

@@ -4,23 +4,21 @@
              '----------> an alias of U, the link ----------------^
 
 An excitation that is hooked, replaced or shared stays in the user's graph, where its hooks, its
-parameters and a penalty on the gate are found by autograd (docs/adr/0006). But the gradient of U
-must be written in one pass, when the gradient g of y and the gradient dz of the squeeze are both
-known. So `_Squeeze` hands out, beside z, an alias of U and an empty `link` [rows, N, C], which only
-`_Scale` takes. `_Scale.backward` returns g itself as the gradient of the alias, not a new map, and
-s with the sums of stage 3 as the "gradient" of the link; when autograd calls `_Squeeze.backward`,
-dz has come as well. The two make sense only together, and nothing else can reach the alias or the
-link. No state is kept beside saved tensors, so retain_graph, checkpointing, saved-tensor hooks and
-threads work as with any function.
+parameters and a penalty on the gate are found by autograd (docs/adr/0006). The gradient of U must
+be written when both the gradient g of y and dz are known. So `_Squeeze` hands out an alias of U and
+an empty `link` [rows, N, C], which only `_Scale` takes. `_Scale.backward` returns g itself as the
+gradient of the alias, not a new map, and s with the sums of stage 3 as that of the link; when
+autograd calls `_Squeeze.backward`, dz has come as well. No state is kept beside saved tensors, so
+retain_graph, checkpointing, saved-tensor hooks and threads work as with any function.
 
-With create_graph=True the backward is itself differentiated. It then recomputes the statistics from
-U in differentiable operations. Both functions save U itself, not the alias, so what second
-derivatives add reaches U directly and the link carries first gradients only.
+With create_graph=True the statistics are recomputed from U in differentiable operations. Both
+functions save U, not the alias, so second derivatives reach it directly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -38,17 +36,14 @@ from senet.ops.stages import BATCH, Sums
 __all__ = ["around_excitation"]
 
 
-def _statistics(call: Call, u: Tensor, norm: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+def _statistics(call: Call, u: Tensor, *norm: Any) -> tuple[Any, ...]:
     """Stage 1 of a map as the user has it; `norm` is gamma, beta, mean, variance, share."""
-    order = call.case.order
-    weight, bias, mean, var, share = norm
-    share = None if share is None else split(share, order)
-    return find_statistics(call, split(u, order), weight, bias, mean, var, share)
+    *vectors, share = norm
+    share = None if share is None else split(share, call.case.order)
+    return find_statistics(call, split(u, call.case.order), *vectors, share)
 
 
-def _scaled(
-    call: Call, u: Tensor, s: Tensor, affine: tuple[Any, ...], identity: Tensor | None
-) -> Tensor:
+def _scaled(call: Call, u: Tensor, s: Tensor, affine: Any, identity: Tensor | None) -> Tensor:
     """Stage 2 of maps as the user has them."""
     case = call.case
     other = None if identity is None else split(identity, case.order)
@@ -58,8 +53,8 @@ def _scaled(
 
 
 def _link_rows(call: Call) -> int:
-    """s; behind a batch norm the sums A, B; behind an activation D and E as well."""
-    return 5 if call.case.activation else 1 if call.case.kind == stages.NONE else 3
+    """s; behind a batch norm the sums A, B and E; behind an activation D as well."""
+    return 5 if call.case.activation else 1 if call.case.kind == stages.NONE else 4
 
 
 @final
@@ -70,20 +65,10 @@ class _Squeeze(Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        call: Call,
-        u: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        share: Tensor | None,
-    ) -> tuple[Tensor | None, ...]:
-        norm = weight, bias, mean, var, share
-        z, deviation, mu, rstd, batch_var, count = _statistics(call, u, norm)
+    def forward(ctx: Any, call: Call, u: Tensor, *norm: Any) -> tuple[Tensor | None, ...]:
+        z, mu, rstd, batch_var, count = _statistics(call, u, *norm)
         ctx.call = call
-        ctx.save_for_backward(u, *norm, deviation, mu, rstd, count)
+        ctx.save_for_backward(u, *norm, mu, rstd, count)
         batch = (mu, batch_var) if call.case.kind == BATCH else (None, None)
         rest = rstd, count, *batch  # given statistics are not handed out again
         ctx.mark_non_differentiable(*(t for t in rest if t is not None))
@@ -95,24 +80,23 @@ class _Squeeze(Function):
         ctx: Any, g: Tensor | None, link: Tensor | None, dz: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
-        u, weight, bias, mean, var, share, deviation, mu, rstd, count = ctx.saved_tensors
+        u, weight, bias, mean, var, share, mu, rstd, count = ctx.saved_tensors
         order = call.case.order
         with no_autocast(u):
             x = split(u, order)
             if call.differentiated():
-                call = call._replace(run=plain)
-                found = _statistics(call, u, (weight, bias, mean, var, share))
-                deviation, mu, rstd = found[1:4]
+                call = replace(call, run=plain)
+                mu, rstd = _statistics(call, u, weight, bias, mean, var, share)[1:3]
             share = None if share is None else split(share, order)
             affine = mu, rstd, weight, bias
             if g is None or link is None:  # y went unused, only the gate was, as in a penalty
                 g = torch.zeros_like(u)
                 s = x.new_zeros(u.shape[:2], dtype=acc_dtype(x.dtype))
-                sums = find_sums(call, split(g, order), None, x, affine, deviation, share)[2]
+                sums = find_sums(call, split(g, order), None, x, affine, share)[2]
             else:
                 s, *sent = link.unbind()
-                a, b, d, e = [*sent, None, None, None, None][:4]
-                sums = Sums(a, b, d, e if call.case.activation else deviation)
+                a, b, *d, e = sent or [None] * 3  # type: ignore[list-item]
+                sums = Sums(a, b, d[0] if d else None, e)
             if dz is None:  # the gate does not depend on the squeeze
                 dz = torch.zeros_like(s)
             needs_map = ctx.needs_input_grad[1]
@@ -145,7 +129,6 @@ class _Scale(Function):
         if call.case.order != AS_IS:
             y = y.data  # no view, or autograd would forbid what users do: out += identity
         ctx.call = call
-        share = share if call.case.activation else None  # else no sum of stage 3 needs it
         ctx.save_for_backward(u, s, *affine, y if call.case.relu else None, share)
         return y
 
@@ -158,10 +141,10 @@ class _Scale(Function):
             x, dy = split(u, order), split(grad, order)
             out, own = (None if t is None else split(t, order) for t in (out, share))
             if call.differentiated():
-                call = call._replace(run=plain)
+                call = replace(call, run=plain)
                 if call.case.kind == BATCH:
-                    mu, rstd = _statistics(call, u, (weight, bias, None, None, share))[2:4]
-            g, ds, sums = find_sums(call, dy, out, x, (mu, rstd, weight, bias), None, own)
+                    mu, rstd = _statistics(call, u, weight, bias, None, None, share)[1:3]
+            g, ds, sums, _ = find_sums(call, dy, out, x, (mu, rstd, weight, bias), own)
         g = grad if g is None else join(g, u.shape, order)
         _, _, needs_link, _, needs_identity, *_ = ctx.needs_input_grad
         link = torch.stack((s, *(t for t in sums if t is not None))) if needs_link else None
@@ -169,12 +152,7 @@ class _Scale(Function):
 
 
 def around_excitation(
-    call: Call,
-    u: Tensor,
-    norm: tuple[Tensor | None, ...],
-    identity: Tensor | None,
-    share: Tensor | None,
-    excitation: Callable[[Tensor], Tensor],
+    call: Call, u: Tensor, norm: Any, identity: Any, share: Any, excitation: Callable[[Tensor], Any]
 ) -> tuple[Any, Any, Any, Any]:
     """Return y; with the statistics of the batch mu and var; their count if processes share them.
 
@@ -183,7 +161,7 @@ def around_excitation(
     weight, bias, mean, _ = norm
     norm = *norm, share
     if not torch.is_grad_enabled() or torch.compiler.is_exporting():
-        z, _, mu, rstd, var, count = _statistics(call, u, norm)
+        z, mu, rstd, var, count = _statistics(call, u, *norm)
         y = _scaled(call, u, excite(excitation, z), (mu, rstd, weight, bias), identity)
         return y, mu, var, count
     alias, link, z, rstd, count, mu, var = _Squeeze.apply(call, u, *norm)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +15,8 @@ from senet.errors import InputError, unknown_name
 from senet.functional import ACTIVATIONS, add_act, check_map, no_autocast
 from senet.ops.any_excitation import around_excitation
 from senet.ops.autograd import FusedSE, fused_forward
-from senet.ops.backends import choose
-from senet.ops.closed_form import Call, Case, plain
+from senet.ops.backends import Choice, choose
+from senet.ops.closed_form import Call, Case, plain, update
 from senet.ops.excitation import TwoLayers
 from senet.ops.layout import dense, order_of
 from senet.ops.modes import recomputing
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 __all__ = ["batch_norm_se", "recalibrate"]
+
+_CALLS: dict[Hashable, Call] = {}  # never one of None, the key of what is not kept
+_REMEMBERED = 4096
+_NONE = (None,) * 3
+_NO_LAYERS = (None,) * 4
 
 
 def batch_norm_se(
@@ -44,6 +50,7 @@ def batch_norm_se(
     eps: float = 1e-5,
     mask: Tensor | None = None,
     group: ProcessGroup | None = None,
+    warm: bool = False,
 ) -> Tensor:
     """Batch norm with SE inside, in as many passes over memory as batch norm alone.
 
@@ -79,6 +86,7 @@ def batch_norm_se(
             least: the squeeze is their mean. Batch statistics are those of the whole map.
         group: processes that share the batch, as in `torch.nn.SyncBatchNorm`. Each sends its mean
             and variance and two sums per channel; dgamma and dbeta stay those of the own samples.
+        warm: compile for a map of any size where the backend is "auto", as after `senet.warm_up`.
 
     Returns:
         [N, C, *spatial] in the type and memory format of x.
@@ -96,38 +104,49 @@ def batch_norm_se(
         >>> torch.allclose(y, 0.5 * normalised, atol=1e-6)
         True
     """
-    _check(x, identity, activation)
-    vectors = weight, bias, running_mean, running_var
     if group is not None and (not training or dist.get_world_size(group) == 1):
         group = None
-    _check_norm(x, vectors, inner_activation, training=training, alone=group is None)
+    choice = choose(x, training=training, warm=warm)
+    vectors = weight, bias, running_mean, running_var
+    static = BATCH if training else FROZEN, inner_activation, activation, eps
+    tensors = x, identity, mask, *vectors
+    key = _key(choice, tensors, excitation, static) if group is None else None
+    call = _CALLS.get(key)
     repeated = training and recomputing()
-    choice = choose(x, training=training)
-    if group is None and (choice.run is None or x.numel() == 0):
-        return functional.batch_norm_se(
-            x,
-            *(running_mean, running_var, weight, bias, excitation),
-            inner_activation=inner_activation,
-            identity=identity,
-            activation=activation,
-            training=training,
-            momentum=0.0 if repeated else momentum,  # not None: checkpointing counts what is kept
-            eps=eps,
-            mask=mask,
-        )
-    kind, mean, var = BATCH, None, None
-    if not training and running_mean is not None and running_var is not None:
-        kind, dtype = FROZEN, acc_dtype(x.dtype)
-        mean, var = running_mean.to(dtype), running_var.to(dtype)
-    gate = excitation[4:] if isinstance(excitation, TwoLayers) else ()
-    case = Case(kind, order_of(x), inner_activation, activation == "relu", eps, *gate)
-    call = Call(case, choice.run or plain, choice.in_one and group is None, group)
-    norm = weight, bias, mean, var
-    y, mu, batch_var, count = _closed_form(call, x, norm, identity, activation, excitation, mask)
-    if training and not repeated:
+    if call is None:
+        _check(x, identity, activation)
+        _check_norm(x, vectors, *static[:2], alone=group is None)
+        if group is None and (choice.run is None or x.numel() == 0):
+            return functional.batch_norm_se(
+                *(x, running_mean, running_var, weight, bias, excitation),
+                inner_activation=inner_activation,
+                identity=identity,
+                activation=activation,
+                training=training,
+                momentum=0.0 if repeated else momentum,  # not None: checkpointing counts the kept
+                eps=eps,
+                mask=mask,
+            )
+        call = _make(key, choice, tensors, excitation, static, group)
+    norm, running = _vectors(call, x, vectors, momentum, copied=repeated)
+    end = identity, activation, mask
+    y, mu, batch_var, count = _closed_form(call, x, norm, running, end, excitation)
+    if training and batch_var is not None and not repeated:
         count = x.numel() // x.shape[1] if count is None else count
-        _update(running_mean, running_var, mu, batch_var, count, momentum)
+        with torch.no_grad():
+            update((running_mean, running_var, momentum), mu, batch_var, count)
     return y  # type: ignore[no-any-return]
+
+
+def _vectors(call: Call, x: Tensor, vectors: Any, momentum: float, *, copied: bool) -> Any:
+    """Return gamma, beta, given mean and variance; and what the forward moves, or copies of it."""
+    (*affine, mean, var), dtype = vectors, acc_dtype(x.dtype)
+    if call.case.kind == FROZEN:
+        return (*affine, mean.to(dtype), var.to(dtype)), _NONE
+    if not call.in_one or (mean is None and var is None):
+        return (*affine, None, None), _NONE
+    moved = (t if t is None or not copied else t.clone() for t in (mean, var))
+    return (*affine, None, None), (*moved, _weight(momentum, dtype, x.device))
 
 
 def recalibrate(
@@ -137,6 +156,7 @@ def recalibrate(
     identity: Tensor | None = None,
     activation: str | None = None,
     mask: Tensor | None = None,
+    warm: bool = False,
 ) -> Tensor:
     """SE alone, one pass for the squeeze and one for the scale.
 
@@ -151,6 +171,7 @@ def recalibrate(
         identity: the other branch of a residual block, of the shape of x, or None.
         activation: at the end: "relu" or None.
         mask: as in `batch_norm_se`.
+        warm: as in `batch_norm_se`.
 
     Returns:
         [N, C, *spatial] in the type and memory format of x.
@@ -166,34 +187,56 @@ def recalibrate(
         >>> recalibrate(torch.ones(1, 2, 3, 3), lambda z: z / 2).unique().tolist()
         [0.5]
     """
-    _check(x, identity, activation)
-    choice = choose(x, training=False)
-    if choice.run is None or x.numel() == 0:
-        options: dict[str, Any] = {"identity": identity, "activation": activation, "mask": mask}
-        return functional.recalibrate(x, excitation, **options)
+    choice = choose(x, training=False, warm=warm)
+    static, tensors = (NONE, None, activation, 1e-5), (x, identity, mask)
+    key = _key(choice, tensors, excitation, static)
+    call = _CALLS.get(key)
+    if call is None:
+        _check(x, identity, activation)
+        if choice.run is None or x.numel() == 0:
+            options: dict[str, Any] = {"identity": identity, "activation": activation, "mask": mask}
+            return functional.recalibrate(x, excitation, **options)
+        call = _make(key, choice, tensors, excitation, static)
+    end = identity, activation, mask
+    return _closed_form(call, x, (None,) * 4, _NONE, end, excitation)[0]  # type: ignore[no-any-return]
+
+
+def _key(choice: Choice, tensors: Any, excitation: Any, static: tuple[Any, ...]) -> Hashable:
+    """Return all that the checks and the code of a call depend on; None where none is kept."""
+    if not choice.in_one:  # a tracer or a counter of operations looks on
+        return None
+    layers: Any = excitation if isinstance(excitation, TwoLayers) else _NO_LAYERS
+    kinds = [None if t is None else (t.shape, t.dtype, t.device) for t in (*tensors, *layers[:4])]
+    return choice.run, order_of(tensors[0]), torch.get_num_threads(), *static, *layers[4:], *kinds
+
+
+def _make(
+    key: Hashable, choice: Choice, tensors: Any, excitation: Any, static: Any, group: Any = None
+) -> Call:
+    """Return how a call that passed the checks is computed, and keep it under its key."""
+    (x, identity, *_), (kind, inner, activation, eps) = tensors, static
+    relu = activation == "relu" and (identity is None or identity.dtype == x.dtype)
     gate = excitation[4:] if isinstance(excitation, TwoLayers) else ()
-    case = Case(NONE, order_of(x), None, activation == "relu", 1e-5, *gate)
-    call = Call(case, choice.run, choice.in_one)
-    norm = (None,) * 4
-    return _closed_form(call, x, norm, identity, activation, excitation, mask)[0]  # type: ignore[no-any-return]
+    case = Case(kind, order_of(x), inner, relu, eps, *gate)
+    call = Call(case, choice.run or plain, choice.in_one and group is None, group)
+    if key is not None:
+        if len(_CALLS) == _REMEMBERED:
+            _CALLS.clear()
+        _CALLS[key] = call
+    return call
 
 
 def _closed_form(
-    call: Call,
-    x: Tensor,
-    norm: tuple[Tensor | None, ...],
-    identity: Tensor | None,
-    activation: str | None,
-    excitation: Callable[[Tensor], Tensor],
-    mask: Tensor | None,
+    call: Call, x: Tensor, norm: Any, running: Any, end: tuple[Any, ...], excitation: Any
 ) -> tuple[Any, ...]:
-    """Return y; and mu, var and the count of a batch's statistics, where each is.
+    """Return y; and mu, var and the count of a batch's statistics, where they are still of use.
 
-    `norm` is gamma, beta, given mean and variance.
+    `norm` is gamma, beta, given mean and variance; `running` see `fused_forward`; `end` is the
+    identity, the activation at the end and the mask.
     """
+    identity, activation, mask = end
     if identity is not None and identity.dtype != x.dtype:  # the sum is of a type of its own
-        call = call._replace(case=call.case._replace(relu=False))
-        y, *rest = _closed_form(call, x, norm, None, None, excitation, mask)
+        y, *rest = _closed_form(call, x, norm, running, (None, None, mask), excitation)
         return add_act(y, identity, activation), *rest
     with no_autocast(x):
         x = dense(x, call.case.order)
@@ -201,33 +244,20 @@ def _closed_form(
         if mask is not None:
             share = mask.to(acc_dtype(x.dtype))
             share = share / share.sum(tuple(range(1, share.dim())), keepdim=True)
-        # Where stages run one by one, one function gains nothing over two, except behind an
-        # activation, where the link between the two would carry five tensors.
-        known = call.in_one or (call.case.activation is not None and call.group is None)
-        if not (known and isinstance(excitation, TwoLayers)):
+        if call.group is not None or not isinstance(excitation, TwoLayers):
             return around_excitation(call, x, norm, identity, share, excitation)
         layers = excitation[:4]
         if torch.is_grad_enabled() and not torch.compiler.is_exporting():
-            return *FusedSE.apply(call, x, *norm, identity, share, *layers), None
-        y, *_, mu, var = fused_forward(call, x, norm, identity, share, layers)
+            return *FusedSE.apply(call, running, x, *norm, identity, share, *layers), None
+        y, *_, mu, var = fused_forward(call, running, x, *norm, identity, share, *layers)
         return y, mu, var, None
 
 
-def _update(
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mu: Tensor,
-    var: Tensor,
-    count: Tensor | int,
-    momentum: float,
-) -> None:
-    """Move the running statistics toward the batch's; the variance unbiased."""
-    with torch.no_grad():
-        if running_mean is not None:
-            running_mean.lerp_(mu.to(running_mean.dtype), momentum)
-        if running_var is not None:
-            unbiased = var * (count / (count - 1))
-            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+@functools.lru_cache(maxsize=64)
+def _weight(momentum: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a momentum as compiled code takes it, so that one code serves all."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(momentum, dtype=dtype, device=device)
 
 
 def _check(x: Tensor, identity: Tensor | None, activation: str | None) -> None:
@@ -241,30 +271,22 @@ def _check(x: Tensor, identity: Tensor | None, activation: str | None) -> None:
         )
 
 
-def _check_norm(
-    x: Tensor,
-    vectors: tuple[Tensor | None, ...],
-    inner_activation: str | None,
-    *,
-    training: bool,
-    alone: bool,
-) -> None:
-    if inner_activation is not None and inner_activation not in ACTIVATIONS:
-        raise unknown_name("activation", inner_activation, ACTIVATIONS)
-    for name, vector in zip(
-        ("weight", "bias", "running_mean", "running_var"), vectors, strict=True
-    ):
+def _check_norm(x: Tensor, vectors: Any, kind: str, inner: str | None, *, alone: bool) -> None:
+    if inner is not None and inner not in ACTIVATIONS:
+        raise unknown_name("activation", inner, ACTIVATIONS)
+    names = "weight", "bias", "running_mean", "running_var"
+    for name, vector in zip(names, vectors, strict=True):
         if vector is not None and vector.shape != x.shape[1:2]:
             raise InputError(
                 f"{name} must be [C] = {list(x.shape[1:2])} for a map {list(x.shape)}, "
                 f"got {list(vector.shape)}"
             )
-    if not training and (vectors[2] is None or vectors[3] is None):
+    if kind == FROZEN and (vectors[2] is None or vectors[3] is None):
         raise InputError(
             "running_mean and running_var must be given in evaluation; "
             "without running statistics call with training=True"
         )
-    if training and alone and x.numel() == x.shape[1]:
+    if kind == BATCH and alone and x.numel() == x.shape[1]:
         raise InputError(
             "Expected more than 1 value per channel when training, "
             f"got input size {list(x.shape)}; call eval(), or give more values"

@@ -14,6 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.graph import increment_version
 
 from senet import functional
 from senet.functional import no_autocast
@@ -26,56 +27,51 @@ __all__ = ["FusedSE", "double_backward", "fused_forward"]
 
 
 def fused_forward(
-    call: Call,
-    u: Tensor,
-    norm: tuple[Any, ...],
-    identity: Tensor | None,
-    share: Tensor | None,
-    layers: tuple[Any, ...],
+    call: Call, running: tuple[Any, ...], u: Tensor, *tensors: Any
 ) -> tuple[Any, ...]:
-    """Return y as the user has maps, and what else `closed_form.forward` returns."""
-    order = call.case.order
-    others = (None if t is None else split(t, order) for t in (identity, share))
-    tensors = split(u, order), *norm, *others, *layers
-    if call.in_one:
-        y, *rest = call.run(forward_in_one, *tensors, case=call.case)
-    else:
+    """Return y as the user has maps, and what else `closed_form.forward` returns of U, `tensors`.
+
+    `running`, the mean, the variance and the weight of the new values or three times None, is moved
+    by the stage where all is one, and then there is no variance in the result.
+    """
+    order, (*norm, identity, share, w1, b1, w2, b2) = call.case.order, tensors
+    maps = (None if t is None else split(t, order) for t in (identity, share))
+    tensors = split(u, order), *norm, *maps, w1, b1, w2, b2
+    if not call.in_one:
         y, *rest = forward(call, *tensors)
-    return join(y, u.shape, order), *rest
+        return join(y, u.shape, order), *rest
+    options: Any = {"case": call.case, "memo": call.memo}
+    y, *rest = call.run(forward_in_one, *running, *tensors, **options)
+    if running[2] is not None:  # compiled code does not tell autograd
+        increment_version([t for t in running[:2] if t is not None])
+    return join(y, u.shape, order), *rest, None
 
 
 @final
 class FusedSE(Function):
-    """apply(call, U, gamma, beta, mean, var, identity, share, W1, b1, W2, b2) -> y, mu, var.
+    """apply(call, running, U, gamma, beta, mean, var, identity, share, W1, b1, W2, b2).
 
-    `mean` and `var` are given statistics or None; `share` see `senet.ops.stages`. `mu` and `var` of
-    the result are the batch's, or None where statistics are given, and not differentiable.
+    Returns y, mu, var. `mean` and `var` are given statistics or None, `share` see
+    `senet.ops.stages`, `running` see `fused_forward`. `mu` and `var` of the result are not
+    differentiable, and None unless they are the batch's and still to be used.
     """
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any,
-        call: Call,
-        u: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        identity: Tensor | None,
-        share: Tensor | None,
-        *layers: Any,
+        ctx: Any, call: Call, running: tuple[Any, ...], u: Tensor, *tensors: Any
     ) -> tuple[Tensor | None, ...]:
-        norm = weight, bias, mean, var
-        y, *known, mu, batch_var = fused_forward(call, u, norm, identity, share, layers)
+        y, *known, mu, batch_var = fused_forward(call, running, u, *tensors)
         if call.case.order != AS_IS:
             y = y.data  # no view, or autograd would forbid what users do: out += identity
+        weight, bias, mean, var, _, share, *layers = tensors
         ctx.call = call
         used = (mu, None) if call.case.kind == BATCH else (mean, var)
         out = y if call.case.relu else None
-        ctx.save_for_backward(u, weight, bias, *used, out, share, *known, *layers)
-        if call.case.kind == BATCH:
-            ctx.mark_non_differentiable(mu, batch_var)
+        ctx.save_for_backward(u, *used, weight, bias, *known, out, share, *layers)
         ctx.set_materialize_grads(False)
+        if batch_var is None:
+            return y, None, None
+        ctx.mark_non_differentiable(mu, batch_var)
         return y, mu, batch_var
 
     @staticmethod
@@ -83,10 +79,10 @@ class FusedSE(Function):
         ctx: Any, grad: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 12
+            return (None,) * 13
         call: Call = ctx.call
-        u, weight, bias, mu, var, out, share, *known = ctx.saved_tensors
-        z, h, s, deviation, rstd, *layers = known
+        u, mu, var, weight, bias, z, h, s, rstd, out, share, *layers = ctx.saved_tensors
+        needs_map, needs_identity = ctx.needs_input_grad[2], ctx.needs_input_grad[7]
         g: Any
         with no_autocast(u):
             if call.differentiated():
@@ -95,29 +91,24 @@ class FusedSE(Function):
                 du, *grads = double_backward(call, g, u, norm, share, layers)
             else:
                 order, size = call.case.order, u.shape
-                dy, *maps = (None if t is None else split(t, order) for t in (grad, out, u, share))
-                inner = mu, rstd, weight, bias, deviation, z, h, s
-                tensors: Any = dy, *maps[:2], *inner, maps[2], *layers
-                needs_map = ctx.needs_input_grad[1]
+                dy, y, x, own = (
+                    None if t is None else split(t, order) for t in (grad, out, u, share)
+                )
+                tensors: Any = dy, y, x, mu, rstd, weight, bias, z, h, s, own, *layers
                 if call.in_one:
-                    options = {"case": call.case, "needs_map": needs_map}
+                    options = {"case": call.case, "needs_map": needs_map, "memo": call.memo}
                     g, du, *grads = call.run(backward_in_one, *tensors, **options)
                 else:
                     g, du, *grads = backward(call, *tensors, needs_map=needs_map)
-                g = grad if g is None else join(g, size, order)
+                g = grad if g is None else join(g, size, order) if needs_identity else None
                 du = None if du is None else join(du, size, order)
+        identity = g if needs_identity else None
         dgamma, dbeta, *dlayers = grads
-        identity = g if ctx.needs_input_grad[6] else None
-        return None, du, dgamma, dbeta, None, None, identity, None, *dlayers
+        return None, None, du, dgamma, dbeta, None, None, identity, None, *dlayers
 
 
 def double_backward(
-    call: Call,
-    g: Tensor,
-    u: Tensor,
-    norm: tuple[Any, ...],
-    share: Tensor | None,
-    layers: list[Any],
+    call: Call, g: Tensor, u: Tensor, norm: tuple[Any, ...], share: Any, layers: list[Any]
 ) -> list[Any]:
     """The gradients of U, gamma, beta, W1, b1, W2, b2 in differentiable operations."""
     case, (weight, bias, mean, var) = call.case, norm

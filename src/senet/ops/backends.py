@@ -36,9 +36,9 @@ BACKENDS = {
     "inductor": "the closed form compiled by Inductor",
 }
 
-# From how many values of a map on `auto` compiles. A small map stays in the caches, where passes
-# cost little. Without batch statistics it may be one image in evaluation, which should not wait for
-# a compiler: the largest map behind which ResNet-50 has SE is of 802,816 values (224 x 224 image).
+# From how many values of a map on `auto` compiles. Compiled is faster on smaller maps too (rows
+# `thresholds` of benchmarks/results/small.csv), but a short training should not wait for a
+# compiler, nor one image in evaluation: ResNet-50's largest map has 802,816 values at 224 pixels.
 TRAINING_VALUES = 2**17
 OTHER_VALUES = 2**20
 
@@ -87,12 +87,6 @@ class Backend:
         return f"{self.name} ({self.reason}{compiled})"
 
 
-def _checked(name: str) -> str:
-    if name not in BACKENDS:
-        raise unknown_name("backend", name, BACKENDS)
-    return name
-
-
 _requested = "auto"
 _warned: set[tuple[str, str]] = set()
 
@@ -114,7 +108,9 @@ def set_backend(name: str) -> None:
         >>> set_backend("auto")
     """
     global _requested
-    _requested = _checked(name)
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+    _requested = name
 
 
 @contextmanager
@@ -140,21 +136,23 @@ def _large(values: int, *, training: bool) -> bool:
 
 
 @functools.cache
-def _automatic(device: str, *, training: bool, large: bool) -> Choice:
+def _automatic(device: str, *, training: bool, large: bool, warm: bool) -> Choice:
     """Return what "auto" takes if it can run, and why."""
     if device not in ("cpu", "cuda", "xpu"):
         return Choice("reference", f"auto: Inductor is not used on {device}")
+    if warm:
+        return Choice("inductor", "auto: for maps of all sizes, after senet.warm_up")
     floor = TRAINING_VALUES if training else OTHER_VALUES
     purpose = "with statistics of the batch" if training else "with given statistics or none"
     size = f"from {floor:,} values on" if large else f"below {floor:,} values"
     return Choice("inductor" if large else "reference", f"auto: for maps {purpose} {size}")
 
 
-def _available(device: str, values: int, *, training: bool) -> Choice:
+def _available(device: str, values: int, *, training: bool, warm: bool = False) -> Choice:
     """Return what runs: what is wanted, or, with one warning, the reference in its place."""
     if _requested == "auto":
         large = _large(values, training=training)
-        wanted = _automatic(device, training=training, large=large)
+        wanted = _automatic(device, training=training, large=large, warm=warm)
     else:
         wanted = Choice(_requested, "set_backend")
     name, reason, *_ = wanted
@@ -177,9 +175,9 @@ def _available(device: str, values: int, *, training: bool) -> Choice:
     return Choice("reference", f"in place of {name}: {why}")
 
 
-def _under_a_mode(values: int, *, training: bool) -> Choice:
+def _under_a_mode(values: int, *, training: bool, warm: bool) -> Choice:
     """Return what a dispatch mode sees: what would run, in ordinary operations, not compiled."""
-    if _requested == "auto" and not _large(values, training=training):
+    if _requested == "auto" and not (warm or _large(values, training=training)):
         return _SMALL
     report = observer()
 
@@ -193,8 +191,8 @@ def _under_a_mode(values: int, *, training: bool) -> Choice:
     return Choice("eager", "a dispatch mode must see every operation", run)
 
 
-def choose(x: Tensor, *, training: bool) -> Choice:
-    """Return what computes a call on the map x."""
+def choose(x: Tensor, *, training: bool, warm: bool = False) -> Choice:
+    """Return what computes a call on the map x, of a module that is `warm` or not."""
     if _requested == "reference":
         return _REFERENCE
     if torch.compiler.is_compiling():  # first: Dynamo cannot trace the questions below
@@ -202,22 +200,27 @@ def choose(x: Tensor, *, training: bool) -> Choice:
     if transformed():
         return _TRANSFORMED
     if watched(x):
-        return _under_a_mode(x.numel(), training=training)
-    return _available(x.device.type, x.numel(), training=training)
+        return _under_a_mode(x.numel(), training=training, warm=warm)
+    return _available(x.device.type, x.numel(), training=training, warm=warm)
 
 
-def fuses(x: Tensor, *, training: bool) -> bool:
+def fuses(x: Tensor, *, training: bool, warm: bool = False) -> bool:
     """Say whether a call on the map x is computed in closed form, not by the reference.
 
     Args:
         x: [N, C, *spatial].
         training: whether the statistics are those of the batch.
+        warm: whether `senet.warm_up` compiled for maps of all sizes.
     """
-    return x.numel() > 0 and choose(x, training=training).run is not None
+    return x.numel() > 0 and choose(x, training=training, warm=warm).run is not None
 
 
-def backend(device: torch.device | str = "cpu") -> Backend:
+def backend(device: torch.device | str = "cpu", *, warm: bool = False) -> Backend:
     """Say which backend runs a training step with large maps on this device, and why.
+
+    Args:
+        device: where the maps are.
+        warm: say it of a network after `senet.warm_up`, for maps of any size.
 
     Example:
         >>> with use_backend("eager"):
@@ -225,5 +228,5 @@ def backend(device: torch.device | str = "cpu") -> Backend:
         'set_backend'
     """
     kind = torch.device(device).type
-    choice = _available(kind, TRAINING_VALUES, training=True)
+    choice = _available(kind, TRAINING_VALUES, training=True, warm=warm)
     return Backend(choice.name, _requested, choice.reason, INDUCTOR.count, INDUCTOR.seconds)

@@ -8,6 +8,7 @@ compile each as a whole. The parts are for `senet.ops.any_excitation`. Maps are 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from senet.ops import stages
 from senet.ops.excitation import layers_backward, layers_forward
 from senet.ops.layout import positions
 from senet.ops.reductions import moments
-from senet.ops.stages import BATCH, FROZEN, Statistics, Sums
+from senet.ops.stages import BATCH, FROZEN, Sums
 from senet.ops.sync import shared_statistics, shared_sums
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ __all__ = [
     "forward_in_one",
     "plain",
     "resolve",
+    "update",
 ]
 
 Run = Callable[..., Any]
 
 
-def plain(stage: Run, *tensors: Any, **options: Any) -> Any:
+def plain(stage: Run, *tensors: Any, memo: Any = None, **options: Any) -> Any:  # noqa: ARG001
     """Compute a stage with ordinary PyTorch operations."""
     return stage(*tensors, **options)
 
@@ -57,8 +59,9 @@ class Case(NamedTuple):
     centered: bool = False  # whether that gate is 1 at 0
 
 
-class Call(NamedTuple):
-    """How one call is computed."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """How a call is computed; the same for all calls with tensors of the same sizes and types."""
 
     case: Case
     run: Run
@@ -67,6 +70,8 @@ class Call(NamedTuple):
     """Whether `run` may be given all of a forward, or of a backward, as one stage."""
     group: ProcessGroup | None = None
     """The processes that share the statistics of the batch."""
+    memo: dict[Any, Any] = field(default_factory=dict)
+    """Of `run`, for the stages that are all of a forward or a backward."""
 
     def differentiated(self) -> bool:
         """Whether the backward that is running will itself be differentiated (create_graph)."""
@@ -80,60 +85,48 @@ class Call(NamedTuple):
         return True
 
 
-def find_statistics(
-    call: Call,
-    u: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    share: Tensor | None,
-) -> tuple[Any, ...]:
-    """Stage 1: `stages.Statistics`, and the values per channel where processes share it."""
-    (case, run, _, group), count = call, None
-    found: Any
-    if group is not None:
+def find_statistics(call: Call, u: Tensor, *norm: Any) -> tuple[Any, ...]:
+    """Stage 1: z, mu, rstd, var, and the values per channel where processes share the batch.
+
+    `norm` is gamma, beta, given mean and variance, and `share`.
+    """
+    (weight, bias, mean, var, share), case, run, count = norm, call.case, call.run, None
+    z: Any
+    mu: Any
+    rstd: Any
+    if call.group is not None:
         m, v, own = run(moments, u, share, order=case.order)
-        mu, var, count = shared_statistics(m, v, positions(u, case.order), group)
+        mu, var, count = shared_statistics(m, v, positions(u, case.order), call.group)
         deviation = (m if own is None else own) - mu
-        found = stages.normalise(deviation, mu, var, weight, bias, eps=case.eps)
-    elif case.activation and case.kind == FROZEN and var is not None:
-        # the mean of U itself is of no use
-        found = Statistics(u, None, mean, torch.rsqrt(var + case.eps), None)
+        z, mu, rstd, var = stages.normalise(deviation, mu, var, weight, bias, eps=case.eps)
+    elif case.activation and case.kind == FROZEN:
+        z, mu, rstd, var = None, mean, torch.rsqrt(var + case.eps), None  # mean U is of no use
     else:
         options = {"kind": case.kind, "order": case.order, "eps": case.eps}
-        found = run(stages.statistics, u, mean, var, weight, bias, share, **options)
-    z, deviation, mu, rstd, var = found
+        z, mu, rstd, var = run(stages.statistics, u, mean, var, weight, bias, share, **options)
     if case.activation:
         options = {"order": case.order, "activation": case.activation}
         z = run(stages.squeeze, u, mu, rstd, weight, bias, share, **options)
-    return z, deviation, mu, rstd, var, count
+    return z, mu, rstd, var, count
 
 
 def find_sums(
-    call: Call,
-    grad: Tensor,
-    out: Tensor | None,
-    u: Tensor,
-    affine: tuple[Any, ...],
-    deviation: Tensor | None,
-    share: Tensor | None,
-) -> tuple[Tensor | None, Tensor, Sums]:
-    """Stage 3: g, or None where that is dy; ds; the sums. `affine` is mu, rstd, gamma, beta."""
-    options = {"order": call.case.order, "activation": call.case.activation}
-    maps = grad, out, u
-    g, ds, a, b, d, e = call.run(stages.correlation, *maps, *affine, share, **options)
-    return g, ds, Sums(a, b, d, e if call.case.activation else deviation)
+    call: Call, grad: Tensor, out: Tensor | None, u: Tensor, affine: Any, share: Any, **again: bool
+) -> tuple[Tensor | None, Tensor, Sums, Any]:
+    """Stage 3: g, or None where that is dy; ds; the sums; z. `affine` is mu, rstd, gamma, beta."""
+    options = {"order": call.case.order, "activation": call.case.activation, **again}
+    g, ds, *sums, z = call.run(stages.correlation, grad, out, u, *affine, share, **options)
+    return g, ds, Sums(*sums), z
 
 
 def resolve(
     call: Call,
     g: Tensor,
-    u: Tensor | None,
+    u: Any,
     s: Tensor,
     dz: Tensor,
     sums: Sums,
-    affine: tuple[Any, ...],
+    affine: Any,
     share: Tensor | None,
     *,
     needs_map: bool,
@@ -158,57 +151,53 @@ def resolve(
     return du, q * rstd, dbeta
 
 
-def forward(
-    call: Call,
-    u: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    identity: Tensor | None,
-    share: Tensor | None,
-    *layers: Any,
-) -> tuple[Any, ...]:
-    """Stages 1 and 2: y, z, h, s, deviation, rstd; mu and var if the batch's."""
-    case = call.case
-    z, deviation, mu, rstd, var, _ = find_statistics(call, u, weight, bias, mean, var, share)
+def forward(call: Call, u: Tensor, *tensors: Any) -> tuple[Any, ...]:
+    """Stages 1 and 2: y, z or None, h, s, rstd; mu and var if the batch's.
+
+    z is not kept where stage 3 gives it for nothing, which is without an activation.
+
+    `tensors` are gamma, beta, given mean and variance, identity, `share`, W1, b1, W2, b2.
+    """
+    (weight, bias, mean, var, identity, share, *layers), case = tensors, call.case
+    z, mu, rstd, var, _ = find_statistics(call, u, weight, bias, mean, var, share)
     h, s = layers_forward(z, *layers, excitation=case.excitation, centered=case.centered)
     options = {"order": case.order, "activation": case.activation, "relu": case.relu}
     y = call.run(stages.scale, u, s, mu, rstd, weight, bias, identity, **options)
-    batch = (mu, var) if case.kind == BATCH else (None, None)
-    return y, z, h, s, deviation, rstd, *batch
+    z = z if case.activation else None
+    return y, z, h, s, rstd, *((mu, var) if case.kind == BATCH else (None, None))
 
 
-def backward(
-    call: Call,
-    grad: Tensor,
-    out: Tensor | None,
-    u: Tensor,
-    mu: Tensor | None,
-    rstd: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    deviation: Tensor | None,
-    z: Tensor,
-    h: Tensor,
-    s: Tensor,
-    share: Tensor | None,
-    *layers: Any,
-    needs_map: bool,
-) -> tuple[Tensor | None, ...]:
-    """Stages 3 and 4: g or None, dU, dgamma, dbeta, dW1, db1, dW2, db2; None for what is not."""
-    affine, kind = (mu, rstd, weight, bias), call.case[-2:]
-    g, ds, sums = find_sums(call, grad, out, u, affine, deviation, share)
+def backward(call: Call, *tensors: Any, needs_map: bool) -> tuple[Tensor | None, ...]:
+    """Stages 3 and 4: g or None, dU, dgamma, dbeta, dW1, db1, dW2, db2; None for what is not.
+
+    `tensors` are dy, y or None, U, mu, rstd, gamma, beta, z or None, h, s, `share`, W1, b1, W2, b2.
+    """
+    grad, out, u, *affine, z, h, s, share, w1, b1, w2, b2 = tensors
+    layers, kind = (w1, b1, w2, b2), call.case[-2:]
+    g, ds, sums, again = find_sums(call, grad, out, u, affine, share, again=z is None)
+    z = again if z is None else z
     dz, *dlayers = layers_backward(ds, z, h, s, *layers, excitation=kind[0], centered=kind[1])
     given = grad if g is None else g
     du, *norm = resolve(call, given, u, s, dz, sums, affine, share, needs_map=needs_map)
-    dgamma, dbeta = (None if t is None else d for t, d in zip((weight, bias), norm, strict=True))
+    dgamma, dbeta = (None if t is None else d for t, d in zip(affine[2:], norm, strict=True))
     return g, du, dgamma, dbeta, *dlayers
 
 
-def forward_in_one(*tensors: Any, case: Case) -> tuple[Tensor | None, ...]:
-    """`forward` as one stage."""
-    return forward(Call(case, plain), *tensors)
+def update(running: tuple[Any, ...], mu: Tensor, var: Tensor, values: Any) -> None:
+    """Move `running`, mean and variance (unbiased), by its last, a weight; `values` per channel."""
+    *statistics, momentum = running
+    for old, new in zip(statistics, (mu, var * values / (values - 1)), strict=True):
+        if old is not None:
+            old.copy_(old.to(new.dtype).lerp(new, momentum))
+
+
+def forward_in_one(*given: Any, case: Case) -> tuple[Tensor | None, ...]:
+    """`update` and `forward` as one stage, of `running` and then U: y, z, h, s, rstd, mu."""
+    running, u = given[:3], given[3]
+    *outputs, mu, var = forward(Call(case, plain), *given[3:])
+    if running[2] is not None:
+        update(running, mu, var, u.shape[0] * positions(u, case.order))
+    return *outputs, mu
 
 
 def backward_in_one(*tensors: Any, case: Case, needs_map: bool) -> tuple[Tensor | None, ...]:

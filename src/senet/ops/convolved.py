@@ -10,8 +10,9 @@ gradient for g, of each image alone,
     V[n, c, k] = sum g[n, c] x[n, k]          G[n, c] = sum_k W_ck V[n, c, k]
     A = sum g          B = G - mu A           ds = a B + beta A
 
-x is kept by the convolution, y by the next layer; so nothing is kept but vectors [N, C]. V is no
-work on top, for dU = a (s g + dz share) makes of it the weight gradient that is needed anyway:
+x is kept by the convolution, y by the next layer, and X (below) gives the mean of U, and so z:
+nothing is kept but the gate and the hidden h. V is no work on top, for dU = a (s g + dz share)
+makes of it the weight gradient that is needed anyway:
 
     dW_ck = a_c sum_n (s[n, c] V[n, c, k] + dz[n, c] X[n, k])          X[n, k] = sum share x[n, k]
 
@@ -21,6 +22,7 @@ docs/free-se.md has the counts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 import torch
@@ -134,9 +136,10 @@ class _Convolved(Function):
     ) -> Tensor:
         u = window.convolve(x, kernel.to(x.dtype))
         order = order_of(u)
-        ctx.call = call = call._replace(case=call.case._replace(order=order))
-        norm = weight, bias, mean, var
-        y, *known, _, _ = fused_forward(call, dense(u, order), norm, identity, share, layers)
+        ctx.call = call = replace(call, case=call.case._replace(order=order))
+        norm, running = (weight, bias, mean, var), (None, None, None)
+        tensors = dense(u, order), *norm, identity, share, *layers
+        y, _, *known, _, _ = fused_forward(call, running, *tensors)
         if order != AS_IS:
             y = y.data  # no view, or autograd would forbid what users do: out += identity
         ctx.window = window
@@ -147,7 +150,7 @@ class _Convolved(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call, window = ctx.call, ctx.window
         x, kernel, weight, bias, mean, var, out, share, *known = ctx.saved_tensors
-        norm, layers = (weight, bias, mean, var), known[5:]
+        norm, layers = (weight, bias, mean, var), known[3:]
         with no_autocast(x):
             w = kernel.to(x.dtype)
             if call.differentiated():
@@ -162,7 +165,7 @@ class _Convolved(Function):
                 few = positions(out, CHANNELS_FIRST) < POSITIONS
                 compute = _by_map if few else _by_image
                 maps = grad, out, x, w, share
-                g, du, dkernel, *grads = compute(call, window, *maps, norm[:3], known[:5], layers)
+                g, du, dkernel, *grads = compute(call, window, *maps, norm[:3], known[:3], layers)
                 rest = {"of_map": ctx.needs_input_grad[2], "of_kernel": dkernel is None}
                 dx, dw = window.gradients(du.to(x.dtype), x, w, **rest)
                 dkernel = (dw if dkernel is None else dkernel).to(kernel.dtype)
@@ -184,10 +187,10 @@ def _by_map(
     layers: list[Any],
 ) -> tuple[Any, ...]:
     """Return g, dU, None, dgamma, dbeta and the layers', from a U that is computed again."""
-    (weight, bias, mean), (z, h, s, deviation, rstd), order = norm, known, call.case.order
+    (weight, bias, mean), (h, s, rstd), order = norm, known, call.case.order
     maps = (split(t, order) for t in (grad, out, window.convolve(x, w)))
     share = None if share is None else split(share, order)
-    tensors: Any = *maps, mean, rstd, weight, bias, deviation, z, h, s, share, *layers
+    tensors: Any = *maps, mean, rstd, weight, bias, None, h, s, share, *layers
     if call.in_one:
         options = {"case": call.case, "needs_map": True}
         g, du, *grads = call.run(backward_in_one, *tensors, **options)
@@ -209,9 +212,15 @@ def _by_image(
     layers: list[Any],
 ) -> tuple[Any, ...]:
     """Return g, dU, dW, dgamma, dbeta and the layers', from the V of each image."""
-    (weight, bias, mean), (z, h, s, deviation, rstd), case = norm, known, call.case
-    order, size = case.order, out.shape
-    gain = stages.gain_of(rstd, weight)
+    (weight, bias, mean), (h, s, rstd), case = norm, known, call.case
+    order, size, gain = case.order, out.shape, stages.gain_of(rstd, weight)
+    own = (torch.ones_like(out[:, :1]) if share is None else share > 0).to(rstd.dtype)
+    count, windows = own.sum((1, 2, 3))[:, None], []
+    for image, each in zip(torch.split(own, 1), torch.split(x, 1), strict=True):  # one channel: X L
+        given = image, to_acc(each), to_acc(w[:1])
+        windows.append(window.gradients(*given, of_map=False, of_kernel=True)[1])
+    deviation = torch.stack([(v * w).flatten(1).sum(1) for v in windows]) / count - mean
+    z = deviation * gain if bias is None else deviation * gain + bias.to(gain.dtype)
     g, a = call.run(stages.masked_sum, split(grad, order), split(out, order), order=order)
     g = join(g, size, order)
     total, products = torch.zeros_like(w, dtype=rstd.dtype), []
@@ -225,11 +234,8 @@ def _by_image(
     dz, *dlayers = layers_backward(
         ds, z, h, s, *layers, excitation=case.excitation, centered=case.centered
     )
-    own = (torch.ones_like(out[:, :1]) if share is None else share > 0).to(x.dtype)
-    part = gain * dz / to_acc(own).sum((1, 2, 3))[:, None]
-    for n, image in enumerate(torch.split(own, 1)):  # one channel: X without its 1 / L
-        _, v = window.gradients(image, x[n : n + 1], w[:1], of_map=False, of_kernel=True)
-        total.addcmul_(to_acc(v), part[n][:, None, None, None])
+    for v, part in zip(windows, gain * dz / count, strict=True):
+        total.addcmul_(v, part[:, None, None, None])
     share = None if share is None else split(share, order)
     sums, affine = Sums(a, b, None, deviation), (mean, rstd, weight, bias)
     du, *dnorm = resolve(call, split(g, order), None, s, dz, sums, affine, share, needs_map=True)

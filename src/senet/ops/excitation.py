@@ -8,7 +8,7 @@ dW1 = dh^T z       db1 = sum_n dh       dz = dh W1
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,35 +60,19 @@ class TwoLayers(NamedTuple):
 
 
 def layers_forward(
-    z: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    *,
-    excitation: str,
-    centered: bool,
+    z: Tensor, weight1: Tensor, bias1: Any, weight2: Tensor, bias2: Any, **gate: Any
 ) -> tuple[Tensor, Tensor]:
     """Return h [N, hidden] and s [N, C]."""
     h = torch.relu(functional.dense(z, weight1, bias1))
     p = functional.dense(h, weight2, bias2)
-    return h, functional.gate(p, excitation, centered=centered)
+    return h, functional.gate(p, **gate)
 
 
 def layers_backward(
-    ds: Tensor,
-    z: Tensor,
-    h: Tensor,
-    s: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    *,
-    excitation: str,
-    centered: bool,
+    ds: Tensor, z: Any, h: Tensor, s: Tensor, *layers: Any, excitation: str, centered: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
     """Return dz, dW1, db1, dW2, db2; None where there is no bias."""
+    weight1, bias1, weight2, bias2 = layers
     dp = ds * _SLOPES[excitation][centered](s)
     dh = torch.where(h > 0, dp @ weight2.to(dp.dtype), 0)
     return (

@@ -58,6 +58,19 @@ class _Compiled(NamedTuple):
         return [*(given[i].shape[d] for i, d in self.sizes), *given]
 
 
+class _Ready:
+    """A compiled stage for tensors of known sizes: all that is left to do in a call."""
+
+    def __init__(self, compiled: _Compiled, sizes: list[int]) -> None:
+        # without what Inductor does around the first call
+        self.call = getattr(compiled.call, "current_callable", None) or compiled.call
+        self.single, self.sizes = compiled.single, sizes
+
+    def __call__(self, tensors: tuple[Tensor | None, ...]) -> Any:
+        outputs = self.call([*self.sizes, *[t.contiguous() for t in tensors if t is not None]])
+        return outputs[0] if self.single else outputs
+
+
 class _Call(NamedTuple):
     """A stage and its arguments."""
 
@@ -156,7 +169,7 @@ class Inductor:
         """Why compiled stages are no longer used, or None."""
         self.count = 0
         """How often a stage has been compiled."""
-        self._known: dict[Hashable, tuple[_Compiled, list[int]]] = {}
+        self._known: dict[Hashable, _Ready] = {}
         self._kinds: dict[Hashable, list[_Compiled]] = {}
         self._lock = threading.RLock()
 
@@ -164,25 +177,39 @@ class Inductor:
         """Return why stages cannot be compiled for this type of device, or None if they can."""
         return self.broken or _missing(device)
 
-    def run(self, stage: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
-        """Compute a stage of `senet.ops.stages`; if it cannot be compiled, warn and compute it."""
+    def run(
+        self,
+        stage: Callable[..., Any],
+        *tensors: Tensor | None,
+        memo: dict[Any, _Ready] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Compute a stage of `senet.ops.stages`; if it cannot be compiled, warn and compute it.
+
+        `memo` is of calls whose tensors are always of the same sizes and types: what has been
+        looked up once is kept there, by the option `needs_map`.
+        """
+        which = options.get("needs_map")
+        if memo is not None and (ready := memo.get(which)) is not None:
+            return ready(tensors)
         call = _Call(stage, tensors, options)
-        key = call.key()
-        known = self._known.get(key)
-        if known is not None:
-            compiled, sizes = known
-            outputs = compiled.call([*sizes, *call.given()])
-            return outputs[0] if compiled.single else outputs
-        if self.broken is None:
+        ready = self._known.get(key := call.key())
+        if ready is not None:
+            outputs = ready(tensors)
+        elif self.broken is None:
             try:
-                return self._first(key, call)
+                ready, outputs = self._first(key, call)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # noqa: BLE001  whatever it is, the stage can be computed
                 self._give_up(error)
-        return call.compute(tensors)
+        if ready is None:
+            return call.compute(tensors)
+        if memo is not None:
+            memo[which] = ready
+        return outputs
 
-    def _first(self, key: Hashable, call: _Call) -> Any:
+    def _first(self, key: Hashable, call: _Call) -> tuple[_Ready, Any]:
         """Compute the first call with these sizes."""
         start = time.perf_counter()
         with self._lock:
@@ -198,13 +225,13 @@ class Inductor:
                 variants.append(compiled)
                 self.count += 1
         arguments = compiled.arguments(given)
-        sizes = arguments[: len(compiled.sizes)]
+        ready = _Ready(compiled, arguments[: len(compiled.sizes)])
         result = compiled.call(arguments)
         if len(self._known) == _REMEMBERED:
             self._known.clear()
-        self._known[key] = compiled, sizes
+        self._known[key] = ready
         self.seconds += time.perf_counter() - start
-        return result[0] if compiled.single else result
+        return ready, result[0] if compiled.single else result
 
     def _give_up(self, error: Exception) -> None:
         text = str(error).strip() or type(error).__name__

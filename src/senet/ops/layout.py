@@ -52,15 +52,15 @@ def dense(x: Tensor, order: str) -> Tensor:
 
 
 def split(x: Tensor, order: str) -> Tensor:
-    """Return a map [N, C, *spatial] in the given order: a view where its memory fits, or a copy."""
+    """Return a map [N, C, *spatial] in the given order: the same memory, or a dense copy."""
     if order == AS_IS:
         return x
+    x, size = dense(x, order), x.shape
     if order == CHANNELS_FIRST:
-        return x.contiguous().view(*x.shape[:2], x.shape[2:].numel())
-    if x.dim() == 4:
-        return x.permute(0, 2, 3, 1).contiguous()
-    rows = x.shape[2:-1].numel()
-    return x.movedim(1, -1).contiguous().view(x.shape[0], rows, x.shape[-1], x.shape[1])
+        return x.view(*size[:2], size[2:].numel())
+    if len(size) == 4:
+        return x.permute(0, 2, 3, 1)
+    return x.movedim(1, -1).view(size[0], size[2:-1].numel(), size[-1], size[1])
 
 
 def join(x: Tensor, size: torch.Size, order: str) -> Tensor:

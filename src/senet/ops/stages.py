@@ -44,7 +44,6 @@ __all__ = [
     "BATCH",
     "FROZEN",
     "NONE",
-    "Statistics",
     "Sums",
     "channel_sums",
     "correlation",
@@ -63,18 +62,16 @@ FROZEN = "frozen"  # with given statistics
 NONE = "none"  # there is none
 
 
-class Statistics(NamedTuple):
-    """What stage 1 finds; without a batch norm z alone."""
-
-    z: Tensor  # [N, C] the squeeze of BN(U)
-    deviation: Tensor | None = None  # [N, C] mean U - mu
-    mu: Tensor | None = None  # [C]
-    rstd: Tensor | None = None  # [C]
-    var: Tensor | None = None  # [C] biased
+# z [N, C], the squeeze of BN(U); mu, rstd and the biased variance [C], None where there is none
+Statistics = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Sums(NamedTuple):
-    """What stage 4 needs of stage 3, [N, C] each; all None without a batch norm."""
+    """What stage 4 needs of stage 3, [N, C] each; all None without a batch norm.
+
+    None of it is kept from the forward: stage 3 reads U in any case, and a vector [N, C] is a
+    quarter of a map of 2 x 2.
+    """
 
     a: Any  # sum g d
     b: Any  # sum g d (U - mu)
@@ -116,7 +113,7 @@ def normalise(
     """Return the statistics, given the means' deviation from mu [N, C], mu and the variance."""
     rstd = torch.rsqrt(var + eps)
     z = deviation * gain_of(rstd, weight)
-    return Statistics(z if bias is None else z + bias.to(z.dtype), deviation, mu, rstd, var)
+    return z if bias is None else z + bias.to(z.dtype), mu, rstd, var
 
 
 def statistics(
@@ -133,7 +130,7 @@ def statistics(
 ) -> Statistics:
     """Stage 1. `mean` and `var` are given statistics, [C], or None; `share` see `spatial_mean`."""
     if kind == NONE:
-        return Statistics(spatial_mean(to_acc(u), order, share))
+        return spatial_mean(to_acc(u), order, share), None, None, None
     if kind == FROZEN and mean is not None and var is not None:
         deviation = spatial_mean(to_acc(u) - broadcast(mean, u, order), order, share)
         return normalise(deviation, mean, var, weight, bias, eps=eps)
@@ -204,8 +201,9 @@ def correlation(
     *,
     order: str,
     activation: str | None,
+    again: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """Stage 3: g, ds [N, C], and `Sums`.
+    """Stage 3: g, ds [N, C], `Sums`, and with `again`, but behind an activation, z.
 
     `out` is y if it went through a ReLU: then g is a new map. Else `out` is None, g is dy (`grad`),
     and None is returned for it. Without a batch norm mu and rstd are None.
@@ -213,15 +211,17 @@ def correlation(
     g = None if out is None else torch.where(out <= 0, 0, grad)
     dy = to_acc(grad if g is None else g)
     if mu is None or rstd is None:
-        return g, spatial_sum(dy * to_acc(u), order), None, None, None, None
-    gain = gain_of(rstd, weight)
+        z = spatial_mean(to_acc(u), order, share) if again else None
+        return g, spatial_sum(dy * to_acc(u), order), None, None, None, None, z
+    gain, x = gain_of(rstd, weight), -negative_deviation(u, mu, order)
     if activation is None:
-        a = spatial_sum(dy, order)
-        b = -spatial_sum(dy * negative_deviation(u, mu, order), order)
-        ds = b * gain
-        return g, ds if bias is None else ds + a * bias.to(a.dtype), a, b, None, None
+        a, b = spatial_sum(dy, order), spatial_sum(dy * x, order)
+        ds, e = b * gain, spatial_mean(x, order, share)
+        z = e * gain if again else None
+        if bias is not None:
+            ds, z = ds + a * bias.to(a.dtype), None if z is None else z + bias.to(a.dtype)
+        return g, ds, a, b, None, e, z
     act, slope = ACTIVATIONS[activation], SLOPES[activation]
-    x = -negative_deviation(u, mu, order)
 
     # Functions: a sigmoid that two sums share, Inductor would write out, a map of its own.
     def y0() -> Tensor:
@@ -231,7 +231,7 @@ def correlation(
         return slope(y0())
 
     ds, a, b = (spatial_sum(t, order) for t in (dy * act(y0()), dy * d(), dy * d() * x))
-    return g, ds, a, b, spatial_mean(d(), order, share), spatial_mean(d() * x, order, share)
+    return g, ds, a, b, spatial_mean(d(), order, share), spatial_mean(d() * x, order, share), None
 
 
 def masked_sum(grad: Tensor, out: Tensor, *, order: str) -> tuple[Tensor, Tensor]:
