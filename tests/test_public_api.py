@@ -61,6 +61,7 @@ PUBLIC = [
     "se_parameters",
     "set_backend",
     "use_backend",
+    "warm_up",
 ]
 
 # Loaded where they are used, never by `import senet`.

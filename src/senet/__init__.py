@@ -19,6 +19,7 @@ from senet.blocks import (
     SEBatchNorm3d,
     SESyncBatchNorm,
     SqueezeExcitation,
+    warm_up,
 )
 from senet.cost import CostReport, cost
 from senet.deploy import Deployment, ExportReport, deploy, export, load_exported
@@ -102,6 +103,7 @@ __all__ = [
     "se_parameters",
     "set_backend",
     "use_backend",
+    "warm_up",
 ]
 
 # The lab: a name, and the room that is loaded when it is first asked for.

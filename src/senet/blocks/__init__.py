@@ -10,6 +10,7 @@ from senet.blocks.branches import branch_tail
 from senet.blocks.channel_scale import ChannelScale
 from senet.blocks.fusion import residual_tail
 from senet.blocks.squeeze_excitation import Gate, SqueezeExcitation
+from senet.blocks.warming import warm_up
 
 __all__ = [
     "ChannelScale",
@@ -21,4 +22,5 @@ __all__ = [
     "SqueezeExcitation",
     "branch_tail",
     "residual_tail",
+    "warm_up",
 ]
