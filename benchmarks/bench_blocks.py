@@ -26,7 +26,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
-from bench_train_step import commit, processor  # noqa: E402  after the path
+from provenance import commit, processor  # noqa: E402  after the path
 
 import senet  # noqa: E402
 from senet.cost.timing import interleave, quartiles  # noqa: E402

@@ -9,6 +9,7 @@ For each network, in one process, each step between two of the plain network:
     timm        timm's network with SE: modules in a row, each with its own passes
     reference   the plain network, changed by senet.insert; batch norm, then SE (set_backend)
     inserted    the same on the backend that "auto" chooses
+    warm        the same after `senet.warm_up`: compiled for small maps, too
     zoo         the project's own network of that name; the addition and the ReLU are in the op too
 
 A step is forward, cross entropy, backward. benchmarks/results/train_step.csv gets ms, the ratio to
@@ -23,14 +24,13 @@ import contextlib
 import csv
 import datetime
 import itertools
-import math
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
-import senet  # noqa: E402  after the path
+from provenance import commit, median_interval, processor  # noqa: E402  after the path
+
+import senet  # noqa: E402
 from senet import ops  # noqa: E402
-from senet.cost.timing import interleave, quartiles  # noqa: E402
+from senet.cost.timing import interleave, quartiles, wait_for  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "train_step.csv"
 
@@ -65,8 +67,11 @@ NETWORKS = {
     # SE behind the depthwise convolution and its activation; or before that
     "mobilenetv2": Network("torchvision/mobilenet_v2", None, None, "inner_act"),
     "mobilenetv2_norm": Network("torchvision/mobilenet_v2", None, None, "inner"),
+    # the project's own, which need torch alone
+    "own_resnet50": Network("resnet50", None, "se_resnet50"),
+    "own_resnet20": Network("resnet20", None, "se_resnet20"),
 }
-VARIANTS = ("plain", "timm", "reference", "inserted", "zoo")
+VARIANTS = ("plain", "timm", "reference", "inserted", "warm", "zoo")
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,16 @@ class Row:
 def build(network: Network, variant: str, image: int) -> nn.Module | None:
     """Return the network in training, or None where there is no such variant."""
     if variant == "timm":
+        if network.timm is None or find_spec("timm") is None:
+            return None
         import timm
 
-        return None if network.timm is None else timm.create_model(network.timm).train()
+        return timm.create_model(network.timm).train()
     if variant == "zoo":
         if network.zoo is None:
             return None
-        return senet.create_model(network.zoo, layout="torchvision").train()
+        layout = {"layout": "torchvision"} if network.plain.startswith("torchvision") else {}
+        return senet.create_model(network.zoo, **layout).train()
     model = senet.create_model(network.plain).train()
     if variant == "plain":
         return model
@@ -131,9 +139,14 @@ def step(model: nn.Module, call: Callable[..., Any], batch: Batch, dtype: str) -
 def forward(call: Callable[..., Any], batch: Batch, dtype: str) -> Tensor:
     """Return the loss, under autocast for a narrow dtype."""
     images, labels = batch
-    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(dtype)
-    with torch.autocast(images.device.type, narrow, enabled=narrow is not None):
+    with autocast(images, dtype):
         return F.cross_entropy(call(images).float(), labels)
+
+
+def autocast(images: Tensor, dtype: str) -> torch.autocast:
+    """Return autocast for a narrow dtype; else a context that does nothing."""
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(dtype)
+    return torch.autocast(images.device.type, narrow, enabled=narrow is not None)
 
 
 @contextlib.contextmanager
@@ -170,10 +183,10 @@ def peak_mib(task: Callable[[], Any], device: torch.device) -> float:
 
 def measure(name: str, dtype: str, mode: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure the variants of one network in turn."""
-    device = torch.device(options.device)
+    began, device = time.perf_counter(), torch.device(options.device)
     layout = getattr(torch, options.memory_format)
     images = torch.randn(options.batch, 3, options.image, options.image, device=device)
-    labels = torch.randint(0, 1000, (options.batch,), device=device)
+    labels = torch.randint(0, 10, (options.batch,), device=device)
     batch = images.contiguous(memory_format=layout), labels
     tasks: dict[str, Callable[[], Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
@@ -182,6 +195,9 @@ def measure(name: str, dtype: str, mode: str, options: argparse.Namespace) -> li
         if model is None:
             continue
         model.to(device, memory_format=layout)
+        if variant == "warm":
+            with autocast(batch[0], dtype):
+                senet.warm_up(model, batch[0])
         call = torch.compile(model) if mode == "compiled" else model
 
         def task(variant=variant, model=model, call=call) -> None:
@@ -195,61 +211,41 @@ def measure(name: str, dtype: str, mode: str, options: argparse.Namespace) -> li
             kept = kept_bytes(model, call, batch, dtype)
         tasks[variant] = task
         rows[variant] = {"kept": kept, "first_step_s": first, "peak_mib": peak_mib(task, device)}
-    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    others = [variant for variant in tasks if variant != "plain"]
-    turns = {"plain 0": tasks["plain"]}
-    for i, variant in enumerate(others, 1):
-        turns |= {variant: tasks[variant], f"plain {i}": tasks["plain"]}
-    times = interleave(turns, repeats=options.rounds, warmup=1, wait=wait).samples
-    ratios = {"plain": [1.0] * options.rounds}
-    for i, variant in enumerate(others):
-        around = zip(times[f"plain {i}"], times[f"plain {i + 1}"], strict=True)
-        ratios[variant] = [
-            2 * own / sum(pair) for own, pair in zip(times[variant], around, strict=True)
-        ]
+    ratios, times = in_turn(tasks, options, began)
     for variant, row in rows.items():
         row |= {"variant": variant, "ratio": quartiles(ratios[variant])}
         row["interval"] = median_interval(ratios[variant])
-        row["ms"] = quartiles(times["plain 0" if variant == "plain" else variant]).median
+        row["ms"] = quartiles(times[variant]).median
         row["kept_ratio"] = row["kept"] / rows["plain"]["kept"]
     return list(rows.values())
 
 
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the median, of any distribution: two of the values.
-
-    The k-th smallest of n values lies above the median if fewer than k of n fair coins show heads.
-    Below 6 values no two of them are far enough apart, and the interval is all there is.
-    """
-    n, k, outside = len(values), 0, 0.5 ** len(values)
-    while outside <= 0.025:
-        k += 1
-        outside += math.comb(n, k) * 0.5**n
-    k = max(k, 1)
-    return sorted(values)[k - 1], sorted(values)[n - k]
-
-
-def commit() -> str:
-    """Return what was measured."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "uncommitted"
-
-
-def processor(device: str) -> str:
-    """Return the name of what computes."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
-    best = torch.backends.cpu.get_cpu_capability()
-    return f"{names[0] if names else platform.processor()} ({best})"
+def in_turn(
+    tasks: dict[str, Callable[[], Any]], options: argparse.Namespace, began: float
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Return the ratios to the mean of the two plain steps around, and ms, by variant."""
+    others = [variant for variant in tasks if variant != "plain"]
+    turns = {"plain": tasks["plain"]}
+    for i, variant in enumerate(others):
+        turns |= {variant: tasks[variant], f"plain {i}": tasks["plain"]}
+    run = partial(interleave, turns, warmup=1, wait=wait_for(torch.device(options.device)))
+    if options.seconds is not None:  # as many rounds as fit
+        turn = sum(sum(samples) for samples in run(repeats=1).samples.values())
+        left = options.seconds - (time.perf_counter() - began)
+        options.rounds = min(options.most, max(3, int(1000 * left / turn) - 1))
+    times = run(repeats=options.rounds).samples
+    ratios = {"plain": [1.0] * options.rounds}
+    before = times["plain"]
+    for i, variant in enumerate(others):
+        behind = times[f"plain {i}"]
+        steps = zip(times[variant], before, behind, strict=True)
+        ratios[variant] = [2 * own / (a + b) for own, a, b in steps]
+        before = behind
+    return ratios, dict(times)
 
 
 def finished(row: dict[str, Any], name: str, dtype: str, mode: str, options: Any) -> Row:
     """Return the line of the results."""
-    import timm
-
     ratio, variant = row["ratio"], row["variant"]
     with backend_of(variant):
         backend = ops.backend(options.device).name
@@ -276,7 +272,7 @@ def finished(row: dict[str, Any], name: str, dtype: str, mode: str, options: Any
         device=processor(options.device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        timm=timm.__version__,
+        timm=version("timm") if find_spec("timm") else "",
         senet=senet.__version__,
         commit=commit(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -320,6 +316,7 @@ def arguments() -> argparse.Namespace:
     add("--threads", type=int, default=torch.get_num_threads())
     add("--device", default="cpu")
     add("--out", type=Path, default=RESULTS)
+    parser.set_defaults(seconds=None)
     options = parser.parse_args()
     options.variants = list(dict.fromkeys(["plain", *options.variants]))
     options.networks = list(NETWORKS) if "all" in options.networks else options.networks

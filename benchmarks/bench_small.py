@@ -1,0 +1,339 @@
+"""What SE costs where maps are small: counts per block, ratios of steps, bytes, and compilation.
+
+    python benchmarks/bench_small.py                     # all; on a quiet machine, about 25 minutes
+    python benchmarks/bench_small.py --what counts kept  # exact under load
+    python benchmarks/bench_small.py --what steps --rounds 15 --clock cpu  # on a loaded machine
+
+counts      operators, allocations, Python calls and autograd nodes of a block, forward + backward
+kept        bytes kept for the backward, as a multiple of the network's without SE
+steps       time of a training step (and a forward), each step with SE between two without
+thresholds  a block on both backends, on maps of 2^13 to 2^21 values: what `auto` rests on
+first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
+
+Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
+Rows are appended to benchmarks/results/small.csv as they come. What is there of this processor,
+version of torch and commit is not measured again, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
+
+from bench_train_step import forward, kept_bytes  # noqa: E402  after the path
+from provenance import commit, median_interval, processor  # noqa: E402
+from small_counts import block_counts  # noqa: E402
+
+import senet  # noqa: E402
+from senet.cost.timing import interleave, quartiles, wait_for  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "small.csv"
+WHAT = ("counts", "kept", "steps", "thresholds", "first")
+VARIANTS = ("reference", "auto", "warm")
+# name: the network without SE, where insertion puts SE, channels of the images
+NETWORKS = {
+    "resnet20": ("resnet20", "standard", 3),
+    "resnet50": ("resnet50", "standard", 3),
+    "mobilenetv2_norm": ("torchvision/mobilenet_v2", "inner", 3),
+}
+# network, dtype, batch, image: the rows that SE should be free in
+CASES = (
+    ("resnet20", "fp32", 64, 8),
+    ("resnet20", "fp32", 64, 32),
+    ("resnet50", "bf16", 1, 64),
+    ("resnet50", "bf16", 8, 64),
+    ("resnet50", "bf16", 32, 64),
+    ("resnet50", "bf16", 8, 224),
+    ("resnet50", "fp32", 8, 224),
+    ("mobilenetv2_norm", "bf16", 8, 224),
+)
+BLOCK = (64, 16, 8, 8)  # the first stage of a ResNet-20 on images of 8 x 8
+SIZES = [(8, 64, side, side) for side in (4, 8, 16, 32, 64)]  # 2^13, 2^15, ..., 2^21 values
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the results: one quantity of one case."""
+
+    what: str
+    case: str
+    dtype: str
+    batch: int
+    image: int
+    variant: str
+    quantity: str
+    value: float
+    low: float
+    high: float
+    rounds: int
+    clock: str
+    load: float
+    device: str
+    threads: int
+    torch: str
+    senet: str
+    commit: str
+    date: str
+
+
+class Results:
+    """The file of rows; knows which are there."""
+
+    def __init__(self, path: Path, device: str, clock: str) -> None:
+        self.path, self.clock = path, clock
+        self.shared = {
+            "device": processor(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "senet": senet.__version__,
+            "commit": commit(),
+        }
+        there = list(csv.DictReader(path.open())) if path.exists() else []
+        same = ("device", "torch", "commit")
+        self.done = {
+            (row["what"], row["case"], row["dtype"], row["batch"], row["image"])
+            for row in there
+            if all(row[name] == str(self.shared[name]) for name in same)
+        }
+
+    def has(self, what: str, case: str, dtype: str, batch: int, image: int) -> bool:
+        """Whether a case has been measured."""
+        return (what, case, dtype, str(batch), str(image)) in self.done
+
+    def add(
+        self, key: tuple[str, str, str, int, int], found: dict[tuple[str, str], list[float]]
+    ) -> None:
+        """Append the values of a case: {(variant, quantity): samples}."""
+        rows = []
+        for (variant, quantity), values in found.items():
+            low, high = median_interval(values) if len(values) > 1 else (values[0],) * 2
+            middle = round(quartiles(values).median, 4)
+            measured = (variant, quantity, middle, round(low, 4), round(high, 4), len(values))
+            load, day = os.getloadavg()[0], datetime.datetime.now(datetime.UTC).date().isoformat()
+            row = Row(*key, *measured, self.clock, round(load, 1), **self.shared, date=day)
+            rows.append(row)
+            print(*key, variant, quantity, middle, f"[{row.low} {row.high}]", flush=True)
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            if new:
+                table.writerow([field.name for field in fields(Row)])
+            table.writerows(astuple(row) for row in rows)
+
+
+def build(name: str, variant: str, batch: Tensor, dtype: str) -> nn.Module:
+    """Return a network in training, without SE or with it."""
+    plain, integration, _ = NETWORKS[name]
+    torch.manual_seed(0)
+    model = senet.create_model(plain).train()
+    if variant != "plain":
+        config = senet.SEConfig(integration=integration, init="paper")
+        senet.insert(model, batch[:1], config)
+    model.to(batch.device, memory_format=torch.channels_last)
+    if variant == "warm":
+        narrow = {"bf16": torch.bfloat16}.get(dtype)
+        with torch.autocast(batch.device.type, narrow, enabled=narrow is not None):
+            senet.warm_up(model, batch)
+    return model
+
+
+def data(name: str, batch: int, image: int, device: str) -> tuple[Tensor, Tensor]:
+    """Return images and labels."""
+    torch.manual_seed(0)
+    images = torch.randn(batch, NETWORKS[name][2], image, image, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    return images, torch.zeros(batch, dtype=torch.long, device=device)
+
+
+def tasks_of(
+    model: nn.Module, variant: str, batch: tuple[Tensor, Tensor], dtype: str
+) -> dict[str, Callable[[], Any]]:
+    """Return a training step, a forward of one, and the count of the bytes that it keeps."""
+    backend = "reference" if variant == "reference" else "auto"
+
+    def on(function: Callable[..., Any]) -> Any:
+        with senet.use_backend(backend):
+            return function()
+
+    def step() -> None:
+        forward(model, batch, dtype).backward()
+        model.zero_grad(set_to_none=True)
+
+    kept = partial(kept_bytes, model, model, batch, dtype)
+    ahead = partial(forward, model, batch, dtype)
+    return {name: partial(on, task) for name, task in
+            {"step": step, "forward": ahead, "kept": kept}.items()}  # fmt: skip
+
+
+def networks(options: argparse.Namespace) -> Iterator[tuple[str, str, int, int]]:
+    """Return the cases of images that are not too large, or the smallest alone."""
+    yield from (case for case in CASES[: 1 if options.smoke else None] if case[3] <= options.up_to)
+
+
+def kept(case: tuple[str, str, int, int], device: str) -> dict[tuple[str, str], list[float]]:
+    """Return bytes kept, and their ratio to those of the network without SE."""
+    name, dtype, size, image = case
+    batch = data(name, size, image, device)
+    found: dict[str, int] = {}
+    for variant in ("plain", *VARIANTS):
+        model = build(name, variant, batch[0], dtype)
+        tasks = tasks_of(model, variant, batch, dtype)
+        tasks["step"]()
+        found[variant] = tasks["kept"]()
+    return {(v, "kept / plain"): [found[v] / found["plain"]] for v in VARIANTS}
+
+
+def steps(
+    case: tuple[str, str, int, int], device: str, rounds: int, clock: Callable[[], float]
+) -> dict[tuple[str, str], list[float]]:
+    """Return the ratios of steps and forwards with SE to the mean of the two plain ones around."""
+    name, dtype, size, image = case
+    batch, found = data(name, size, image, device), {}
+    models = {v: build(name, v, batch[0], dtype) for v in ("plain", *VARIANTS)}
+    for part in ("step", "forward"):
+        tasks = {v: tasks_of(model, v, batch, dtype)[part] for v, model in models.items()}
+        turns = {"plain 0": tasks["plain"]}
+        for i, variant in enumerate(VARIANTS, 1):
+            turns |= {variant: tasks[variant], f"plain {i}": tasks["plain"]}
+        wait = wait_for(torch.device(device))
+        times = interleave(turns, repeats=rounds, warmup=2, wait=wait, clock=clock).samples
+        found["plain", f"{part} ms"] = list(times["plain 0"])
+        for i, variant in enumerate(VARIANTS):
+            around = zip(times[f"plain {i}"], times[f"plain {i + 1}"], strict=True)
+            pairs = zip(times[variant], around, strict=True)
+            found[variant, f"{part} / plain"] = [2 * own / sum(pair) for own, pair in pairs]
+    return found
+
+
+def threshold(
+    shape: tuple[int, ...], rounds: int, clock: Callable[[], float]
+) -> dict[tuple[str, str], list[float]]:
+    """Return milliseconds of a block on both backends, in training and in evaluation."""
+    found: dict[tuple[str, str], list[float]] = {}
+    x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    block = senet.SEBatchNorm2d(shape[1])
+    for mode in ("training", "evaluation"):
+        block.train(mode == "training")
+
+        def run(backend: str, mode: str = mode) -> None:
+            with senet.use_backend(backend), torch.set_grad_enabled(mode == "training"):
+                y = block(x)
+                if mode == "training":
+                    y.backward(grad)
+
+        tasks = {name: partial(run, name) for name in ("reference", "inductor")}
+        times = interleave(tasks, repeats=20 * rounds, warmup=5, clock=clock).samples
+        found |= {(name, f"{mode} ms"): list(values) for name, values in times.items()}
+    return found
+
+
+FIRST = """
+import json, resource, sys, time
+sys.path.insert(0, {src!r})
+import torch, senet
+torch.set_num_threads({threads})
+model = senet.create_model({name!r}).train()
+images = torch.randn({size}, 3, {image}, {image})
+senet.insert(model, images[:1], senet.SEConfig(init="paper"))
+def used():
+    own, others = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
+start, before = time.perf_counter(), used()
+backend = senet.warm_up(model, images)
+took = time.perf_counter() - start, used() - before
+print(json.dumps([*took, backend.seconds, backend.compiled]))
+"""
+
+
+def first(name: str, size: int, image: int) -> dict[tuple[str, str], list[float]]:
+    """Return the seconds that `warm_up` takes in fresh processes: with no cache, then with one."""
+    found: dict[tuple[str, str], list[float]] = {}
+    program = FIRST.format(
+        src=str(ROOT / "src"), threads=torch.get_num_threads(), name=name, size=size, image=image
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in ("no disk cache", "disk cache"):
+            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": folder}
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                env=environment, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            names = "warm_up s", "warm_up CPU s", "compiling s", "stages"
+            for quantity, value in zip(
+                names, json.loads(done.stdout.splitlines()[-1]), strict=True
+            ):
+                found[variant, quantity] = [value]
+    return found
+
+
+def measure(what: str, options: argparse.Namespace, results: Results) -> None:
+    """Measure what is not there yet of one kind."""
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]
+    rounds, device = options.rounds, options.device
+    todo: list[tuple[tuple[str, str, int, int], Callable[[], Any]]] = []
+    if what == "counts":
+        todo = [(("SEBatchNorm2d", "fp32", BLOCK[0], BLOCK[2]), partial(block_counts, BLOCK))]
+    elif what == "kept":
+        todo = [(case, partial(kept, case, device)) for case in networks(options)]
+    elif what == "steps":
+        todo = [(case, partial(steps, case, device, rounds, clock)) for case in networks(options)]
+    elif what == "thresholds":
+        for shape in SIZES[:1] if options.smoke else SIZES:
+            name = "x".join(map(str, shape))
+            todo.append(
+                ((name, "fp32", shape[0], shape[2]), partial(threshold, shape, rounds, clock))
+            )
+    else:
+        small, large = ("resnet20", "fp32", 64, 8), ("resnet50", "fp32", 8, 64)
+        for case in (small,) if options.smoke else (small, large):
+            todo.append((case, partial(first, case[0], *case[2:])))
+    for case, task in todo:
+        if not results.has(what, *case):
+            results.add((what, *case), task())
+
+
+def arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--what", nargs="+", default=WHAT, choices=WHAT)
+    add("--rounds", type=int, default=30)
+    add("--clock", default="wall", choices=["wall", "cpu"], help="cpu: seconds of this process")
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--device", default="cpu")
+    add("--up-to", type=int, default=224, help="largest image, of kept and steps")
+    add("--smoke", action="store_true", help="the smallest case of each kind")
+    add("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print and append."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    results = Results(options.out, options.device, options.clock)
+    for what in options.what:
+        measure(what, options, results)
+    print(f"{senet.backend(options.device)}; rows in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What surrounds the arithmetic of a block, counted: the same on every machine, and under load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import senet
+from ops.cases import needs_compiler
+from senet import SqueezeExcitation, ops
+from senet.ops import api
+from senet.ops.inductor import INDUCTOR
+from tolerances import assert_close
+
+# Behind them: Inductor's four matrix products and two more, a view each way of a map, and the
+# counter of batches, which is batch norm's own.
+MOST = {
+    "autograd nodes": 8,  # the function, and one for each of seven leaves
+    "forward operators": 5,
+    "forward python calls of senet": 44,
+    "backward operators": 7,
+    "backward python calls of senet": 16,
+}
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's profiler, about devices
+def test_a_compiled_block_makes_few_calls(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    from small_counts import block_counts
+
+    found = block_counts((64, 16, 8, 8))
+    for name, most in MOST.items():
+        assert found["compiled", name][0] <= most, name
+    for part in ("forward", "backward"):
+        name = f"{part} operators"
+        assert 2 * found["compiled", name][0] <= found["reference", name][0]
+    assert (
+        found["compiled", "forward allocations"][0] <= 1 + found["plain", "forward allocations"][0]
+    )
+
+
+@needs_compiler
+def test_one_compilation_serves_every_momentum() -> None:
+    x, compiled = torch.randn(4, 3, 5, 5), set()
+    for momentum in (0.1, 0.25, None):
+        norm, plain = (
+            senet.SEBatchNorm2d(3, momentum=momentum),
+            torch.nn.BatchNorm2d(3, momentum=momentum),
+        )
+        with ops.use_backend("inductor"):
+            for _ in range(2):
+                norm(x)
+                plain(x)
+        assert_close(norm.running_mean, plain.running_mean)
+        assert_close(norm.running_var, plain.running_var)
+        compiled.add(INDUCTOR.count)
+    assert len(compiled) == 1
+
+
+def test_a_saved_statistic_that_a_step_moves_is_noticed_by_autograd() -> None:
+    norm, x = senet.SEBatchNorm2d(3), torch.randn(4, 3, 5, 5, requires_grad=True)
+    with ops.use_backend("eager"):
+        y = norm.eval()(x)  # keeps the running statistics for its backward
+        norm.train()(x)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
+
+
+def changes(norm: senet.SEBatchNorm2d) -> dict[str, object]:
+    """What may differ between two calls of a block, by name: a function that makes it so."""
+    return {
+        "another epsilon": lambda: setattr(norm, "eps", 0.5),
+        "another type": norm.double,
+        "no bias": lambda: setattr(norm.se.fc1, "bias", None),
+        "no beta": lambda: setattr(norm, "bias", None),
+        "another gate": lambda: setattr(norm.se.gate, "excitation", "tanh"),
+        "evaluation": norm.eval,
+        "another width": lambda: setattr(norm, "se", SqueezeExcitation(6, hidden=3).double()),
+        "frozen": lambda: norm.requires_grad_(False),
+    }
+
+
+def test_what_changes_between_two_calls_is_noticed() -> None:
+    norm = senet.SEBatchNorm2d(6, se={"hidden": 2})
+    prepared = len(api._CALLS)
+    for name, change in changes(norm).items():
+        change()  # type: ignore[operator]
+        x = torch.randn(4, 6, 5, 5, dtype=norm.se.fc1.weight.dtype, requires_grad=True)
+        found = {}
+        for backend in ("eager", "reference"):
+            with ops.use_backend(backend):
+                for _ in range(2):
+                    y = norm(x)
+                found[backend] = y, *torch.autograd.grad(y.square().sum(), x)
+        for mine, true in zip(found["eager"], found["reference"], strict=True):
+            assert_close(mine, true, name=name)
+    assert len(api._CALLS) > prepared
