@@ -57,6 +57,7 @@ NETWORKS = {
 # network, dtype, batch, image: the rows that SE should be free in
 CASES = (
     ("resnet20", "fp32", 64, 8),
+    ("resnet20", "fp32", 64, 16),
     ("resnet20", "fp32", 64, 32),
     ("resnet50", "bf16", 1, 64),
     ("resnet50", "bf16", 8, 64),
