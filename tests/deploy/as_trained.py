@@ -44,13 +44,11 @@ def assert_equal(net: nn.Module, deployed: nn.Module, x: Any, *, allowed: float 
 
 def deploys(net: nn.Module, x: Any) -> Deployment:
     """Check both forms of a network: equal in float64, and in float32 but for rounding."""
-    as_trained(net)
+    normalised(as_trained(net), x)
     for form in ("portable", "fast"):
         deployed = senet.deploy(net, x, form=form)
         assert_equal(net, deployed, x)
     done = report(deployed)
-    normalised(net, x)
-    deployed = senet.deploy(net, x)
     exact = outputs(net, x)
     single = tree_map_only(Tensor, lambda leaf: leaf.to(torch.float32), x)
     pairs = zip(exact, outputs(net.float(), single), outputs(deployed.float(), single), strict=True)
