@@ -241,7 +241,16 @@ def test_timms_names_are_those_without_ours() -> None:
     assert "timm/resnet50" in list_models()
 
 
-@pytest.mark.parametrize("option", ["drop_path_rate", "output_stride"])
+def test_stochastic_depth_by_timms_name_of_it() -> None:
+    register_with_timm()
+    net = timm.create_model("se_resnet20.senet", drop_path_rate=0.4)
+    assert net.layer3[2].drop_path_rate == 0.4
+    assert net.layer1[0].drop_path_rate == 0
+    with pytest.raises(ConfigError, match="BNInception has none"):
+        timm.create_model("se_bn_inception.senet", drop_path_rate=0.4)
+
+
+@pytest.mark.parametrize("option", ["drop_block_rate", "output_stride"])
 def test_options_of_timm_that_these_networks_do_not_have_are_named(option: str) -> None:
     register_with_timm()
     with pytest.raises(ConfigError, match=f"se_resnet20 takes no {option}: of timm's options"):

@@ -108,7 +108,8 @@ CONFIG = overridden(
     {
         "model": "resnet20", "se": {"reduction": 4, "init": "identity"}, "train_images": 200,
         "epochs": 4, "batch_size": 50, "lr": 0.05, "ema": 0.5, "cutout": 2, "mixup": 0.2,
-        "cutmix": 1.0, "se_only_epochs": 1, "freeze_bn_epochs": 1, "clip_norm": 5.0,
+        "cutmix": 1.0, "drop_path_rate": 0.2, "se_only_epochs": 1, "freeze_bn_epochs": 1,
+        "clip_norm": 5.0,
     },
 )  # fmt: skip
 

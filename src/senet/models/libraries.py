@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, final
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from senet.errors import ConfigError, MissingPackageError, optional
 
-__all__ = ["LIBRARIES", "OURS", "Library", "build_timm", "installed"]
+__all__ = ["LIBRARIES", "OURS", "Library", "build_timm", "installed", "no_drop_path"]
 
 # The module under which `register_with_timm` registers the project's networks.
 OURS = "senet_networks"
@@ -33,7 +33,7 @@ class Library(NamedTuple):
     Attributes:
         names: its networks, sorted, without the tags of weights.
         has: whether it has a network of this name; a tag may follow.
-        build: from a name, `num_classes` and `in_chans`, with random weights.
+        build: from a name, `num_classes`, `in_chans` and `drop_path_rate`, with random weights.
         input_size: the image (channels, height, width) that published weights were evaluated with.
     """
 
@@ -50,6 +50,32 @@ def installed(library: str) -> bool:
     except MissingPackageError:
         return False
     return True
+
+
+def no_drop_path(name: str) -> ConfigError:
+    """Return the error for a network that has no stochastic depth."""
+    return ConfigError(
+        f"{name} has no branch that drop_path_rate could leave out; leave drop_path_rate out, or "
+        "take another network, as a ResNet"
+    )
+
+
+def _dropping(name: str, build: Callable[..., nn.Module], option: str, rate: float) -> nn.Module:
+    """Build a network with stochastic depth by its library's option, which some pass over."""
+    if not rate:
+        return build()
+    try:
+        model = build(**{option: rate})
+    except TypeError as error:  # its constructor has no such argument
+        raise no_drop_path(name) from error
+    rates = [
+        getattr(module, "drop_prob", None) or getattr(module, "p", None)
+        for module in model.modules()
+        if type(module).__name__ in ("DropPath", "StochasticDepth")
+    ]
+    if not any(rates):
+        raise no_drop_path(name)
+    return model
 
 
 # ---- timm
@@ -72,16 +98,20 @@ def _timm_tagged() -> frozenset[str]:
 
 
 def build_timm(
-    name: str, *, num_classes: int, in_chans: int, drop_rate: float | None = None
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int,
+    drop_rate: float | None = None,
+    drop_path_rate: float = 0.0,
 ) -> nn.Module:
     """Build a network of timm with random weights; see `senet.create_model`."""
     with optional(f"the network {name}, which is timm's,"):
         import timm
 
-    model: nn.Module = timm.create_model(
-        name, pretrained=False, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate
-    )
-    return model
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    build = partial(timm.create_model, name, pretrained=False, drop_rate=drop_rate, **options)
+    return _dropping(f"timm/{name}", build, "drop_path_rate", drop_path_rate)
 
 
 def _timm_input_size(name: str) -> tuple[int, int, int]:
@@ -104,7 +134,9 @@ def _torchvision_names() -> tuple[str, ...]:
     return tuple(sorted(name for room in rooms for name in models.list_models(module=room)))
 
 
-def _build_torchvision(name: str, *, num_classes: int, in_chans: int) -> nn.Module:
+def _build_torchvision(
+    name: str, *, num_classes: int, in_chans: int, drop_path_rate: float = 0.0
+) -> nn.Module:
     from torchvision import models
 
     options: dict[str, Any] = {"weights": None, "num_classes": num_classes}
@@ -117,7 +149,8 @@ def _build_torchvision(name: str, *, num_classes: int, in_chans: int) -> nn.Modu
             f"torchvision/{name} normalises images of 3 channels inside, "
             f"got in_chans={in_chans}; leave in_chans at 3"
         )
-    model: nn.Module = models.get_model(name, **options)
+    build = partial(models.get_model, name, **options)
+    model = _dropping(f"torchvision/{name}", build, "stochastic_depth_prob", drop_path_rate)
     if in_chans != 3:
         _change_stem(model, name, in_chans=in_chans)
     return model

@@ -19,7 +19,8 @@ from senet.errors import (
 from senet.insertion import SEConfig, insert
 from senet.insertion.surgery import attach
 from senet.models.families import NETWORKS, Family, Network
-from senet.models.libraries import LIBRARIES, installed
+from senet.models.libraries import LIBRARIES, installed, no_drop_path
+from senet.models.nets.classifier import Classifier
 from senet.models.origin import Origin, keep_origin
 
 __all__ = ["NETWORKS", "create_model", "input_size", "list_models"]
@@ -32,6 +33,7 @@ def create_model(
     in_chans: int = 3,
     se: SEConfig | Mapping[str, Any] | None = None,
     layout: str | None = None,
+    drop_path_rate: float = 0.0,
 ) -> nn.Module:
     """Build a network with random weights by its name.
 
@@ -54,6 +56,9 @@ def create_model(
             and what the name says; or a whole `SEConfig`, which is taken as it is.
         layout: "authors" (the default) or "torchvision", for the residual networks: where
             torchvision and timm put strides and padding. The parameters are the same.
+        drop_path_rate: stochastic depth, in [0, 1): how often the branch of the last residual block
+            is left out in training, those before it ever less; timm's `drop_path_rate`,
+            torchvision's `stochastic_depth_prob`. Evaluation and weights are the same.
 
     Raises:
         UnknownNameError: no registry holds the name, the layout or a field of `se`; the message
@@ -84,8 +89,10 @@ def create_model(
         num_classes = 1000 if library else NETWORKS[bare].family.num_classes
     if library is None:
         model = _build(bare, num_classes=num_classes, in_chans=in_chans, se=se, layout=layout)
+        _set_drop_path(model, bare, drop_path_rate)
     else:
-        model = LIBRARIES[library].build(bare, num_classes=num_classes, in_chans=in_chans)
+        options = {"num_classes": num_classes, "in_chans": in_chans}
+        model = LIBRARIES[library].build(bare, **options, drop_path_rate=drop_path_rate)
     path = f"{library}/{bare}" if library else bare
     return keep_origin(model, Origin(path, num_classes, in_chans, _fields(se), layout))
 
@@ -116,6 +123,13 @@ def _build(
         blocks = {"reduction": config.reduction, "hidden": config.hidden, **config.block_options()}
         return family.build(**options, se=blocks)
     return _grown(family, options, config)
+
+
+def _set_drop_path(model: nn.Module, name: str, rate: float) -> None:
+    if isinstance(model, Classifier):
+        model.set_drop_path(rate)
+    elif rate:
+        raise no_drop_path(name)
 
 
 def _grown(family: Family, options: dict[str, Any], config: SEConfig) -> nn.Module:

@@ -45,7 +45,7 @@ _ENDS = {
 _LAST_MAPS = {32: (8, 8), 224: (7, 7), 299: (8, 8)}
 # options of timm's networks that these do not have
 _NOT_OURS = (
-    *("drop_path_rate", "drop_block_rate", "output_stride", "img_size", "act_layer", "norm_layer"),
+    *("drop_block_rate", "output_stride", "img_size", "act_layer", "norm_layer"),
     *("aa_layer", "stem_type", "stem_width", "block_args", "zero_init_last"),
 )
 # plain names of networks that keep their layers one level down, in an nn.Sequential
@@ -57,8 +57,9 @@ def register_with_timm() -> dict[str, str]:
 
     A name that timm has already keeps its meaning: the project's network is then `senet_NAME` there
     (`senet_resnet50`, `senet_senet154`). All take timm's options (`features_only`, `out_indices`,
-    `num_classes`, `in_chans`, `global_pool`, `drop_rate`) and `se` and `layout` of
-    `senet.create_model`. Their `pretrained_cfg` describes the images of the authors' models.
+    `num_classes`, `in_chans`, `global_pool`, `drop_rate`; residual networks `drop_path_rate`) and
+    `se` and `layout` of `senet.create_model`. Their `pretrained_cfg` describes the images of the
+    authors' models.
     No weights are behind the names: load them with `senet.load_weights`, or give timm a file with
     `pretrained_cfg_overlay={"file": ...}`.
 
@@ -143,7 +144,8 @@ def _create(entry: str, name: str, *, pretrained: bool, **options: Any) -> nn.Mo
     for option in (each for each in _NOT_OURS if options.pop(each, None) is not None):
         raise ConfigError(
             f"{entry} takes no {option}: of timm's options it has global_pool, drop_rate, "
-            "features_only and out_indices; leave it out, or take timm's own network"
+            "drop_path_rate, features_only and out_indices; leave it out, or take timm's own "
+            "network"
         )
     overlay = options.get("pretrained_cfg_overlay") or {}
     own = options.get("pretrained_cfg")
@@ -175,12 +177,18 @@ def _network(
     in_chans: int = 3,
     global_pool: str = "avg",
     drop_rate: float | None = None,
+    drop_path_rate: float | None = None,
     se: SEConfig | Mapping[str, Any] | None = None,
     layout: str | None = None,
 ) -> nn.Module:
     """Build a network with the options that timm's users give."""
     model: Any = create_model(
-        name, num_classes=num_classes, in_chans=in_chans, se=se, layout=layout
+        name,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        se=se,
+        layout=layout,
+        drop_path_rate=drop_path_rate or 0.0,
     )
     if global_pool != "avg":
         model.reset_classifier(num_classes, global_pool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,8 @@ def build_network(
     written = named is not None and named.se is not None and not always_insert
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(train.seed)
-        options = {"se": config.se} if written else {}
+        options: dict[str, Any] = {"drop_path_rate": train.drop_path_rate}
+        options |= {"se": config.se} if written else {}
         net = config.create(num_classes=num_classes, in_chans=size[0], **options)
         if train.start == "he":
             start_as_he(net)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.counted import shared
 from senet.errors import ConfigError
+from senet.insertion import SEConfig, insert
 from senet.models import (
     NETWORKS,
     BNInception,
@@ -16,9 +17,12 @@ from senet.models import (
     PreActResNet,
     ResNet,
     ShakeNet,
+    create_model,
 )
+from senet.models.nets.classifier import ResidualBlock
 
 SE = {"reduction": 8}
+INTEGRATIONS = ("standard", "pre", "post", "identity", "inner")
 KINDS = {
     "resnet": lambda **options: ResNet(depths=(1, 1, 1, 1), se=SE, **options),
     "inception": lambda **options: BNInception(se=SE, **options),
@@ -157,3 +161,62 @@ def test_a_centred_block_stays_the_identity() -> None:
         plain.load_state_dict({k: v for k, v in model.state_dict().items() if ".se." not in k})
         x: Tensor = torch.randn(2, 3, 32, 32)
         assert torch.equal(model.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("kind", ["resnet", "cifar", "preact"])
+def test_stochastic_depth_leaves_out_whole_branches(kind: str) -> None:
+    """Each image of a batch has the branch or not, and with it the mean of the two is the same."""
+    net = KINDS[kind](num_classes=2)
+    net.set_drop_path(0.5)
+    blocks = [each for each in net.modules() if isinstance(each, ResidualBlock)]
+    steps = max(1, len(blocks) - 1)
+    assert [each.drop_path_rate for each in blocks] == [0.5 * k / steps for k in range(len(blocks))]
+    branch = torch.rand(400, 2, 3, 3)
+
+    left, kept = blocks[-1].train().drop_path(branch), blocks[-1].eval().drop_path(branch)
+
+    assert kept is branch
+    gone = (left == 0).flatten(1).all(1)
+    assert torch.equal(left[~gone], 2 * branch[~gone])
+    assert 150 < int(gone.sum()) < 250  # 5 standard deviations
+
+
+@pytest.mark.parametrize("integration", INTEGRATIONS)
+@pytest.mark.parametrize("name", ["resnet20", "timm/resnet18"])
+def test_a_rate_of_nothing_changes_nothing(name: str, integration: str) -> None:
+    """Where no branch is left out, training computes the same with inserted blocks at any place."""
+    outputs = []
+    for rate in (0.0, 1e-9):
+        torch.manual_seed(0)
+        net = create_model(name, num_classes=3, drop_path_rate=rate)
+        insert(net, torch.zeros(1, 3, 32, 32), SEConfig(integration=integration, init="paper"))
+        torch.manual_seed(1)
+        outputs.append(net.train()(torch.rand(4, 3, 32, 32)))
+    torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bn_inception", "drop_path_rate needs residual blocks, and BNInception has none"),
+        ("vgg16_bn", "vgg16_bn has no branch that drop_path_rate could leave out"),
+        ("timm/vgg11", "timm/vgg11 has no branch"),
+        ("torchvision/vgg11", "torchvision/vgg11 has no branch"),
+        ("torchvision/mobilenet_v3_small", "torchvision/mobilenet_v3_small has no branch"),
+    ],
+)
+def test_a_network_without_stochastic_depth_is_named(name: str, message: str) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match=message):
+        create_model(name, drop_path_rate=0.1)
+
+
+def test_stochastic_depth_by_the_libraries_own_options() -> None:
+    from torchvision.ops import StochasticDepth
+
+    with torch.device("meta"):
+        net = create_model("torchvision/efficientnet_b0", drop_path_rate=0.4)
+    rates = [each.p for each in net.modules() if isinstance(each, StochasticDepth)]
+    assert rates == sorted(rates)
+    assert 0.3 < rates[-1] < 0.4
+    with pytest.raises(ConfigError, match=r"drop_path_rate must be in \[0, 1\), got 1.0"):
+        create_model("resnet20", drop_path_rate=1.0)

@@ -12,11 +12,19 @@ from typing import Any, final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.blocks import SEBatchNorm2d, SqueezeExcitation
+from senet.blocks import SEBatchNorm2d, SqueezeExcitation, branch_tail
 from senet.errors import ConfigError
 from senet.models.nets.stage import Stage
 
-__all__ = ["Block", "Classifier", "Options", "SEConv2d", "last_conv", "last_norm"]
+__all__ = [
+    "Block",
+    "Classifier",
+    "Options",
+    "ResidualBlock",
+    "SEConv2d",
+    "last_conv",
+    "last_norm",
+]
 
 # The options of senet.SqueezeExcitation but for its channels; None: no SE block.
 Options = Mapping[str, Any] | None
@@ -24,6 +32,37 @@ Options = Mapping[str, Any] | None
 Block = Callable[[int, int, int], nn.Module]
 
 _POOLS = ("avg", "")
+
+
+class ResidualBlock(nn.Module):
+    """A block that adds its branch to its input, and may leave the branch out: stochastic depth.
+
+    Source: G. Huang et al., "Deep Networks with Stochastic Depth".
+
+    Attributes:
+        drop_path_rate: in training, how often the branch of an image is left out.
+    """
+
+    drop_path_rate: float = 0.0
+
+    def drop_path(self, branch: Tensor) -> Tensor:
+        """Return the branch [N, ...], zero for some images, for others times 1 / (1 - rate).
+
+        In evaluation, and on average over images, it is the branch itself.
+        """
+        if not (self.training and self.drop_path_rate):
+            return branch
+        kept = branch.new_empty(len(branch), *[1] * (branch.dim() - 1))
+        kept.bernoulli_(1 - self.drop_path_rate).div_(1 - self.drop_path_rate)
+        return branch * kept
+
+    def residual_end(
+        self, conv: nn.Module, norm: nn.Module, x: Tensor, identity: Tensor, relu: nn.Module
+    ) -> Tensor:
+        """Return relu(norm(conv(x)) + identity), the branch left out for some images."""
+        if self.training and self.drop_path_rate:
+            return relu(self.drop_path(norm(conv(x))) + identity)  # type: ignore[no-any-return]
+        return branch_tail(conv, norm, x, identity, relu)
 
 
 class Classifier(nn.Module, ABC):
@@ -165,6 +204,27 @@ class Classifier(nn.Module, ABC):
             )
         for stage in stages:
             stage.checkpointed = enable
+
+    def set_drop_path(self, rate: float) -> None:
+        """Leave out whole branches in training: `rate` in the last block, ever less before it.
+
+        Args:
+            rate: in [0, 1); it rises linearly from 0 in the first block, as timm's
+                `drop_path_rate` does.
+
+        Raises:
+            ConfigError: a rate that cannot be, or a network without residual blocks.
+        """
+        if not 0 <= rate < 1:
+            raise ConfigError(f"drop_path_rate must be in [0, 1), got {rate}")
+        blocks = [each for each in self.modules() if isinstance(each, ResidualBlock)]
+        if rate and not blocks:
+            raise ConfigError(
+                f"drop_path_rate needs residual blocks, and {type(self).__name__} has none whose "
+                "branch can be left out; leave drop_path_rate out, or take a ResNet"
+            )
+        for place, block in enumerate(blocks):
+            block.drop_path_rate = rate * place / max(1, len(blocks) - 1)
 
     def _add_map(self, module: str, channels: int, reduction: int) -> None:
         """Say that the output of a module is the last map of a resolution."""

@@ -12,13 +12,13 @@ from typing import final
 from torch import Tensor, nn
 
 from senet.errors import ConfigError
-from senet.models.nets.classifier import Classifier, Options, last_conv
+from senet.models.nets.classifier import Classifier, Options, ResidualBlock, last_conv
 
 __all__ = ["PreActResNet"]
 
 
 @final
-class _Unit(nn.Module):
+class _Unit(ResidualBlock):
     """SE(branch(x)) + shortcut(x), where each convolution follows a batch norm and a ReLU.
 
     Two 3x3 convolutions, or as a bottleneck 1x1, 3x3, 1x1, the first two with a quarter of the
@@ -53,7 +53,7 @@ class _Unit(nn.Module):
         u = self.conv2(self.relu(self.bn2(self.conv1(active))))
         if self.bottleneck:
             u = self.conv3(self.relu(self.bn3(u)))
-        return u + identity  # type: ignore[no-any-return]
+        return self.drop_path(u) + identity
 
 
 @final

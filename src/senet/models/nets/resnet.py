@@ -14,9 +14,8 @@ from typing import final
 
 from torch import Tensor, nn
 
-from senet.blocks import branch_tail
 from senet.errors import unknown_name
-from senet.models.nets.classifier import Classifier, Options, last_norm
+from senet.models.nets.classifier import Classifier, Options, ResidualBlock, last_norm
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet"]
 
@@ -45,7 +44,7 @@ def _projection(in_channels: int, channels: int, *, stride: int, kernel: int = 1
 
 
 @final
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions: relu(SE(branch(x)) + shortcut(x)); in ResNet-18 and 34, and CIFAR's.
 
     Args:
@@ -78,11 +77,11 @@ class BasicBlock(nn.Module):
         """Map [N, in_channels, H, W] to [N, channels, ceil(H / stride), ceil(W / stride)]."""
         identity = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
-        return branch_tail(self.conv2, self.bn2, x, identity, self.relu)
+        return self.residual_end(self.conv2, self.bn2, x, identity, self.relu)
 
 
 @final
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1x1, 3x3, 1x1: relu(SE(branch(x)) + shortcut(x)).
 
     Args:
@@ -120,7 +119,7 @@ class Bottleneck(nn.Module):
         identity = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        return branch_tail(self.conv3, self.bn3, x, identity, self.relu)
+        return self.residual_end(self.conv3, self.bn3, x, identity, self.relu)
 
 
 _CHOICES: dict[str, Sequence[str]] = {

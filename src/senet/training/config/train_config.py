@@ -132,6 +132,8 @@ class TrainConfig(Config):
         cutout: side of a square of zeros at a random place; up to 64 px.
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of CutMix; with both, each batch gets one of them at random.
+        drop_path_rate: stochastic depth: how often the branch of the last residual block is left
+            out, those before it ever less; see `senet.create_model`.
         ema: decay per step of the averaged weights, which are then those that are tested; None
             for none.
         se_only_epochs: only SE blocks are trained for so many first epochs, and with them the last
@@ -192,6 +194,7 @@ class TrainConfig(Config):
     cutout: int = option(0, least=0)
     mixup: float = option(0.0, least=0)
     cutmix: float = option(0.0, least=0)
+    drop_path_rate: float = option(0.0, least=0, below=1)
     ema: float | None = option(None, least=0, below=1)
     se_only_epochs: int = option(0, least=0)
     trained: str = option("all", choices=TRAINED)
