@@ -51,11 +51,13 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "safetensors": ("compare", "insertion", "models"),
     "scipy": ("analysis",),
     "sklearn": ("training",),
+    "tensorboard": ("training",),
     "timm": ("models", "detection", "training"),
     "torch_pruning": ("slim",),
     "torchmetrics": ("training", "detection"),
     "torchvision": ("models", "detection", "training"),
     "typer": ("cli",),
+    "wandb": ("training",),
     "yaml": ("training",),
 }
 EVERYWHERE = {"senet", "torch", *sys.stdlib_module_names}

@@ -45,11 +45,13 @@ _EXTRAS = {
     "rich": "cli",
     "scipy": "report",
     "sklearn": "train",
+    "tensorboard": "loggers",
     "timm": "timm",
     "torch_pruning": "slim",
     "torchmetrics": "train",
     "torchvision": "timm",
     "typer": "cli",
+    "wandb": "loggers",
     "yaml": "train",
 }
 

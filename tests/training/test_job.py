@@ -7,10 +7,8 @@ import io
 import json
 import logging
 import shutil
-import sys
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,17 +17,15 @@ from PIL import Image
 from torch import nn
 
 from senet import create_model, use_backend
-from senet.errors import ConfigError, DataError, MissingPackageError
+from senet.errors import ConfigError, DataError
 from senet.insertion import SEConfig, se_modules, se_parameters
 from senet.schema import overridden
 from senet.training.building import build_network, start_as_he
 from senet.training.config import RunConfig, read_yaml, recipe
 from senet.training.job import train
-from senet.training.loop.callbacks import History
 from senet.training.loop.checkpoints import load_weights, newest_checkpoint, read_checkpoint
 from senet.training.loop.gate_log import Gates
 from senet.training.loop.placement import Placement
-from senet.training.loop.tensorboard import TensorBoard
 from senet.training.trained import load_run
 from training.tiny import CONFIG, CPU, image_folder
 
@@ -47,6 +43,10 @@ def test_folder_says_everything(run: Path) -> None:
     gates = list(csv.DictReader(io.StringIO((run / "gates.csv").read_text())))
     assert len(gates) == 4 * 9
     assert {row["block"] for row in gates} == set(load_blocks(run))
+    page = (run / "report.html").read_text()
+    assert f"{100 * result['epochs'][-1]['test_accuracy']:.2f} % test accuracy" in page
+    assert f"senet see {run}" in page
+    assert page.count("<svg ") == 5  # loss, accuracy, classes, two of the gates
 
 
 def load_blocks(run: Path) -> list[str]:
@@ -134,47 +134,6 @@ def test_nothing_is_written_where_an_option_cannot_be(
     with pytest.raises(ConfigError, match=message):
         train(overridden(CONFIG, changes), out=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
-
-
-def test_tensorboard_that_is_missing_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingPackageError, match="needs the package tensorboard, which is not"):
-        train(CONFIG, out=tmp_path, placement=CPU, tensorboard=True)
-
-
-def test_curves_are_those_of_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What TensorBoard is told; the package itself is none of the requirements."""
-    told: list[tuple[str, float, int]] = []
-
-    class Writer:
-        def __init__(self, folder: str, *, purge_step: int) -> None:
-            assert (folder, purge_step) == (str(tmp_path / "tensorboard"), 1)
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            told.append((name, value, step))
-
-        def flush(self) -> None:
-            pass
-
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
-    module = SimpleNamespace(SummaryWriter=Writer)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    gates, history = Gates(tmp_path), History(tmp_path)
-    board = TensorBoard(tmp_path, gates)
-    trainer: Any = SimpleNamespace(is_global_zero=True, callbacks=[board, history])
-    net: Any = None
-    history.epochs.append({"epoch": 1, "train_loss": 2.5, "test_loss": None})
-    gates.rows.append({"epoch": 1, "block": "a.se", "mean": 0.5, "std": 0.1, "channel_std": 0.2})
-    board.on_train_epoch_start(trainer, net)
-    history.epochs.append({"epoch": 2, "train_loss": 2.0, "test_loss": 1.0})
-    board.on_train_end(trainer, net)
-
-    spread = [("gates/a.se/mean", 0.5, 1), ("gates/a.se/std", 0.1, 1)]
-    assert told == [
-        ("train_loss", 2.5, 1), *spread, ("train_loss", 2.0, 2), ("test_loss", 1.0, 2)
-    ]  # fmt: skip
 
 
 def test_bf16_goes_on_to_the_same_end(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from senet.cli.terminal import command_line, data_notes, finished, run_job, show
 from senet.errors import optional
 from senet.files import write_text
 from senet.schema import overridden
-from senet.training.config import parse_values, read_yaml, to_yaml
+from senet.training.config import LOGGERS, parse_values, read_yaml, to_yaml
 
 __all__ = ["detect_app"]
 
@@ -38,6 +38,7 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any value, as lr=0.01; may be repeated."),
 ]
+Logger = Annotated[str | None, typer.Option(help=f"{', '.join(LOGGERS)}.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the whole run.")]
 Recipe = Annotated[str, typer.Option("--recipe", help="Where to begin: small or coco_2x.")]
 Run = Annotated[
@@ -66,6 +67,7 @@ def train(
     weights: Weights = None,
     data: DataFolder = None,
     steps: Steps = None,
+    logger: Logger = None,
     sets: Sets = None,
     out: o.Out = Path("runs/detect"),
     resume: o.Resume = False,
@@ -77,7 +79,7 @@ def train(
 ) -> None:
     """Train a detector by a recipe; killed or interrupted, --resume goes on to the same end."""
     given = {"model": model, "weights": weights, "data.root": data, "train.steps": steps}
-    config = _config(recipe, file, sets, given)
+    config = _config(recipe, file, sets, given | {"logger": logger})
     if dry_run:
         typer.echo(to_yaml(config), nl=False)
         return
@@ -210,6 +212,7 @@ def compare(
     data: DataFolder = None,
     split: Split = None,
     steps: Steps = None,
+    logger: Logger = None,
     sets: Sets = None,
     seeds: o.Seeds = 3,
     out: o.Out = Path("runs/detect-compare"),
@@ -218,7 +221,7 @@ def compare(
 ) -> None:
     """Train a detector without and with SE blocks, alike in everything else, and compare them."""
     given = {"model": model, "weights": weights, "data.root": data, "train.steps": steps}
-    config = _config(recipe, file, sets, given)
+    config = _config(recipe, file, sets, given | {"logger": logger})
     from senet.detection.paired import compare_detectors
 
     options: Any = {"seeds": seeds, "split": split, "out": out, "resume": resume}

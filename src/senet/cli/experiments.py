@@ -38,7 +38,7 @@ _Power = Annotated[
 
 @app.command()
 @o.configured(
-    *("model", "weights"),
+    *("model", "weights", "logger"),
     *(f"data.{name}" for name in ("name", "root", "train_split", "test_split", "image_key")),
     *(f"data.{name}" for name in ("label_key", "image_size", "train_images", "normalization")),
     "data.download",
@@ -91,7 +91,7 @@ def compare(
 
 @app.command()
 @o.configured(
-    *("model", "data.name", "data.root", "data.train_images", "train.epochs"),
+    *("model", "data.name", "data.root", "data.train_images", "train.epochs", "logger"),
     defaults={"model": _MODEL, "train.epochs": 5},
 )
 def ablate(
@@ -122,4 +122,5 @@ def ablate(
 
 def _parts(config: RunConfig) -> dict[str, Any]:
     """Return what both take of a configuration."""
-    return {name: getattr(config, name) for name in ("model", "weights", "data", "train", "se")}
+    names = ("model", "weights", "data", "train", "se", "logger")
+    return {name: getattr(config, name) for name in names}

@@ -25,7 +25,7 @@ Model = Annotated[str | None, typer.Option("--model", help=o.NAME_HELP)]
 
 @app.command()
 @o.configured(
-    *("model", "data.name", "data.root", "weights"),
+    *("model", "data.name", "data.root", "weights", "logger"),
     *(f"train.{name}" for name in ("epochs", "batch_size", "optimizer", "lr", "lr_se", "lr_head")),
     *(f"train.{name}" for name in ("weight_decay", "loss", "class_weights", "sampling")),
     *(
@@ -52,9 +52,6 @@ def train(
         str, typer.Option(rich_help_panel=_RUN, help="auto, ddp or fsdp.")
     ] = "auto",
     save_every: o.SaveEvery = None,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", rich_help_panel=_RUN, help="Curves for TensorBoard.")
-    ] = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """Train a network by a recipe; killed or interrupted, --resume goes on to the same end."""
@@ -66,7 +63,7 @@ def train(
     from senet.training.loop.placement import Placement, is_first_process
 
     placement = Placement(device, devices, nodes, strategy)
-    options: Any = {"placement": placement, "save_every": save_every, "tensorboard": tensorboard}
+    options: Any = {"placement": placement, "save_every": save_every}
     options |= {"out": out, "resume": resume, "quiet": not is_first_process()}
     console, result = run_job(job.train, config, **options)
     for line in _summary(result, out):
@@ -88,7 +85,9 @@ def _summary(result: dict[str, Any], out: Path) -> list[str]:
             lines.append(one_class_only(last["test_only_answer"]))
     for path, mean in result["stuck_gates"].items():
         lines.append(f"the gates of {path} are nearly constant, at {mean:.3g}")
-    return [*lines, *data_notes(result["data"]), f"results: {out}"]
+    page = out / "report.html"
+    lines += [*data_notes(result["data"]), f"results: {out}"]
+    return [*lines, f"report: {page}"] if page.exists() else lines
 
 
 @app.command()

@@ -102,6 +102,7 @@ def ablate(
     seeds: int = 3,
     out: str | os.PathLike[str] = "runs/ablate",
     device: str = "auto",
+    logger: str | None = None,
     command: str = "",
     on_progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -120,6 +121,7 @@ def ablate(
         seeds: how many times each arm is trained.
         out: the folder.
         device: "auto", "cpu", "cuda" ...
+        logger: as in `compare`.
         command: what the result names as the command.
         on_progress: called with (description, done, total).
 
@@ -133,7 +135,7 @@ def ablate(
     for table in tables:
         if table not in TABLES:
             raise unknown_name("table", str(table), map(str, TABLES))
-    config = RunConfig(model, weights, se, data or DataConfig(), train or TrainConfig())
+    config = RunConfig(model, weights, se, data or DataConfig(), train or TrainConfig(), logger)
     wanted = {row.variant for table in tables for row in TABLES[table][2]}
     arms = tuple(arm for arm in ARMS if arm in wanted)
     experiment = Experiment(config, arms, seeds, find_device(device), Path(out))

@@ -17,7 +17,6 @@ from senet.compare.experiment import Experiment
 from senet.compare.seed_stages import Goal, Stages
 from senet.compare.summary import SCHEMAS
 from senet.cost import cost
-from senet.errors import ConfigError
 from senet.files import write_text
 from senet.insertion import SEConfig
 from senet.progress import Progress, silent
@@ -61,6 +60,7 @@ def compare(
     out: str | os.PathLike[str] = "runs/compare",
     resume: bool = False,
     device: str = "auto",
+    logger: str | None = None,
     timing: bool = True,
     command: str | None = None,
     on_progress: Progress = silent,
@@ -93,6 +93,8 @@ def compare(
         out: folder for results.json, report.html and runs/; new or empty.
         resume: go on with the comparison in `out`.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        logger: which of Lightning's loggers gets the numbers of each run too: see
+            `senet.training.config.LOGGERS`.
         timing: measure step time and latency too.
         command: what the report shows as the command.
         on_progress: called with (description, done, total).
@@ -108,10 +110,9 @@ def compare(
         NoSitesError: the network has no place for an SE block.
         KeyboardInterrupt: Ctrl-C before anything was written, or a second one.
     """
-    images_of = DataConfig(data) if isinstance(data, str) else data
-    config = RunConfig(model, weights, se or SEConfig(), images_of, train or TrainConfig())
+    data = DataConfig(data) if isinstance(data, str) else data
+    config = RunConfig(model, weights, se or SEConfig(), data, train or TrainConfig(), logger)
     experiment = Experiment(config, tuple(arms), seeds, find_device(device), Path(out))
-    _check_arms(arms)
     goal = None if until is None else Goal(until, seeds, max_seeds)
     earlier = _earlier(experiment, goal, resume=resume)
     images = load_data(config.data, input_size=config.input_size(), on_progress=on_progress)
@@ -138,12 +139,6 @@ def compare(
     write_result(experiment.folder / "results.json", result)
     write_text(experiment.folder / "report.html", render_report(result))
     return result
-
-
-def _check_arms(arms: Sequence[str]) -> None:
-    if len(arms) < 2:
-        given = ", ".join(arms) or "none"
-        raise ConfigError(f"arms must be at least two, got {given}; try plain,se")
 
 
 def _options(experiment: Experiment, goal: Goal | None) -> dict[str, Any]:

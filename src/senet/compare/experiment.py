@@ -15,7 +15,7 @@ from senet.compare.arms import ARMS
 from senet.errors import ConfigError, unknown_name
 from senet.models import NETWORKS
 from senet.progress import Progress
-from senet.schema import overridden
+from senet.schema import flat, overridden
 from senet.training.building import build_network, check_network
 from senet.training.config import RunConfig
 from senet.training.data import ImageData
@@ -61,7 +61,8 @@ class Experiment:
         folder: gets runs/ARM-seedK.
 
     Raises:
-        ConfigError: no seed, an arm named twice, or a precision that the device does not have.
+        ConfigError: no seed, fewer than two arms, an arm named twice, or a precision that the
+            device does not have.
         UnknownNameError: no such arm.
     """
 
@@ -75,11 +76,14 @@ class Experiment:
         for arm in self.arms:
             if arm not in ARMS:
                 raise unknown_name("arm", arm, ARMS)
+        if len(self.arms) < 2:
+            given = ", ".join(self.arms) or "none"
+            raise ConfigError(f"arms must be at least two, got {given}; try plain,se")
         if len(set(self.arms)) < len(self.arms):
             raise ConfigError(f"arms must differ, got {', '.join(self.arms)}")
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}; 3 give an interval")
-        check_run(self.config.train, self.device)
+        check_run(self.config.train, self.device, logger=self.config.logger)
 
     def of(self, arm: str, seed: int) -> RunConfig:
         """Return the configuration of one run."""
@@ -162,6 +166,8 @@ class Experiment:
                     stop=stop,
                     before=number * steps,
                     total=len(planned) * steps,
+                    logger=self.config.logger,
+                    hyperparameters={"arm": arm, **flat(self.of(arm, seed))},
                 )
             self._describe(arm, seed, data, run)
             yield Trial(arm, seed, sum(p.numel() for p in net.parameters()), run)

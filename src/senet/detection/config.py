@@ -9,7 +9,7 @@ from typing import Any, final
 from senet.errors import ConfigError, unknown_name
 from senet.insertion import SEConfig
 from senet.schema import Config, option, overridden
-from senet.training.config import DECAYS, PRECISIONS, SCHEDULES, TrainConfig
+from senet.training.config import DECAYS, LOGGERS, PRECISIONS, SCHEDULES, TrainConfig
 
 __all__ = [
     "DETECT_RECIPES",
@@ -191,6 +191,7 @@ class DetectConfig(Config):
         data: which images.
         detector: what stands on the backbone.
         train: the recipe.
+        logger: as in `senet.training.config.RunConfig`.
 
     Raises:
         ConfigError: a value that cannot be.
@@ -206,6 +207,7 @@ class DetectConfig(Config):
     data: BoxDataConfig = field(default_factory=BoxDataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     train: DetectTrainConfig = field(default_factory=DetectTrainConfig)
+    logger: str | None = option(None, choices=LOGGERS)
 
 
 # name: what it is, and its values

@@ -22,7 +22,7 @@ from senet.detection.source_network import is_run
 from senet.errors import DataError, first_line
 from senet.files import write_text
 from senet.progress import Progress, silent
-from senet.schema import overridden
+from senet.schema import flat, overridden
 from senet.training.config import to_yaml
 from senet.training.data import NETWORK, BatchSampler, Unreadable, mix_seeds
 from senet.training.loop.checkpoints import load_weights
@@ -50,7 +50,7 @@ __all__ = [
 
 SCHEMA = "senet.detect/1"
 # What may change where a run goes on: it changes no number.
-_FREE = ("train.workers", "data.max_bad_images", "data.root", "data.images")
+_FREE = ("train.workers", "data.max_bad_images", "data.root", "data.images", "logger")
 
 
 @final
@@ -107,7 +107,7 @@ def train_detector(
     """
     folder, where = Path(out), placement or Placement()
     recipe = replace(config.train.loop(), precision=config.train.precision)
-    check_run(recipe, find_device(where.device), save_every=save_every)
+    check_run(recipe, find_device(where.device), save_every=save_every, logger=config.logger)
     if first := is_first_process():
         before = begun_with(folder, DetectConfig(), resume=resume)
         check_same(before or config, config, free=_FREE)
@@ -127,6 +127,8 @@ def train_detector(
             on_progress=on_progress,
             stop=stop,
             save_every=save_every,
+            logger=config.logger,
+            hyperparameters=flat(config),
             module=Detector,
         )
     state = "done" if run.done else "requeue" if stop.preempted else "stopped"

@@ -16,7 +16,8 @@ from senet.insertion import SEConfig
 from senet.models.registry import NETWORKS
 from senet.progress import Progress, silent
 from senet.schema import overridden
-from senet.training.loop.placement import Placement
+from senet.training.loop.placement import Placement, find_device
+from senet.training.loop.runner import check_run
 from senet.training.run_folder import (
     check_same,
     exclusive,
@@ -72,10 +73,11 @@ def compare_detectors(
         SenetError: see `train_detector`.
     """
     _check(config, seeds)
+    check_run(config.train.loop(), find_device(device), logger=config.logger)
     folder, config = Path(out), replace(config, se=config.se or SEConfig())
     asked = {"seeds": seeds, "split": split, **config.to_dict()}
     if has_content(folder, resume=resume) and (folder / "results.json").exists():
-        check_same(read_result(folder / "results.json", SCHEMA)["config"], asked)
+        check_same(read_result(folder / "results.json", SCHEMA)["config"], asked, free=["logger"])
     result: dict[str, Any] = {"schema": SCHEMA, "state": "partial", "command": command}
     result |= {"versions": versions(), "date": now(), "config": asked, "runs": []}
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from senet.analysis import render_report
 from senet.errors import ConfigError
 from senet.files import write_text
 from senet.insertion import se_modules
 from senet.progress import Progress, silent
+from senet.schema import flat
 from senet.training.building import build_network, check_network
 from senet.training.config import RunConfig, to_yaml
 from senet.training.data import ImageData, Split, load_data, open_splits
@@ -22,7 +24,6 @@ from senet.training.loop.optimizer import parameter_groups
 from senet.training.loop.placement import Placement, find_device, is_first_process
 from senet.training.loop.runner import check_run, train_run
 from senet.training.loop.stopping import Stop, Stopped, stop_on_interrupt
-from senet.training.loop.tensorboard import TensorBoard
 from senet.training.run_folder import (
     begun_with,
     check_data,
@@ -38,7 +39,7 @@ __all__ = ["SCHEMA", "train"]
 SCHEMA = "senet.train/1"
 _NOTHING: dict[str, Any] = {"epochs": [], "stuck_gates": {}, "data": {"left_out": []}}
 # What may change where a run goes on: it changes no number.
-_FREE = ("train.workers", "data.download", "data.max_bad_images", "data.root")
+_FREE = ("train.workers", "data.download", "data.max_bad_images", "data.root", "logger")
 
 
 @exclusive
@@ -49,15 +50,15 @@ def train(
     resume: bool = False,
     placement: Placement | None = None,
     save_every: int | None = None,
-    tensorboard: bool = False,
     command: str = "",
     on_progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train a network, or go on with it.
 
-    The folder gets `config.yaml` (every value), `run.json` (the result), `history.json` and `.csv`,
-    `gates.csv` and the last two checkpoints. On a CPU an interrupted run ends with the weights of
-    an undisturbed one to the last bit, however it was interrupted.
+    The folder gets `config.yaml` (every value), `run.json` (the result), `report.html` (the same as
+    a page), `history.json` and `.csv`, `gates.csv` and the last two checkpoints. On a CPU an
+    interrupted run ends with the weights of an undisturbed one to the last bit, however it was
+    interrupted.
 
     Args:
         config: what to train, on what, how.
@@ -65,7 +66,6 @@ def train(
         resume: go on with the run that is there, or begin if there is none.
         placement: on which devices; one, chosen, if not given.
         save_every: save after so many steps too, beside after each epoch.
-        tensorboard: write curves for TensorBoard.
         command: what the result names as the command.
         on_progress: called with (description, done, total).
 
@@ -84,7 +84,6 @@ def train(
     if first := is_first_process():
         _check_folder(folder, config, resume=resume)
     gates = Gates(folder)
-    callbacks = [gates, TensorBoard(folder, gates)] if tensorboard else [gates]
     if resume and (finished := _finished(folder, config)) is not None:
         return finished
     with stop_on_interrupt() as stop:
@@ -96,16 +95,10 @@ def train(
         net = _network(config, data)
         if first:
             write_text(folder / "config.yaml", to_yaml(config))
-        run = train_run(
-            *(net, data, config.train),
-            folder=folder,
-            device=where,
-            title=config.name,
-            on_progress=on_progress,
-            stop=stop,
-            save_every=save_every,
-            callbacks=callbacks,
-        )
+        options: Any = {"callbacks": [gates], "on_progress": on_progress, "stop": stop}
+        options |= {"logger": config.logger, "hyperparameters": flat(config), "device": where}
+        options |= {"folder": folder, "title": config.name, "save_every": save_every}
+        run = train_run(net, data, config.train, **options)
     result = {
         "schema": SCHEMA,
         "state": "done" if run.done else _state(stop),
@@ -113,18 +106,28 @@ def train(
         **circumstances(config, where),
         "data": data.description(),
         **_epochs(run.epochs, config),
+        "tested": run.tested,
         "stuck_gates": gates.stuck(),
     }
     if first:
-        write_result(folder / "run.json", result)
+        on_progress("writing the report", 1, 1)
+        _write(folder, result, gates)
     return result
 
 
 def _check(config: RunConfig, where: Placement, save_every: int | None) -> None:
     """Raise where the devices or their precision cannot do what is asked."""
-    check_run(config.train, find_device(where.device), save_every=save_every)
+    device = find_device(where.device)
+    check_run(config.train, device, save_every=save_every, logger=config.logger)
     if where.strategy == "fsdp" and config.train.ema is not None:
         raise ConfigError("ema needs whole weights on each device; try strategy 'ddp'")
+
+
+def _write(folder: Path, result: dict[str, Any], gates: Gates) -> None:
+    """Write what a run came to, as JSON and as a page."""
+    write_result(folder / "run.json", result)
+    page = render_report(result, folder=str(folder), gates=gates.rows)
+    write_text(folder / "report.html", page)
 
 
 def _state(stop: Stop) -> str:

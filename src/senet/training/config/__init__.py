@@ -2,7 +2,7 @@
 
 from senet.training.config.data_config import NORMALIZATIONS, DataConfig
 from senet.training.config.recipes import RECIPES, recipe
-from senet.training.config.run_config import ModelSpec, RunConfig
+from senet.training.config.run_config import LOGGERS, ModelSpec, RunConfig
 from senet.training.config.train_config import (
     AUGMENTATIONS,
     DECAYS,
@@ -16,6 +16,7 @@ from senet.training.config.yaml_values import parse_values, read_yaml, to_yaml
 __all__ = [
     "AUGMENTATIONS",
     "DECAYS",
+    "LOGGERS",
     "NORMALIZATIONS",
     "PRECISIONS",
     "RECIPES",

@@ -16,7 +16,14 @@ from senet.schema import Config, option
 from senet.training.config.data_config import DataConfig
 from senet.training.config.train_config import TrainConfig
 
-__all__ = ["Model", "ModelSpec", "RunConfig"]
+__all__ = ["LOGGERS", "Model", "ModelSpec", "RunConfig"]
+
+# name: where a run's numbers go beside its own files, by Lightning's logger of this name
+LOGGERS = {
+    "csv": "a table, OUT/csv",
+    "tensorboard": "TensorBoard's files, OUT/tensorboard",
+    "wandb": "Weights & Biases; with WANDB_MODE=offline in OUT/wandb alone",
+}
 
 # A name that `senet.create_model` takes, or a function of (num_classes, in_chans).
 Model = str | Callable[[int, int], nn.Module]
@@ -65,6 +72,10 @@ class ModelSpec(Config):
         """Return the network as its library makes it."""
         if isinstance(self.model, str):
             return create_model(self.model, num_classes=num_classes, in_chans=in_chans, **options)
+        if options.get("drop_path_rate"):
+            raise ConfigError(
+                f"drop_path_rate needs a network by its name; build it into {self.name} itself"
+            )
         return self.model(num_classes, in_chans)
 
 
@@ -76,6 +87,8 @@ class RunConfig(ModelSpec):
     Attributes:
         data: which images.
         train: the recipe.
+        logger: "csv", "tensorboard" or "wandb" for the numbers of each epoch and the gates beside
+            the run's own files; see LOGGERS.
 
     Raises:
         ConfigError: a value that cannot be.
@@ -92,3 +105,4 @@ class RunConfig(ModelSpec):
 
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    logger: str | None = option(None, choices=LOGGERS)

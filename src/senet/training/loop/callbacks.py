@@ -18,6 +18,7 @@ from senet.files import write_text
 from senet.progress import Progress
 from senet.training.loop.checkpoints import keep_best
 from senet.training.loop.choice import chosen_epoch, ended_early
+from senet.training.loop.loggers import log_numbers
 from senet.training.loop.module import Classifier
 from senet.training.loop.schedule import lr_factor
 from senet.training.loop.stopping import Stop, Stopped
@@ -55,6 +56,7 @@ class History(Callback):
     ) -> None:
         self.folder, self.finished = folder, finished
         self.epochs: list[dict[str, Any]] = []
+        self.tested: dict[str, Any] | None = None  # by class, in the epoch that counts
         self._began = time.perf_counter()
         self._spent = 0.0  # in this epoch, by a run that was interrupted
         self._left_out: dict[str, None] = {}  # images that cannot be read
@@ -62,11 +64,12 @@ class History(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         spent = self._spent + time.perf_counter() - self._began
-        return {"epochs": self.epochs, "spent": spent, "left_out": list(self._left_out)}
+        left_out = list(self._left_out)
+        return {"epochs": self.epochs, "tested": self.tested, "spent": spent, "left_out": left_out}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what a checkpoint kept."""
-        self.epochs = list(state_dict["epochs"])
+        self.epochs, self.tested = list(state_dict["epochs"]), state_dict.get("tested")
         self._spent = state_dict["spent"]
         self._left_out = dict.fromkeys(state_dict.get("left_out", ()))
 
@@ -95,7 +98,11 @@ class History(Callback):
         module.check_test(metrics["test_loss"])
         entry = {"epoch": trainer.current_epoch + 1, **metrics}
         self.epochs.append({**entry, "lr": lr, "seconds": seconds})
+        if chosen_epoch(self.epochs, train) is self.epochs[-1]:
+            self.tested = module.class_results
         self._began, self._spent = time.perf_counter(), 0.0
+        # before the checkpoint: a run that goes on from it does not log this epoch again
+        log_numbers(trainer, self.epochs[-1], entry["epoch"])
         trainer.save_checkpoint(self.folder / "epoch.ckpt")
         if trainer.is_global_zero:
             self.write()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, final
 
 import torch
@@ -9,7 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["Counts", "class_scores"]
+from senet.analysis import proportion_interval
+
+__all__ = ["LARGEST_MATRIX", "Counts", "class_results", "class_scores"]
+
+LARGEST_MATRIX = 100  # classes; beyond that it is no longer read
 
 
 @final
@@ -31,6 +37,7 @@ class Counts(Metric):
     right: Tensor
     answered: Tensor
     there: Tensor
+    confusion: Tensor
     loss: Tensor
 
     def __init__(self, classes: int) -> None:
@@ -38,6 +45,9 @@ class Counts(Metric):
         self.add_state("five", torch.tensor(0), dist_reduce_fx="sum")
         for name in ("right", "answered", "there"):  # images of each class
             self.add_state(name, torch.zeros(classes, dtype=torch.int64), dist_reduce_fx="sum")
+        side = classes if classes <= LARGEST_MATRIX else 0
+        confusion = torch.zeros(side, side, dtype=torch.int64)
+        self.add_state("confusion", confusion, dist_reduce_fx="sum")
         self.add_state("loss", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -53,10 +63,16 @@ class Counts(Metric):
             (self.there, labels),
         ):
             count += torch.bincount(indices, minlength=classes)[:classes]
+        if side := len(self.confusion):
+            inside = (best[:, 0] < side) & (labels < side)
+            cells = (labels * side + best[:, 0])[inside]
+            self.confusion += torch.bincount(cells, minlength=side * side).reshape(side, side)
         self.loss += F.cross_entropy(logits, labels, reduction="sum")
 
     def compute(self) -> dict[str, Any]:
         """Return loss, top1, top5 and `class_scores` over all images of all devices, their number.
+
+        With them come the counts by class, as `class_results` takes them.
 
         The fractions are float64: torchmetrics' accuracies are float32, which is not exact.
         """
@@ -67,6 +83,7 @@ class Counts(Metric):
             "top1": int(self.right.sum()) / max(1, images),
             "top5": int(self.five) / max(1, images),
             **class_scores(self.right, self.answered, self.there),
+            "by_class": (self.right, self.answered, self.there, self.confusion),
         }
 
 
@@ -100,3 +117,33 @@ def class_scores(right: Tensor, answered: Tensor, there: Tensor) -> dict[str, An
         "majority_share": float(there.max() / there.sum()),
         "only_answer": only[0] if len(only) == 1 else None,
     }
+
+
+def class_results(
+    names: Sequence[str], right: Tensor, answered: Tensor, there: Tensor, confusion: Tensor
+) -> dict[str, Any]:
+    """Return what a test says of each class, JSON-able.
+
+    Args:
+        names: of the K classes.
+        right: int64 [K], images of each class that were answered rightly.
+        answered: int64 [K], images that were answered with each class.
+        there: int64 [K], images of each class.
+        confusion: int64 [K, K], row k counts the answers for images of class k; or [0, 0].
+
+    Returns:
+        per_class: name -> the recall as "proportion" with its interval, precision (None without an
+            answer) and F1, of the classes that have images.
+        confusion: the matrix as lists; None where there is none.
+    """
+    per_class = {}
+    for name, hits, answers, count in zip(
+        names, right.tolist(), answered.tolist(), there.tolist(), strict=True
+    ):
+        if count:
+            per_class[name] = {
+                **asdict(proportion_interval(hits, count)),
+                "precision": hits / answers if answers else None,
+                "f1": 2 * hits / (count + answers),
+            }
+    return {"per_class": per_class, "confusion": confusion.tolist() or None}

@@ -16,6 +16,7 @@ from senet.analysis import record_gates
 from senet.files import write_text
 from senet.insertion import se_modules
 from senet.training.loop.callbacks import classifier, csv_text
+from senet.training.loop.loggers import log_numbers
 from senet.training.loop.module import channels_last
 
 __all__ = ["Gates"]
@@ -66,17 +67,18 @@ class Gates(Callback):
             return
         gates = record_gates(net, [channels_last(self._images)])
         self._images = None
+        epoch = trainer.current_epoch + 1
+        numbers: dict[str, float] = {}
         for block in gates.blocks:
-            self.rows.append(
-                {
-                    "epoch": trainer.current_epoch + 1,
-                    "block": block.path,
-                    "mean": float(f"{block.level.value:.5g}"),
-                    "std": float(f"{block.spread.value:.5g}"),
-                    "channel_std": float(f"{block.channel_mean.std(correction=0).item():.5g}"),
-                }
-            )
-        self._report(trainer.current_epoch + 1)
+            seen = {
+                "mean": float(f"{block.level.value:.5g}"),
+                "std": float(f"{block.spread.value:.5g}"),
+                "channel_std": float(f"{block.channel_mean.std(correction=0).item():.5g}"),
+            }
+            self.rows.append({"epoch": epoch, "block": block.path, **seen})
+            numbers |= {f"gates/{block.path}/{name}": value for name, value in seen.items()}
+        log_numbers(trainer, numbers, epoch)
+        self._report(epoch)
         write_text(self.folder / "gates.csv", csv_text(self.rows))
 
     def stuck(self) -> dict[str, float]:

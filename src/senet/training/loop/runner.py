@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,21 @@ from typing import Any, final
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from senet.errors import ConfigError
 from senet.progress import Progress
 from senet.training.config import PRECISIONS, TrainConfig
 from senet.training.loop.callbacks import History, Steps
-from senet.training.loop.checkpoints import CheckpointFiles, newest_checkpoint, step_of
+from senet.training.loop.checkpoints import (
+    CheckpointFiles,
+    newest_checkpoint,
+    read_checkpoint,
+    step_of,
+)
 from senet.training.loop.choice import ended_early
+from senet.training.loop.loggers import check_logger, logging_to
 from senet.training.loop.module import Classifier
 from senet.training.loop.optimizer import check_optimizer
 from senet.training.loop.placement import Placement
@@ -50,22 +57,34 @@ class Run:
         epochs: the metrics of each finished epoch: epoch, train_loss, test_loss, test_accuracy,
             test_top5, lr, seconds.
         done: whether it is finished.
+        tested: what the test says of each class, in the epoch whose weights are kept: see
+            `senet.training.loop.counts.class_results`; None where no epoch was tested.
     """
 
     epochs: list[dict[str, Any]]
     done: bool
+    tested: dict[str, Any] | None = None
 
 
-def check_run(train: TrainConfig, device: torch.device, *, save_every: int | None = None) -> None:
+def check_run(
+    train: TrainConfig,
+    device: torch.device,
+    *,
+    save_every: int | None = None,
+    logger: str | None = None,
+) -> None:
     """Raise unless a device can train by a recipe; nothing is built or written.
 
     Raises:
-        ConfigError: half precision without a GPU, or a number of steps that cannot be.
+        ConfigError: half precision without a GPU, a number of steps that cannot be, or W&B does not
+            know the user.
+        MissingPackageError: the logger's package is not installed.
         UnknownNameError: no such optimizer.
     """
     if save_every is not None and save_every < 1:
         raise ConfigError(f"save_every must be a whole number of at least 1, got {save_every}")
     check_optimizer(train)
+    check_logger(logger)
     if train.precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision 'fp16' needs a GPU, device is cpu; try 'bf16' or 'fp32'")
 
@@ -93,6 +112,8 @@ def train_run(
     total: int = 0,
     save_every: int | None = None,
     callbacks: Sequence[Callback] = (),
+    logger: str | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
     module: Callable[[nn.Module, Any, TrainConfig], Classifier] = Classifier,
 ) -> Run:
     """Train a network, or go on from the newest checkpoint in the folder.
@@ -110,6 +131,8 @@ def train_run(
         total: steps of all runs.
         save_every: save after so many steps, beside after each epoch and where the run is stopped.
         callbacks: of Lightning, called before the checkpoints are written.
+        logger: which of Lightning's gets the numbers too; see `senet.training.config.LOGGERS`.
+        hyperparameters: that the logger keeps.
         module: what is trained, of the network, the data and the recipe.
 
     Raises:
@@ -119,8 +142,12 @@ def train_run(
     newest = newest_checkpoint(folder)
     steps = train.epochs * data.steps(train)
     complete = newest is not None and len(finished) >= train.epochs and step_of(newest) >= steps
-    if complete or ended_early(finished, train):
-        return Run(finished, done=True)
+    if newest is not None and (complete or ended_early(finished, train)):
+        history = History(folder)
+        kept = read_checkpoint(newest)["callbacks"]
+        for callback in (history, *callbacks):
+            callback.load_state_dict(kept.get(callback.state_key) or callback.state_dict())
+        return Run(finished, done=True, tested=history.tested)
     placement = device if isinstance(device, Placement) else Placement(str(device), join=False)
     steps_callback = Steps(
         *(on_progress, stop),
@@ -131,19 +158,25 @@ def train_run(
         save_every=save_every,
     )
     history = History(folder, steps_callback.finished)
-    with _quiet():
-        trainer = _trainer(train, folder, placement, [*callbacks, steps_callback, history])
+    done = max(0, step_of(newest)) // data.steps(train) if newest else 0
+    logging_ = logging_to(logger, folder, done=done, hyperparameters=hyperparameters or {})
+    with _quiet(), logging_ as log:
+        trainer = _trainer(train, folder, placement, [*callbacks, steps_callback, history], log)
         try:
             trainer.fit(module(net, data, train), ckpt_path=newest)
         except Stopped:
-            return Run(finished_epochs(folder), done=False)
+            return Run(finished_epochs(folder), done=False, tested=history.tested)
     if trainer.is_global_zero:
         history.write()  # the run may have been killed between its last two files
-    return Run(history.epochs, done=True)
+    return Run(history.epochs, done=True, tested=history.tested)
 
 
 def _trainer(
-    train: TrainConfig, folder: Path, placement: Placement, callbacks: list[Callback]
+    train: TrainConfig,
+    folder: Path,
+    placement: Placement,
+    callbacks: list[Callback],
+    logger: Logger | None,
 ) -> Trainer:
     options = placement.options()
     options["plugins"] += [CheckpointFiles(folder)]
@@ -153,7 +186,7 @@ def _trainer(
         accumulate_grad_batches=train.accumulate,
         gradient_clip_val=train.clip_norm,
         callbacks=callbacks,
-        logger=False,
+        logger=logger or False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
