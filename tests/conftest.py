@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_page_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the page of a run takes longer than the runs of most tests.
+
+    It is drawn for the run that tests share (`run` in training/conftest.py).
+    """
+    if job := sys.modules.get("senet.training.job"):
+        monkeypatch.setattr(job, "render_report", lambda *_, **__: "")
 
 
 @pytest.fixture(scope="session")

@@ -316,12 +316,13 @@ def test_what_is_unavailable_is_said() -> None:
 
 
 def test_another_schema_is_refused() -> None:
-    with pytest.raises(InputError, match=r"of schema senet\.compare/2, got 'senet\.cost/1'"):
+    message = r"schema senet\.compare/2 or senet\.train/1, got 'senet\.cost/1'"
+    with pytest.raises(InputError, match=message):
         render_report({"schema": "senet.cost/1"})
 
 
 def test_what_the_class_explains_is_drawn_where_it_is_known(make_result: Any) -> None:
-    result = make_result(seeds=1, epochs=1)
+    result = make_result(seeds=1, epochs=1, classes=["cat", "dog"], blocks=FEW)
     older = render_report(result)
     for block in result["excitations"]["blocks"]:
         block |= {"eta2": 0.2, "eta2_by_chance": 0.01, "variance_share": [0.03, 0.02, 0.04]}

@@ -40,8 +40,10 @@ def test_evaluation_is_the_test_of_the_training(run: Path, tmp_path: Path) -> No
     trained = load_run(run)
     found, unreadable = evaluate([trained], open_split(DataConfig(), training=False))
     result = summary(found)
-    last = json.loads((run / "run.json").read_text())["epochs"][-1]
+    told = json.loads((run / "run.json").read_text())
+    last = told["epochs"][-1]
 
+    assert told["tested"] == {name: result[name] for name in ("per_class", "confusion")}
     assert result["top1"]["proportion"] == last["test_accuracy"]
     assert result["top5"]["proportion"] == last["test_top5"]
     correct = round(last["test_accuracy"] * 599)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.analysis import number_texts as texts
 from senet.analysis.series import number
+from senet.analysis.stats import proportion_interval
 from senet.errors import optional
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def environment(purpose: str, **filters: Callable[..., Any]) -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {name: getattr(texts, name) for name in _TEXTS}
-    made.filters |= {"inline": _inline, "value": _value, **filters}
+    made.filters |= {"inline": _inline, "value": _value, "wilson": _wilson, **filters}
     made.globals["none_"] = texts.NONE
     made.tests["known"] = lambda value: not math.isnan(number(value))
     return made
@@ -58,6 +59,15 @@ def _inline(drawing: Drawing) -> str:
     for name, colour in COLOUR.items():
         svg = re.sub(rf"(?<=: ){colour}\b", f"var(--{name}, {colour})", svg)
     return svg
+
+
+def _wilson(accuracy: Any, images: Any) -> str:
+    """The 95 % interval of an accuracy on so many test images, in percent."""
+    accuracy, images = number(accuracy), number(images)
+    if not (0 <= accuracy <= 1 and images >= 1):
+        return texts.NONE
+    interval = proportion_interval(round(accuracy * images), int(images))
+    return f"{texts.decimal(100 * interval.low, 1)} to {texts.decimal(100 * interval.high, 1)}"
 
 
 def _value(value: Any) -> str:

@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from senet.analysis import number_texts as texts
+from senet.analysis.class_results import class_section
 from senet.analysis.gates import spaced
 from senet.analysis.pages import environment
+from senet.analysis.run_page import run_page
 from senet.analysis.series import (
+    Run,
     arms_of,
     contrasts,
     curves,
@@ -27,18 +30,16 @@ from senet.analysis.series import (
     title,
     upgraded,
 )
-from senet.analysis.stats import proportion_interval
 from senet.analysis.worth import with_deployed, worth
 from senet.errors import InputError
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from senet.analysis.figures import Drawing
 
 __all__ = ["render_report"]
 
 _SCHEMA = "senet.compare/"
+_RUN = "senet.train/"
 _MOST_PROFILES = 12
 # In the order of the table; what is not listed follows under its own name.
 _LABELS = {
@@ -55,15 +56,22 @@ _LABELS = {
 _BY_STAGE = ("parameters", "macs", "bytes_moved_step", "bytes_kept")
 
 
-def render_report(result: Mapping[str, Any]) -> str:
-    """Return a comparison as one self-contained HTML page.
+def render_report(
+    result: Mapping[str, Any],
+    *,
+    folder: str = "RUN",
+    gates: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Return a comparison, or a run, as one self-contained HTML page.
 
     Gaps are shown as gaps: an interrupted comparison, a single seed, a result without cost or
     excitations all give a page.
 
     Args:
         result: what `senet compare` writes as results.json, schema `senet.compare/2`; one of
-            schema 1 is shown as well.
+            schema 1 is shown as well. Or what `senet train` writes as run.json.
+        folder: of the run, as the commands on its page name it.
+        gates: of the run, the rows of its gates.csv.
 
     Raises:
         InputError: the dict is of another schema.
@@ -75,10 +83,12 @@ def render_report(result: Mapping[str, Any]) -> str:
         (True, True)
     """
     schema = str(result.get("schema") or _SCHEMA)
+    if schema.startswith(_RUN):
+        return run_page(result, folder=folder, gates=gates)
     if not schema.startswith(_SCHEMA):
-        raise InputError(f"a report shows a result of schema {_SCHEMA}2, got {schema!r}")
+        raise InputError(f"a report shows a result of schema {_SCHEMA}2 or {_RUN}1, got {schema!r}")
     result = upgraded(result)
-    page = _environment().get_template("report.html")
+    page = environment("the HTML report", arm_title=title).get_template("report.html")
     config, data = part(result, "config"), part(result, "data")
     cost = with_deployed(part(result, "cost"))
     runs, timing = runs_of(result), part(cost, "timing")
@@ -114,21 +124,14 @@ def render_report(result: Mapping[str, Any]) -> str:
         stage_columns=[_LABELS[name].lower() for name in _BY_STAGE],
         training=_learning_curves(result),
         balance=_balance(result, quantities),
+        classes=class_section(_by_arm(runs, arms), data.get("classes") or []),
         gates=_gates(part(result, "excitations")),
     )
 
 
-def _environment() -> Environment:
-    return environment("the HTML report", arm_title=title, wilson=_wilson)
-
-
-def _wilson(accuracy: Any, images: Any) -> str:
-    """The 95 % interval of an accuracy on so many test images, in percent."""
-    accuracy, images = number(accuracy), number(images)
-    if not (0 <= accuracy <= 1 and images >= 1):
-        return texts.NONE
-    interval = proportion_interval(round(accuracy * images), int(images))
-    return f"{texts.decimal(100 * interval.low, 1)} to {texts.decimal(100 * interval.high, 1)}"
+def _by_arm(runs: Sequence[Run], arms: Sequence[str]) -> dict[str, list[Run]]:
+    done = [run for run in runs if is_done(run)]
+    return {title(arm): [run for run in done if run.get("arch") == arm] for arm in arms}
 
 
 def _arms(summary: Mapping[str, Any], arms: Sequence[str]) -> list[dict[str, Any]]:

@@ -75,8 +75,8 @@ def is_done(run: Run) -> bool:
     return bool(run.get("state", "done") == "done")
 
 
-def curves(runs: Sequence[Run], arch: str, quantity: str) -> list[Curve]:
-    """Return the curve of each run of `arch` that has a value of the quantity."""
+def curves(runs: Sequence[Run], arch: str | None, quantity: str) -> list[Curve]:
+    """Return the curve of each run of `arch` (None: that has none) with a value of the quantity."""
     of_arch = []
     for run in runs:
         epochs = run.get("epochs") or [] if run.get("arch") == arch else []

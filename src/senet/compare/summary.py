@@ -60,6 +60,7 @@ def run_entry(trial: Trial, train: TrainConfig) -> dict[str, Any]:
         "test_accuracy": last["test_accuracy"],
         "test_loss": last["test_loss"],
         **{name: last.get(f"test_{name}") for name in _CLASS_SCORES},
+        **(trial.run.tested or dict.fromkeys(("per_class", "confusion"))),
         "epochs": epochs,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),
         "state": "done" if trial.run.done else "partial",

@@ -24,7 +24,7 @@ from senet.training.data import (
     numbered,
 )
 from senet.training.loop.callbacks import csv_text
-from senet.training.loop.counts import class_scores
+from senet.training.loop.counts import LARGEST_MATRIX, class_results, class_scores
 from senet.training.loop.module import channels_last, logits_of
 from senet.training.loop.placement import gathered, own_device, processes
 from senet.training.trained import Trained
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Predictions", "evaluate", "predict", "predictions_csv", "summary"]
 
 SCHEMA = "senet.eval/1"
-_LARGEST_MATRIX = 100  # classes; beyond that it is no longer read
 
 
 @final
@@ -200,17 +199,8 @@ def summary(predictions: Predictions) -> dict[str, Any]:
     hit = best == labels[:, None]
     matrix = multiclass_confusion_matrix(best[:, 0], labels, len(predictions.classes))
     right, answered, there = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
-    per_class = {}
-    for name, hits, answers, count in zip(
-        predictions.classes, right.tolist(), answered.tolist(), there.tolist(), strict=True
-    ):
-        if count:
-            per_class[name] = {
-                **asdict(proportion_interval(hits, count)),
-                "precision": hits / answers if answers else None,
-                "f1": 2 * hits / (count + answers),
-            }
     scores = class_scores(right, answered, there)
+    shown = matrix if len(matrix) <= LARGEST_MATRIX else matrix[:0]
     only = scores.pop("only_answer")
     top5 = asdict(proportion_interval(int(hit.sum()), images))
     return {
@@ -221,9 +211,8 @@ def summary(predictions: Predictions) -> dict[str, Any]:
         "loss": float(F.nll_loss(predictions.scores.double().clamp_min(1e-30).log(), labels)),
         **scores,
         "only_answer": None if only is None else predictions.classes[only],
-        "per_class": per_class,
         "classes": list(predictions.classes),
-        "confusion": matrix.tolist() if len(matrix) <= _LARGEST_MATRIX else None,
+        **class_results(predictions.classes, right, answered, there, shown),
         "seconds": round(predictions.seconds, 3),
         "images_per_second": round(images / max(predictions.seconds, 1e-9), 1),
     }

@@ -9,7 +9,11 @@ from senet.errors import optional
 
 with optional("a figure"):
     from senet.analysis.figures.block_figures import block_costs, gates_over_time
-    from senet.analysis.figures.class_figures import class_differences, similarity_map
+    from senet.analysis.figures.class_figures import (
+        class_differences,
+        confusion_map,
+        similarity_map,
+    )
     from senet.analysis.figures.drawing import Drawing
     from senet.analysis.figures.gate_figures import (
         excitation_depth,
@@ -17,13 +21,20 @@ with optional("a figure"):
         excitation_profiles,
     )
     from senet.analysis.figures.image_figures import image_itself, image_maps, image_strips
-    from senet.analysis.figures.run_figures import cost_bars, learning_curves, paired_accuracy
+    from senet.analysis.figures.run_figures import (
+        cost_bars,
+        epoch_curves,
+        learning_curves,
+        paired_accuracy,
+    )
 
 __all__ = [
     "Drawing",
     "block_costs",
     "class_differences",
+    "confusion_map",
     "cost_bars",
+    "epoch_curves",
     "excitation_depth",
     "excitation_heat_map",
     "excitation_profiles",

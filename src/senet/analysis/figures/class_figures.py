@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib as mpl
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
 from senet.analysis.figures.drawing import CLASS_COLOURS, COLOUR, Drawing, canvas, panel, style
 from senet.analysis.gate_classes import ClassContrast, Similarity
@@ -12,9 +13,11 @@ from senet.analysis.gates import spaced
 from senet.analysis.series import short_paths, shorten
 from senet.errors import InputError
 
-__all__ = ["class_differences", "similarity_map"]
+__all__ = ["class_differences", "confusion_map", "similarity_map"]
 
 _NAMED = 40  # classes that are named along the map
+_COUNTED = 12  # classes whose cells have their number inside
+_DARKEST = 0.6  # the share of the colour in a cell: text on it stays readable
 
 
 def similarity_map(similarity: Similarity, *, name: str = "similarity") -> Drawing:
@@ -78,3 +81,52 @@ def class_differences(
         axis.grid(visible=False, axis="y")
         figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return Drawing(name, f"Mean gates of {first} and {second}, channel by channel", figure)
+
+
+def confusion_map(
+    matrix: Sequence[Sequence[int]],
+    classes: Sequence[str],
+    *,
+    heading: str = "Answers by class",
+    name: str = "confusion",
+) -> Drawing:
+    """Draw a confusion matrix, each row by its shares; the numbers too for up to 12 classes.
+
+    Args:
+        matrix: row k counts the answers for images of class k, [K, K].
+        classes: names of the K classes; up to 40 are written.
+        heading: above the matrix.
+        name: of the drawing.
+
+    Raises:
+        InputError: no class.
+
+    Example:
+        >>> confusion_map([[8, 2], [1, 9]], ["cat", "dog"]).label
+        'Answers by class: 17 of 20 images are on the diagonal'
+    """
+    if not len(matrix):
+        raise InputError("confusion_map needs at least one class, got none")
+    shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
+    total, labelled = len(matrix), spaced(len(matrix), _NAMED)
+    colour = to_rgb(COLOUR["se"])
+    colours = LinearSegmentedColormap.from_list("", [(*colour, 0.0), (*colour, _DARKEST)])
+    with style():
+        side = min(7.2, max(2.2, 0.3 * total))
+        figure, (axis,) = canvas(1, 1, width=side + 1.6, height=side + 1.2)
+        panel(axis, heading, x="answer", y="class")
+        axis.pcolormesh(shares, cmap=colours, vmin=0, vmax=1, edgecolors="none")
+        names = [shorten(classes[k], 16) for k in labelled]
+        axis.set_xticks([k + 0.5 for k in labelled], names, rotation=90 if total > 4 else 0)
+        axis.set_yticks([k + 0.5 for k in labelled], names)
+        axis.invert_yaxis()
+        axis.set_aspect("equal")
+        axis.grid(visible=False)
+        if total <= _COUNTED:
+            for y, row in enumerate(matrix):
+                for x, count in enumerate(row):
+                    if count:
+                        axis.text(x + 0.5, y + 0.5, str(count), ha="center", va="center")
+    right, images = sum(matrix[k][k] for k in range(total)), sum(map(sum, matrix))
+    label = f"{heading}: {right:,} of {images:,} images are on the diagonal"
+    return Drawing(name, label, figure)

@@ -26,7 +26,7 @@ from senet.analysis.series import (
 from senet.analysis.stats import paired_difference
 from senet.errors import InputError, unknown_name
 
-__all__ = ["cost_bars", "learning_curves", "paired_accuracy"]
+__all__ = ["cost_bars", "epoch_curves", "learning_curves", "paired_accuracy"]
 
 # quantity of an epoch: (title, whether it is a fraction, where the legend does not hide curves)
 _CURVES: dict[str, tuple[str, bool, Any]] = {
@@ -96,6 +96,45 @@ def learning_curves(
     shown = " and ".join(_CURVES[q][0].lower() for q in quantities)
     names = " and ".join(title(arm) for arm in arms)
     return Drawing(name, f"{shown.capitalize()} by epoch, {names}", figure)
+
+
+def epoch_curves(
+    epochs: Sequence[Mapping[str, Any]],
+    lines: Mapping[str, str],
+    *,
+    heading: str = "Loss",
+    name: str = "epochs",
+) -> Drawing:
+    """Draw quantities of one run over its epochs.
+
+    Args:
+        epochs: of a run's history.
+        lines: quantity of an epoch, as "train_loss" -> what the line is called. All are fractions
+            where the first one's name ends in "accuracy".
+        heading: above the curves.
+        name: of the drawing.
+
+    Raises:
+        InputError: no epoch has a value to draw.
+    """
+    by_line = {label: curves([{"epochs": epochs}], None, key) for key, label in lines.items()}
+    if not any(by_line.values()):
+        raise InputError(f"no epoch has a value of {', '.join(lines)} to draw")
+    tones = (COLOUR["se"], COLOUR["plain"], COLOUR["muted"])
+    widths = (_PLAIN_WIDTH, _WIDTH, _WIDTH)
+    with style():
+        figure, (axis,) = canvas(1, 1)
+        panel(axis, heading, x="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if next(iter(lines)).endswith("accuracy"):
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        for tone, width, (label, of_line) in zip(tones, widths, by_line.items(), strict=False):
+            for curve in of_line:
+                (line,) = axis.plot(curve.epochs, curve.values, lw=width, color=tone, label=label)
+                line.set(marker="o" if len(curve.epochs) < 3 else "", markersize=4)
+        axis.legend(loc="best")
+    drawn = ", ".join(label for label, of_line in by_line.items() if of_line)
+    return Drawing(name, f"{heading} by epoch: {drawn}", figure)
 
 
 def _not_magnified(low: float, high: float) -> tuple[float, float]:
