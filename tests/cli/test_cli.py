@@ -92,6 +92,8 @@ def test_models_are_found_by_pattern_and_by_part() -> None:
         (("models", "resnot20"), "unknown model 'resnot20'; did you mean: resnet20"),
         (("cost", "resnet20", "--batch", "0"), "--batch must be at least 1, got 0"),
         (("plan", "resnet20", "--stages", "a"), "--stages must be numbers such as 3,4, got 'a'"),
+        (("convert", ".", "net.safetensors"), ". holds neither a run nor a saved network"),
+        (("train", "--data", "wds/no"), "the folder of wds/no does not exist: no"),
         (("plan", "resnet20", "--reduction", "0"), "reduction must be a positive number"),
         (("compare", "--data", "digit"), "unknown data 'digit'; did you mean: digits?"),
         (("compare", "--data", "no/such"), "the image folder no/such does not exist"),

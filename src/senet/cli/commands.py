@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from torch import nn
 
+from senet import __version__
 from senet.cli import options as o
 from senet.cli.terminal import show_models
-from senet.errors import ConfigError, unknown_name
+from senet.errors import ConfigError, NoSitesError, unknown_name
 from senet.insertion import SEConfig
 from senet.schema import overridden
 from senet.training.config import RunConfig
@@ -28,6 +29,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if asked:
+        typer.echo(f"senet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _senet(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say it, and stop."),
+    ] = False,
+) -> None:
+    """Squeeze-and-excitation: what it costs, where it goes, and what it brings."""
 
 
 @app.command()
@@ -67,7 +85,10 @@ def plan(name: o.Name, *, changes: dict[str, Any], image_size: o.ImageSize = Non
 
     config = _blocks(changes)
     model, example = _network(name, image_size=image_size, batch=1, classes=None)
-    typer.echo(str(find_sites(model, example, config)))
+    sites = find_sites(model, example, config)
+    typer.echo(str(sites))
+    if not sites.sites:
+        raise NoSitesError(f"{name} has no place for an SE block with these options; loosen them")
 
 
 @app.command()
@@ -98,7 +119,7 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A file, hf://OWNER/REPOSITORY/FILE, timm/NAME or torchvision/NAME.",
+            help="A file, a run, hf://OWNER/REPOSITORY/FILE, timm/NAME or torchvision/NAME.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")],
@@ -116,6 +137,10 @@ def convert(
     from senet.training.run_folder import check_writable
 
     check_writable(out.parent)  # before anything is fetched
+    if Path(source).is_dir():
+        from senet.training.loop.checkpoints import weights_of
+
+        source = weights_of(source)
     name = convert_weights(source, out, model=model, sha256=sha256)
     typer.echo(f"{out}: weights of {name}; senet.load_weights(model, {str(out)!r}) loads them")
 

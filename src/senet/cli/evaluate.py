@@ -250,6 +250,8 @@ def predict(
         raise ConfigError("--json and --csv exclude each other, got both")
     shown = _crops(method, crop, resize, scales)
     paths, notes = _image_paths(images)
+    if not paths:
+        raise DataError("no images were given: the standard input names none")
     models = None if model is None else [model]
     networks = _networks([run] if run else None, models, weights, classes, normalization, crop)
     if len(networks) > 1:

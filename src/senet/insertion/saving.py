@@ -6,8 +6,10 @@ and a folder in which a save was interrupted holds the one model or the other, n
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +43,7 @@ __all__ = [
     "read_plan",
     "save",
     "write_model",
+    "write_tensors",
     "write_weights",
 ]
 
@@ -118,8 +121,6 @@ def write_weights(model: nn.Module, path: Path, **header: str) -> None:
         path: the file.
         header: texts to keep in the file's header.
     """
-    from safetensors.torch import save_file
-
     weights, storages = {}, set()
     for name, tensor in _distinct(model.state_dict()).items():
         own = tensor.detach().cpu().contiguous()
@@ -128,7 +129,27 @@ def write_weights(model: nn.Module, path: Path, **header: str) -> None:
             own = own.clone()
         storages.add(own.untyped_storage().data_ptr())
         weights[name] = own
-    write_whole(path, lambda partial: save_file(weights, partial, {"format": "pt", **header}))
+    write_tensors(path, weights, {"format": "pt", **header})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full; what was there before is kept.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    def write(partial: Path) -> None:
+        try:
+            save_file(tensors, partial, header)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code), str(path)) from error
+
+    write_whole(path, write)
 
 
 def _distinct(state: dict[str, Any]) -> dict[str, Tensor]:

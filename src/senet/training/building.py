@@ -18,6 +18,7 @@ from senet.models.weights import load_weights
 from senet.training.config import RunConfig
 from senet.training.data import NETWORK, mix_seeds
 from senet.training.data.dataset import reason
+from senet.training.loop.checkpoints import weights_of
 from senet.training.loop.module import logits_of
 from senet.training.loop.schedule import last_layer, mark_new
 
@@ -58,12 +59,12 @@ def build_network(
             start_as_he(net)
         mark_new(net, last_layer(net))
         if config.weights is not None and not written:
-            _load(net, config.weights)
+            _load(net, weights_of(config.weights))
         if config.se is not None and not written:
             torch.manual_seed(mix_seeds(train.seed, NETWORK))
             insert(net, torch.zeros(1, *size), config.se)
         if config.weights is not None and written:
-            _load(net, config.weights)
+            _load(net, weights_of(config.weights))
     return net
 
 

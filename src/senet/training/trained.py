@@ -22,7 +22,7 @@ from senet.models.weights.load import load_source
 from senet.models.weights.matching import HEAD_CURE
 from senet.training.config import DataConfig
 from senet.training.data import MAX_MEMORY_SIZE, View, imagenet_view
-from senet.training.loop.checkpoints import kept_checkpoint
+from senet.training.loop.checkpoints import kept_checkpoint, weights_of
 
 __all__ = [
     "Trained",
@@ -142,7 +142,7 @@ def load_published_network(
         SenetError: no such network or weights, or they do not fit.
     """
     check_normalization(normalization)
-    read = read_source(weights)
+    read = read_source(weights_of(weights))
     if "network" in read.facts:
         check_name(read.facts, name, weights)
         logits = read.facts["network"]["num_classes"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from senet.errors import ConfigError, DataError
-from senet.files import write_whole
+from senet.insertion.saving import write_tensors
 from senet.models.description import check_name, described, rebuilt
 from senet.models.origin import origin_of
 from senet.models.registry import NETWORKS, create_model
@@ -57,8 +57,6 @@ def convert_weights(
             of another one than `model`.
         ConfigError: `out` is no `*.safetensors`, or `model` is another library's.
     """
-    from safetensors.torch import save_file
-
     target = Path(out)
     if target.suffix != ".safetensors":
         raise ConfigError(f"the file to write must be called *.safetensors, got {target.name!r}")
@@ -87,7 +85,7 @@ def convert_weights(
     }
     weights = {key: tensor.contiguous() for key, tensor in matched.tensors.items()}
     metadata = {"format": "pt", "senet": json.dumps(facts)}
-    write_whole(target, lambda path: save_file(weights, path, metadata=metadata))
+    write_tensors(target, weights, metadata)
     return origin_of(network).name
 
 

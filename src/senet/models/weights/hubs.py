@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -105,12 +107,25 @@ def _fetch_from_hub(
 
     for file in sorted(files, key=missing):  # what is in the cache needs no network
         try:
-            return Path(hf_hub_download(repository, file, revision=revision))
+            with _without_warnings("huggingface_hub"):  # a line for each of its attempts
+                return Path(hf_hub_download(repository, file, revision=revision))
         except Exception as error:
             absent = isinstance(error, EntryNotFoundError)
             if not absent or isinstance(error, LocalEntryNotFoundError):  # not cached, no network
                 raise _unreachable(name, "huggingface.co", error) from error
     raise DataError(f"{name} must have a file {' or '.join(files)}, and {repository} has none")
+
+
+@contextmanager
+def _without_warnings(library: str) -> Iterator[None]:
+    """Let a library log errors only, inside."""
+    log = logging.getLogger(library)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _fetch_url(name: str, url: str) -> Path:

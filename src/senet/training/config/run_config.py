@@ -42,8 +42,8 @@ class ModelSpec(Config):
     Attributes:
         model: a name that `senet.create_model` takes; or a function of (num_classes, in_chans) that
             builds the plain network, with weights of its own if it likes.
-        weights: what the network starts from: a file, or a name, that `senet.load_weights` takes;
-            None for random weights.
+        weights: what the network starts from: a file, or a name, that `senet.load_weights` takes,
+            or the folder of a run; None for random weights.
         se: the SE blocks: of an SE network of this project (None: as its name says), or inserted
             into any other network (None: not at all).
 

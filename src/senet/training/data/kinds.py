@@ -7,6 +7,7 @@ images that they cannot read; here such an image is an error with its name.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -115,6 +116,7 @@ def _full_name(config: DataConfig) -> str:
         raise DataError(f"the folder of {config.name} does not exist: {rest}")
     if prefix == "wds" and rest and Path(rest).expanduser().is_dir():
         return f"tar/{Path(rest).expanduser()}"  # shards on this machine are read in any order
+    _check_shards(config, prefix, rest)
     if slash and prefix in ("hfds", "tar", *_STREAMS):
         path = Path(rest).expanduser()
         if rest.startswith(("/", "./", "../", "~")) and not path.exists():
@@ -131,6 +133,15 @@ def _full_name(config: DataConfig) -> str:
         )
     unknown = unknown_name("data", config.name, KNOWN)
     raise UnknownNameError(f"{unknown}; there is no folder {config.name} either")
+
+
+def _check_shards(config: DataConfig, prefix: str, rest: str) -> None:
+    """Raise `DataError` if WebDataset's shards should be in a folder that is not there."""
+    if prefix != "wds":
+        return
+    folder = config.root or (rest if rest and not re.search(r"://|[{:*]", rest) else None)
+    if folder is not None and "://" not in folder and not Path(folder).expanduser().exists():
+        raise DataError(f"the folder of {config.name} does not exist: {folder}")
 
 
 def _open_first(config: DataConfig, name: str, splits: Sequence[str]) -> Split | Stream:

@@ -31,6 +31,7 @@ __all__ = [
     "newest_checkpoint",
     "read_checkpoint",
     "step_of",
+    "weights_of",
 ]
 
 _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.ckpt")
@@ -87,6 +88,22 @@ def kept_checkpoint(folder: Path) -> Path | None:
             return path
         _log.warning("%s is damaged; the weights are those of the last epoch", path)
     return newest_checkpoint(folder)
+
+
+def weights_of(source: str) -> str:
+    """Return the checkpoint that stands for the folder of a run, or its network; else the source.
+
+    Raises:
+        DataError: a folder with neither.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return source
+    saved = folder / "model.safetensors"
+    path = saved if saved.is_file() else kept_checkpoint(folder)
+    if path is None:
+        raise DataError(f"{source} holds neither a run nor a saved network; give a file of weights")
+    return str(path)
 
 
 def last_good(folder: Path) -> str:
