@@ -67,6 +67,7 @@ def test_costs_are_those_of_networks_with_constants_in_place_of_blocks() -> None
     assert costs.images == 32
     assert costs.accuracy == right.double().mean().item()
     assert costs.loss == pytest.approx(loss.mean().item(), rel=1e-6)
+    assert costs.majority_share == labels.bincount().max().item() / 32
     ones = {name: torch.ones(len(mean)) for name, mean in means.items()}
     for kind, values in ((costs.constant, means), (costs.removed, ones)):
         for key in ("se1", "se2", ALL):

@@ -51,6 +51,7 @@ def test_ablation_trains_each_variant_once_and_goes_on(ablated: Ablated) -> None
     assert {run["variant"] for run in result["runs"]} == {"se", "max", "inner"}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert result["tables"][0] == first["tables"][0]
+    assert result["majority_share"] == 61 / 599
     row = result["tables"][0]["rows"][0]
     assert (row["name"], row["paper_error"], row["paper_difference"]) == ("max", 22.57, 0.29)
     assert row["direction"] == "open"  # one seed has no interval

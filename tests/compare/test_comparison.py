@@ -100,10 +100,8 @@ def test_result_has_the_schema(finished: Path) -> None:
         assert [epoch["epoch"] for epoch in run["epochs"]] == [1, 2, 3]
         assert run["test_accuracy"] == run["epochs"][-1]["test_accuracy"]
         assert run["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in run["epochs"]))
-        (blue, _), (_, red) = run["confusion"]
-        assert list(map(sum, run["confusion"])) == [4, 4]
-        assert (blue + red) / 8 == run["test_accuracy"]
-        assert run["per_class"]["red"]["proportion"] == red / 4
+        (blue, _), _ = run["confusion"]
+        assert blue + 4 * run["per_class"]["red"]["proportion"] == 8 * run["test_accuracy"]
     assert result["config"]["model"] == "tiny_net"
     assert result["config"]["seeds"] == [0, 1]
     assert result["config"]["se"] == SEConfig().to_dict()
@@ -137,7 +135,6 @@ def test_report_is_one_page(finished: Path) -> None:
     page = (finished / "report.html").read_text()
 
     assert "tiny_net" in page
-    assert "Class by class" in page
     assert "Answers by class, SE" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
@@ -289,7 +286,7 @@ def test_resume_with_other_classes_is_refused(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (folder / split / "blue").rename(folder / split / "sky")
 
-    with pytest.raises(DataError, match="class 0 was 'blue', is 'red'"):
+    with pytest.raises(DataError, match="'blue' is gone, 'sky' is new"):
         compared(given, tmp_path / "out", seeds=1, train=train, resume=True)
 
 

@@ -43,6 +43,7 @@ def test_the_command_writes_a_network_that_evaluates(
     assert not done.value.code
     assert "folded 2 blocks" in shown
     assert "finetuned: " in shown
+    assert shown.count("always answering the largest class would give 10.18 % accuracy") == 3
     result = json.loads((out / "slim.json").read_text())
     assert list(result["test"]) == ["before", "folded", "finetuned"]
     assert result["plan"]["images"] == 60

@@ -21,7 +21,7 @@ SHARE = ProportionInterval(0.9, 0.8, 0.95, 100, 0.95)
 
 
 def accuracy(blocks: PairedDifference | None) -> Int8Accuracy:
-    return Int8Accuracy(100, SHARE, SHARE, PairedDifference(0.0, 0.0, 0.0, 100, 0.95), blocks)
+    return Int8Accuracy(100, SHARE, SHARE, PairedDifference(0.0, 0.0, 0.0, 100, 0.95), blocks, 0.1)
 
 
 def test_a_warning_where_the_interval_is_below_zero() -> None:

@@ -113,7 +113,7 @@ def test_a_finished_run_goes_on_with_its_own_classes_only(tmp_path: Path) -> Non
     for split in ("train", "test"):
         (folder / split / "blue").rename(folder / split / "sky")
 
-    with pytest.raises(DataError, match="class 0 was 'blue', is 'red'; give the data as they were"):
+    with pytest.raises(DataError, match="'blue' is gone, 'sky' is new; give the data as they were"):
         train(config, out=tmp_path / "run", placement=CPU, resume=True)
 
 

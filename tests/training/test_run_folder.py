@@ -14,7 +14,7 @@ from senet.errors import ConfigError, DataError
 from senet.schema import overridden
 from senet.training.config import RunConfig
 from senet.training.job import train
-from senet.training.run_folder import locked
+from senet.training.run_folder import check_data, locked
 from training.tiny import CONFIG, CPU, image_folder, picture
 
 
@@ -77,3 +77,16 @@ def test_one_process_at_a_time_in_a_folder(tmp_path: Path) -> None:
     with locked(tmp_path / "empty" / "run"):
         pass
     assert not (tmp_path / "empty").exists()
+
+
+def test_what_changed_in_the_classes_is_named(tmp_path: Path) -> None:
+    """Names that are gone and new; where there are none, the first that has another index."""
+    now = {"images_per_class": {}}
+    for before, after, what in (
+        (["a", "b"], ["b", "c"], "'a' is gone, 'c' is new"),
+        (["a", "b"], ["a"], "'b' is gone"),
+        (["a"], ["a", "b", "c", "d", "e"], "'b', 'c', 'd', ... are new"),
+        (["a", "b"], ["b", "a"], "class 0 was 'a', is 'b'"),
+    ):
+        with pytest.raises(DataError, match=f"; {what}; give the data as they were"):
+            check_data({"classes": before}, {"classes": after, **now}, tmp_path)

@@ -72,7 +72,7 @@ def test_every_file_of_weights_is_the_very_network(run: Path, tmp_path: Path) ->
     (moved / "run.json").unlink()  # as of a run that was killed
     [newest] = sorted(run.glob("step-*.ckpt"))[-1:]
     converted = tmp_path / "net.safetensors"
-    assert invoked("convert", str(newest), str(converted)).startswith(f"{converted}: weights of")
+    assert invoked("convert", str(run), str(converted)).startswith(f"{converted}: weights of")
     digits = ["--data", "digits"]
     for given in (
         [str(moved)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +47,7 @@ class GateCosts:
         loss: of the network as it is, the mean cross-entropy in nats.
         constant: by path, and under `ALL`, the cost of holding the gate at a constant.
         removed: the same with the gate at 1.
+        majority_share: the accuracy of always answering the largest class.
     """
 
     images: int
@@ -53,6 +55,7 @@ class GateCosts:
     loss: float
     constant: Mapping[str, BlockCost]
     removed: Mapping[str, BlockCost]
+    majority_share: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form."""
@@ -66,6 +69,7 @@ class GateCosts:
         return {
             "images": self.images,
             "accuracy": self.accuracy,
+            "majority_share": _finite(self.majority_share),
             "loss": _finite(self.loss),
             "constant": plain(self.constant),
             "removed": plain(self.removed),
@@ -176,7 +180,8 @@ def gate_costs(
         {path: cost for (kind, path), cost in tested.costs.items() if kind == wanted}
         for wanted in ("constant", "removed")
     )
-    return GateCosts(tested.images, tested.accuracy, tested.loss, constant, removed)
+    images, accuracy, loss, share, _ = tested
+    return GateCosts(images, accuracy, loss, constant, removed, share)
 
 
 class Tested(NamedTuple):
@@ -186,12 +191,14 @@ class Tested(NamedTuple):
         images: how many were tested.
         accuracy: of the network as it is.
         loss: of the network as it is, the mean cross-entropy in nats.
+        majority_share: the accuracy of always answering the largest class.
         costs: of each variant.
     """
 
     images: int
     accuracy: float
     loss: float
+    majority_share: float
     costs: dict[Any, BlockCost]
 
 
@@ -222,7 +229,7 @@ def paired_costs(
         InputError: no gate, no batch, or what does not fit.
     """
     running = {key: _Paired() for key in variants}
-    images = right_images = 0
+    right_images, of_class = 0, Counter[int]()
     loss_sum = 0.0
     with evaluating(planned.net):
         for x, labels in labelled_batches(
@@ -237,11 +244,13 @@ def paired_costs(
             _check(planned, constants)
             for key, replace in variants.items():
                 running[key].add(*_judged(planned.run(x, replace=replace)[0], labels), right, loss)
-            images += len(labels)
+            of_class.update(labels.tolist())
             right_images += int(right.sum())
             loss_sum += loss.sum().item()
+    images = of_class.total()
     costs = {key: each.cost(images) for key, each in running.items()}
-    return Tested(images, right_images / images, loss_sum / images, costs)
+    share = max(of_class.values()) / images
+    return Tested(images, right_images / images, loss_sum / images, share, costs)
 
 
 def _variants(

@@ -82,12 +82,20 @@ def render_report(
         >>> "senet compare: resnet20" in html, "no verdict" in html
         (True, True)
     """
-    schema = str(result.get("schema") or _SCHEMA)
-    if schema.startswith(_RUN):
+    if str(result.get("schema")).startswith(_RUN):
         return run_page(result, folder=folder, gates=gates)
+    return _comparison_page(_checked(result))
+
+
+def _checked(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a comparison in today's schema."""
+    schema = str(result.get("schema") or _SCHEMA)
     if not schema.startswith(_SCHEMA):
         raise InputError(f"a report shows a result of schema {_SCHEMA}2 or {_RUN}1, got {schema!r}")
-    result = upgraded(result)
+    return upgraded(result)
+
+
+def _comparison_page(result: Mapping[str, Any]) -> str:
     page = environment("the HTML report", arm_title=title).get_template("report.html")
     config, data = part(result, "config"), part(result, "data")
     cost = with_deployed(part(result, "cost"))

@@ -41,7 +41,7 @@ _Power = Annotated[
     *("model", "weights", "logger"),
     *(f"data.{name}" for name in ("name", "root", "train_split", "test_split", "image_key")),
     *(f"data.{name}" for name in ("label_key", "image_size", "train_images", "normalization")),
-    "data.download",
+    *("data.download", "data.max_bad_images", "data.validation", "train.best_by"),
     *(f"train.{name}" for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay")),
     *(f"train.{name}" for name in ("label_smoothing", "warmup_epochs", "augmentation")),
     *(f"train.{name}" for name in ("test_every", "precision", "workers")),
@@ -116,6 +116,11 @@ def ablate(
     console, result = run_job(run, **_parts(config), **options)
     for table in result["tables"]:
         console.print(ablation_table(table))
+    if result.get("majority_share") is not None:
+        share = 100 * (1 - result["majority_share"])
+        console.print(f"always answering the largest class: {share:.2f} % error", highlight=False)
+    if result.get("warning"):
+        console.print(f"warning: {result['warning']}", soft_wrap=True, highlight=False)
     finished(console, result, resume=True)
     console.print(f"results: {out / 'ablation.json'}", soft_wrap=True, highlight=False)
 

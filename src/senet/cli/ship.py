@@ -240,6 +240,7 @@ def _table(shipped: Any, accuracy: Any) -> Table:
         )
         before, after = (100 * each.proportion for each in (accuracy.float32, accuracy.int8))
         rows["accuracy, float32"] = f"{before:.2f} % of {accuracy.images} test images"
+        rows["of the largest class alone"] = f"{100 * accuracy.majority_share:.2f} %"
         rows["accuracy, int8"] = f"{after:.2f} %, {_points(accuracy.difference)}"
         if accuracy.blocks is not None:
             rows["SE blocks in int8"] = _points(accuracy.blocks)

@@ -12,7 +12,7 @@ from rich.console import Console
 from senet.cli import options as o
 from senet.cli.commands import app
 from senet.cli.evaluate import configured_data
-from senet.cli.terminal import command_line, data_notes, showing_progress
+from senet.cli.terminal import class_line, command_line, data_notes, showing_progress
 from senet.errors import ConfigError
 from senet.schema import overridden
 from senet.training.config import RunConfig
@@ -103,7 +103,7 @@ def _show(result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
         typer.echo(
             f"{name}: {100 * top1['proportion']:.2f} % of {tested['images']:,} test images "
             f"[{low:.2f}, {high:.2f}], loss {tested['loss']:.4f}, "
-            f"{result['parameters'][name]:,} parameters"
+            f"{result['parameters'][name]:,} parameters; {class_line(tested)}"
         )
     if out is not None:
         typer.echo(f"network: {out}")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from senet.analysis import mean_std
 from senet.compare.arms import ARMS
-from senet.compare.experiment import Experiment, Trial, paired
+from senet.compare.experiment import Experiment, Trial, paired, said_of_classes
 from senet.errors import ConfigError, unknown_name
 from senet.insertion import SEConfig, find_sites
 from senet.progress import Progress, silent
@@ -161,6 +161,7 @@ def ablate(
             result["state"] = "done"
         except Stopped:
             result["state"] = "partial"
+    result |= said_of_classes(result["runs"])
     result["tables"] = [_table(number, result["runs"]) for number in tables]
     write_result(results, result)
     return result
@@ -211,6 +212,8 @@ def _run_entry(trial: Trial, train: TrainConfig) -> dict[str, Any]:
         "variant": trial.arm,
         "seed": trial.seed,
         "error": 1 - last["test_accuracy"],
+        "majority_share": last.get("test_majority_share"),
+        "only_answer": last.get("test_only_answer"),
         "test_loss": last["test_loss"],
         "parameters": trial.parameters,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs), 3),

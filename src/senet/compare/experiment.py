@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from senet.training.loop.schedule import all_frozen
 from senet.training.loop.stopping import Stop, Stopped
 from senet.training.run_folder import write_result
 
-__all__ = ["Experiment", "Trial", "paired"]
+__all__ = ["Experiment", "Trial", "paired", "said_of_classes"]
 
 
 class Trial(NamedTuple):
@@ -185,6 +185,28 @@ class Experiment:
             "epochs": run.epochs,
         }
         write_result(self.folder_of(arm, seed) / "run.json", result)
+
+
+def said_of_classes(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what accuracies must be read beside.
+
+    Args:
+        runs: with "majority_share" and "only_answer" of their tests.
+
+    Returns:
+        majority_share: the accuracy of always answering the largest class; None if not known.
+        warning: about networks that answer one class only; None where there is none.
+    """
+    shares = [share for run in runs if (share := run.get("majority_share")) is not None]
+    said: dict[str, Any] = {"majority_share": max(shares, default=None), "warning": None}
+    blind = [run["only_answer"] for run in runs if run.get("only_answer") is not None]
+    if blind:
+        said["warning"] = (
+            f"{len(blind)} of {len(runs)} networks answer one class only "
+            f"({', '.join(sorted(set(blind)))}): they tell no classes apart, and their accuracy is "
+            "the share of that class"
+        )
+    return said
 
 
 def paired(

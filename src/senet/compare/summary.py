@@ -18,7 +18,7 @@ from senet.analysis.power import (
     spread_of_one_pair,
 )
 from senet.analysis.series import arms_of, contrasts, upgraded
-from senet.compare.experiment import Trial, paired
+from senet.compare.experiment import Trial, paired, said_of_classes
 from senet.compare.outcomes import FILE, read_outcomes
 from senet.errors import ConfigError
 from senet.training.config import TrainConfig
@@ -80,16 +80,7 @@ def summary_of_runs(
     summary = summarise(runs, arms, first=first)
     others = [name for name in _MEASURES if name != "test_accuracy"]
     summary["measures"] = {name: _measure(runs, arms, name, first) for name in others}
-    shares = {run["majority_share"] for run in runs} - {None}
-    summary |= {"majority_share": max(shares, default=None), "warning": None}
-    blind = [run for run in runs if run["only_answer"] is not None]
-    if blind:
-        names = ", ".join(sorted({run["only_answer"] for run in blind}))
-        summary["warning"] = (
-            f"{len(blind)} of {len(runs)} networks answer one class only ({names}): they tell no "
-            "classes apart, and their accuracy is the share of that class"
-        )
-    return summary
+    return summary | said_of_classes(runs)
 
 
 def _values(runs: Sequence[Run], arm: str, name: str) -> dict[int, float]:

@@ -87,6 +87,7 @@ class FoldPlan:
         accuracy: of the network as it is, on these.
         loss: the same, the mean cross-entropy in nats.
         max_drop: the limit of the greedy choice in percentage points; None for no limit.
+        majority_share: the accuracy of always answering the largest class, on these images.
         example: a few images [N, C, *spatial].
         outputs: what the network made of them, by which `fold` knows it again.
     """
@@ -102,6 +103,7 @@ class FoldPlan:
     accuracy: float
     loss: float
     max_drop: float | None
+    majority_share: float
     example: Tensor = field(repr=False)
     outputs: tuple[Tensor, ...] = field(repr=False, default=())
 
@@ -140,8 +142,9 @@ class FoldPlan:
         if not self.images:
             return ["all gates are constant already: folding changes no output"]
         notes = [
-            f"on {self.images:,} images, as it is: accuracy {100 * self.accuracy:.2f} %, loss "
-            f"{self.loss:.4f}. [ ] is the 95 % interval of the paired difference."
+            f"on {self.images:,} images, as it is: accuracy {100 * self.accuracy:.2f} % (always "
+            f"the largest class: {100 * self.majority_share:.2f} %), loss {self.loss:.4f}. [ ] is "
+            "the 95 % interval of the paired difference."
         ]
         if self.max_drop is not None:
             notes.append(
@@ -168,6 +171,7 @@ class FoldPlan:
             "tested": tested,
             "images": self.images,
             "accuracy": self.accuracy,
+            "majority_share": self.majority_share,
             "loss": self.loss,
             "max_drop": self.max_drop,
         }

@@ -130,6 +130,7 @@ def _plan(
         accuracy=math.nan if tested is None else tested.accuracy,
         loss=math.nan if tested is None else tested.loss,
         max_drop=None,
+        majority_share=math.nan if tested is None else tested.majority_share,
         example=example,
         outputs=tuple(scores(blocks.net, example)),
     )

@@ -176,7 +176,8 @@ class _Made:
             on_progress=self.on_progress,
         )
         scores = summary(predictions)
-        return {"images": scores["images"], "top1": scores["top1"], "loss": scores["loss"]}
+        kept = ("images", "top1", "loss", "balanced_accuracy", "macro_f1", "majority_share")
+        return {name: scores[name] for name in (*kept, "only_answer")}
 
 
 def labelled_batches_of(

@@ -16,6 +16,7 @@ from senet.analysis import (
     proportion_interval,
 )
 from senet.deploy.quantization import BLOCKS
+from senet.errors import ExportError, first_line
 from senet.progress import Progress, silent
 from senet.training.config import DataConfig
 from senet.training.data import Split, evenly, open_split
@@ -37,7 +38,9 @@ class Int8Accuracy:
         int8: accuracy of the file.
         difference: int8 minus float32, paired by image.
         blocks: SE blocks in int8 minus SE blocks in float, all else in int8, paired by image;
-            None where the file has no SE blocks.
+            None where the file has no SE blocks, or cannot be made with the other kind.
+        majority_share: the accuracy of always answering the largest class.
+        refused: why no file could be made with SE blocks of the other kind.
     """
 
     images: int
@@ -45,10 +48,14 @@ class Int8Accuracy:
     int8: ProportionInterval
     difference: PairedDifference
     blocks: PairedDifference | None
+    majority_share: float
+    refused: str | None = None
 
     @property
     def warning(self) -> str | None:
         """What a reader should know where the SE blocks in int8 cost accuracy."""
+        if self.refused is not None:
+            return f"with the other kind of SE blocks there is no file: {self.refused}"
         if self.blocks is None or not self.blocks.significant or self.blocks.mean >= 0:
             return None
         low, high = self.blocks.low or 0.0, self.blocks.high or 0.0
@@ -88,27 +95,37 @@ def int8_accuracy(
     """
     split = _some(open_split(data, training=False), images)
 
+    largest = 0.0
+
     def correct(network: Trained) -> Tensor:
+        nonlocal largest
         predictions, _ = evaluate(
             [replace(network, classes=trained.classes)],
             split,
             max_bad_images=data.max_bad_images,
             on_progress=on_progress,
         )
+        largest = float(predictions.labels.bincount().max()) / len(predictions.labels)
         return (predictions.scores.argmax(1) == predictions.labels).double()
 
     before, after = correct(trained), correct(load_exported_network(path))
-    blocks = None
+    blocks = refused = None
     (other,) = (choice for choice in BLOCKS if choice != int8_blocks)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         options: dict[str, Any] = {"int8_tool": int8_tool, "int8_blocks": other, "form": form}
-        made = export_network(trained, file, int8=calibration, plain=False, **options)
-        if made.report.blocks:
+        try:
+            made = export_network(trained, file, int8=calibration, plain=False, **options)
+        except ExportError as error:
+            made, refused = None, f"SE blocks in {other}: {first_line(error).partition(';')[0]}"
+        if made is not None and made.report.blocks:
             with_others = replace(load_exported_network(file), name=f"SE blocks in {other}")
             pair = after, correct(with_others)
             blocks = _paired(*(pair if int8_blocks == "float" else pair[::-1]))
-    return Int8Accuracy(len(before), _share(before), _share(after), _paired(before, after), blocks)
+    return Int8Accuracy(
+        *(len(before), _share(before), _share(after), _paired(before, after), blocks, largest),
+        refused=refused,
+    )
 
 
 def _some(split: Any, count: int | None) -> Any:

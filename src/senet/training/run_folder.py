@@ -8,11 +8,10 @@ import inspect
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -232,11 +231,9 @@ def check_data(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
     cure = "give the data as they were, or another out folder"
     old, new = list(before["classes"]), list(now["classes"])
     if old != new:
-        pairs = zip_longest(map(repr, old), map(repr, new), fillvalue="none")
-        place, (was, is_now) = next((k, pair) for k, pair in enumerate(pairs) if len({*pair}) > 1)
         raise DataError(
-            f"{folder} was begun with {len(old)} classes, the data have {len(new)}; class "
-            f"{place} was {was}, is {is_now}; {cure}"
+            f"{folder} was begun with {len(old)} classes, the data have {len(new)}; "
+            f"{_changed_classes(old, new)}; {cure}"
         )
     counts = differences(before.get("images_per_class") or {}, now["images_per_class"])
     if counts and before.get("images_per_class"):
@@ -245,6 +242,23 @@ def check_data(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
         raise DataError(
             f"{folder} was begun with other images: {'; '.join(changed[:3])}{more}; {cure}"
         )
+
+
+def _changed_classes(old: Sequence[str], new: Sequence[str]) -> str:
+    """Return which classes are gone and new; else which one has another index."""
+    gone, added = ([each for each in a if each not in b] for a, b in ((old, new), (new, old)))
+    parts = [
+        f"{', '.join(map(repr, names[:3]))}{', ...' * (len(names) > 3)} "
+        f"{'is' if len(names) == 1 else 'are'} {what}"
+        for names, what in ((gone, "gone"), (added, "new"))
+        if names
+    ]
+    if parts:
+        return ", ".join(parts)
+    place, (was, is_now) = next(
+        (k, pair) for k, pair in enumerate(zip(old, new, strict=True)) if len({*pair}) > 1
+    )
+    return f"class {place} was {was!r}, is {is_now!r}"
 
 
 def read_result(path: Path, schema: str, *older: str) -> dict[str, Any]:
