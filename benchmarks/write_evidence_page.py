@@ -32,8 +32,8 @@ EARLIER = {  # results of this script before it trained on all images
     "cifar10_resnet32_scratch": "ResNet-32 from scratch",
     "cifar10_finetune": "pretrained ResNet-20, fine-tuned",
     "cifar10_resnet32_finetune": "pretrained ResNet-32, fine-tuned",
-    "excitations_finetune": "pretrained ResNet-20, fine-tuned, r = 4",
 }
+FINE_TUNED = "excitations_finetune"  # of benchmarks/excitations.py
 
 
 def values(result: Mapping[str, Any], arm: str, name: str) -> dict[int, float]:
@@ -152,6 +152,18 @@ def section(name: str, parts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def fine_tuned(parts: Mapping[str, Any]) -> list[str]:
+    """Plain, SE and a constant gate from trained weights: five pairs, both intervals."""
+    result = parts.get(FINE_TUNED)
+    if result is None:
+        return []
+    measures = ["test_accuracy", "test_loss"]
+    lines = ["## From trained weights: SE against a constant gate", "", recipe(result), ""]
+    lines += [*arm_table(result, measures), "", *difference_table(result, measures), ""]
+    power = result["summary"].get("power")
+    return [*lines, f"{power['text']}.", ""] if power else lines
+
+
 def pilot_text(tried: Sequence[Mapping[str, Any]]) -> str:
     """Each choice with its mean loss."""
     losses: dict[tuple[Any, ...], list[float]] = {}
@@ -210,11 +222,13 @@ def earlier(parts: Mapping[str, Any]) -> list[str]:
 def short(parts: Mapping[str, Any]) -> list[str]:
     """What came out, from what is finished."""
     lines = ["## What came out", ""]
-    for name, called in EARLIER.items():
+    named = {FINE_TUNED: "pretrained ResNet-20, fine-tuned, r = 4, two epochs"}
+    for name, called in (named | EARLIER).items():
         result = parts.get(name)
         if result is not None:
             said = [verdict(result, measure) for measure in ("test_accuracy", "test_loss")]
-            lines.append(f"- {called}, 10,000 images: {', '.join(filter(None, said))}.")
+            subject = f"{called[0].upper()}{called[1:]}, 10,000 images"
+            lines.append(f"- {subject}: {', '.join(filter(None, said))}.")
     for name, (heading, _) in PARTS.items():
         for model, called in TITLES.items():
             result = parts.get(f"{name}_{model}")
@@ -239,6 +253,7 @@ def page(parts: Mapping[str, Any]) -> str:
         "inside). Nothing is chosen on test images.",
         "",
         *short(parts),
+        *fine_tuned(parts),
     ]
     for name in PARTS:
         lines += section(name, parts)
