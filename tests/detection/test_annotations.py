@@ -57,7 +57,7 @@ BAD = {
     "without an area": ("red", (10, 10, 10, 30)),
     "with corners the wrong way round": ("red", (30, 10, 20, 30)),
     "outside of the image": ("green", (90, 10, 120, 30)),
-    "that are not finite": ("green", (math.nan, 10, 20, 30)),
+    "with sides that are no numbers": ("green", (math.nan, 10, 20, 30)),
     "of no known class": ("blue", (10, 10, 20, 30)),
 }
 

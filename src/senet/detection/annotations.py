@@ -289,7 +289,7 @@ def _wrong(raw: _RawObject, size: tuple[int, int], names: Sequence[str]) -> str 
     if raw.name not in names:
         return "of no known class left out"
     if not all(map(math.isfinite, raw.box)):
-        return "that are not finite left out"
+        return "with sides that are no numbers left out"
     if x2 < x1 or y2 < y1:
         return "with corners the wrong way round left out"
     if x2 == x1 or y2 == y1:
