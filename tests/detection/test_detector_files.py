@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 import senet
 from cli.test_cli import ran, refused
@@ -38,7 +39,7 @@ def trained(run: Path) -> TrainedDetector:
     return detector
 
 
-@pytest.mark.parametrize("ending", ["onnx", "xml"])
+@pytest.mark.parametrize("ending", ["onnx", pytest.param("xml", marks=pytest.mark.slow)])
 def test_a_file_finds_the_same_boxes(ending: str, trained: TrainedDetector, tmp_path: Path) -> None:
     sizes = (*SIZES, SHORTER) if ending == "onnx" else SIZES
     images = [torch.rand(3, *size) for size in sizes]
@@ -82,14 +83,28 @@ def test_a_file_that_finds_others_is_not_left(
     assert target.read_bytes() == b"before"
 
 
-def test_what_cannot_be_written(
+@pytest.mark.slow
+def test_the_newer_exporters_stop_in_one_line(
     trained: TrainedDetector, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ExportError, match=r"as NAME.onnx or NAME.xml: .* export the backbone"):
-        export_detector(trained, tmp_path / "mine.pt2", [torch.rand(3, 64, 80)])
     with pytest.raises(ExportError, match=r"is written by senet\.detection\.export_detector$"):
         senet.export(trained.net, tmp_path / "mine.onnx", torch.rand(1, 3, 64, 64))
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("size", "exactly"), [((64, 80), 80), ((33, 97), 80), (SHORTER, 80)])
+def test_sizes_of_scaled_images(size: tuple[int, int], exactly: int) -> None:
+    """As torchvision's, which loses a pixel of some to rounding; or without that."""
+    transform, image = GeneralizedRCNNTransform(64, 80, [0.0], [1.0]).eval(), torch.rand(3, *size)
+    expected = transform.resize(image)[0]
+    assert torch.equal(detector_files._resize(transform, image)[0], expected)
+    assert max(detector_files._resize_exactly(transform, image)[0].shape) == exactly
+    assert max(expected.shape) == (exactly - 1 if size == SHORTER else exactly)
+
+
+def test_what_cannot_be_written(trained: TrainedDetector, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"as NAME.onnx or NAME.xml: .* export the backbone"):
+        export_detector(trained, tmp_path / "mine.pt2", [torch.rand(3, 64, 80)])
     with pytest.raises(InputError, match="compared on images, and none was given"):
         export_detector(trained, tmp_path / "mine.onnx", [])
     senet.export(torch.nn.Conv2d(3, 4, 1), tmp_path / "other.pt2", torch.rand(1, 3, 8, 8))

@@ -72,7 +72,7 @@ def kept(model: nn.Module, x: Tensor) -> tuple[Tensor, int]:
     return output, sum(sizes.values())
 
 
-@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/resnet50", "timm/resnet18"])
+@pytest.mark.parametrize("name", ["torchvision/resnet50", "timm/resnet18"])
 def test_a_training_step_keeps_what_it_keeps_without_blocks(name: str) -> None:
     plain = freeze_batchnorm(senet.create_model(name, num_classes=3)).train()
     after = senet.create_model(name, num_classes=3)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from detection.tiny_runs import tiny
@@ -37,6 +38,7 @@ def test_shares_together_are_the_batches_of_one(data: Path) -> None:
     assert sorted(tested) == list(range(5))
 
 
+@pytest.mark.slow  # the loop that both share has a fast one, in tests/training/loop
 def test_two_gloo_processes(data: Path, tmp_path: Path) -> None:
     here = Path(__file__).resolve().parent
     paths = [str(here.parents[1] / "src"), str(here.parent)]
