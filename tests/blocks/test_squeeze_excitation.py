@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import itertools
 import pickle
 from typing import Any
 
@@ -329,7 +328,10 @@ def test_what_repr_shows() -> None:
     assert repr(Gate("relu")) == "Gate(relu)"
 
 
-@pytest.mark.parametrize(("squeeze", "centered"), list(itertools.product(SQUEEZES, [True, False])))
+# The gate knows nothing of the squeeze: both of it with one, and each squeeze with one of it.
+@pytest.mark.parametrize(
+    ("squeeze", "centered"), [("avg", True), *((squeeze, False) for squeeze in SQUEEZES)]
+)
 def test_compiles_without_a_break(squeeze: str, centered: bool) -> None:
     torch.compiler.reset()
     block = trained(8, squeeze=squeeze, centered=centered)
