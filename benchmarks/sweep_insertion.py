@@ -248,7 +248,7 @@ def page(data: dict[str, Any]) -> str:
         state: sum(r["state"] == state for r in rows) for state in ("works", "refused", "fails")
     }
     versions = ", ".join(f"{key} {value}" for key, value in data["versions"].items())
-    deployed = [row for row in rows if row.get("deployed") == "yes"]
+    deployed = [r for r in rows if r["state"] == "works" and r.get("deployed") == "yes"]
     head = (
         "| network | state | sites | behind / reason | parameters | compile | export | deployed |"
     )
@@ -260,7 +260,7 @@ def page(data: dict[str, Any]) -> str:
             "",
             f"Of {data['networks']} networks {len(rows)} have been run: "
             f"{count['works']} work, {count['refused']} are refused with a reason, "
-            f"{count['fails']} fail. {len(deployed)} have been deployed so far. "
+            f"{count['fails']} fail. {len(deployed)} of those that work deploy. "
             f"Made by `make sweep` with {versions}.",
             "",
             head,
@@ -289,9 +289,13 @@ def earlier(*, again: bool) -> dict[str, Any]:
 
 
 def done(data: dict[str, Any]) -> set[str]:
-    """The networks of which everything is known, and holds."""
+    """The networks of which everything is known; without blocks none need be deployed."""
     rows = data["rows"].items()
-    return {name for name, r in rows if r["state"] != "fails" and r.get("deployed") == "yes"}
+    return {
+        name
+        for name, r in rows
+        if r["state"] == "refused" or (r["state"] == "works" and r.get("deployed") == "yes")
+    }
 
 
 def sweep(data: dict[str, Any], todo: list[str], options: argparse.Namespace) -> None:
