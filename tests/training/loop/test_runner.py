@@ -186,7 +186,7 @@ def test_other_classes_than_the_run_was_begun_with_are_refused(tmp_path: Path) -
     trained(tiny_data(tmp_path / "a"), tmp_path / "run", stop_after=4)
     other = tiny_data(tmp_path / "b", colours=("green", "red"))
 
-    with pytest.raises(DataError, match="class 0 was 'blue', is 'green'; give the data as they"):
+    with pytest.raises(DataError, match="'blue' is gone, 'green' is new; give the data as they"):
         trained(other, tmp_path / "run")
     kept = read_checkpoint(newest_checkpoint(tmp_path / "run") or tmp_path)
     assert kept["senet"]["classes"] == ["blue", "red"]
