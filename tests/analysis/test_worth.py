@@ -63,6 +63,14 @@ def test_a_gain_and_its_price() -> None:
     assert found["images_per_second"]["se"] == {"training": 528.9, "inference": 3047.6}
 
 
+def test_networks_that_never_differ_leave_no_range() -> None:
+    found = worth(result([0.0, 0.0, 0.0], **COSTS))
+
+    assert found is not None
+    assert "points is possible" not in found["verdict"]
+    assert found["verdict"].endswith(PRICE)
+
+
 def test_an_open_difference_says_what_is_possible() -> None:
     found = worth(result([0.01, -0.02, 0.005], [0.01, -0.01, 0.02], **COSTS))
 

@@ -91,8 +91,9 @@ def _significant(difference: Mapping[str, Any]) -> bool:
 def _gain(entry: Mapping[str, Any]) -> str:
     """The verdict on the accuracy; where it is open, what is possible."""
     difference, text = part(entry, "difference"), str(entry.get("verdict") or "no verdict")
-    ends = texts.interval(difference.get("low"), difference.get("high"))
-    open_ = text.startswith("no significant") and ends != texts.NONE
+    low, high = difference.get("low"), difference.get("high")
+    ends = texts.interval(low, high)
+    open_ = text.startswith("no significant") and number(low) < number(high)
     return f"{text}: anything from {ends} points is possible" if open_ else text
 
 
