@@ -37,7 +37,8 @@ def test_a_new_arm_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_arms_differ_from_se_in_one_thing(arm: str) -> None:
-    changed = differences(experiment("se").of("se", 0), experiment(arm).of(arm, 0))
+    other = experiment(arm, "plain" if arm == "se" else "se")
+    changed = differences(other.of("se", 0), other.of(arm, 0))
 
     if arm in ("plain", "bn-only", "head-only"):
         others = {name for name in changed if not name.startswith("se")}
@@ -48,12 +49,14 @@ def test_arms_differ_from_se_in_one_thing(arm: str) -> None:
 
 def test_what_cannot_be_is_said_before_anything_happens() -> None:
     with pytest.raises(UnknownNameError, match="unknown arm 'plian'; did you mean: plain"):
-        experiment("plian")
+        experiment("plian", "se")
+    with pytest.raises(ConfigError, match="arms must be at least two, got se; try plain,se"):
+        experiment("se")
     with pytest.raises(ConfigError, match="seeds must be at least 1, got 0"):
-        experiment("se", seeds=0)
+        experiment("plain", "se", seeds=0)
     half = RunConfig("resnet20", train=TrainConfig(precision="fp16"))
     with pytest.raises(ConfigError, match="precision 'fp16' needs a GPU"):
-        experiment("plain", config=half)
+        experiment("plain", "se", config=half)
 
 
 def test_all_arms_start_from_the_weights_that_are_given(tmp_path: Path) -> None:
