@@ -1,7 +1,7 @@
 """Is SE worth it on these data? Train a network without and with it, alike in everything else.
 
 The command for this is `senet compare`; from Python it is one call. This example is short, two
-pairs of four epochs; a real question deserves more of both.
+pairs of two epochs; a real question deserves more of both.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from senet.training import DataConfig, TrainConfig
 result = compare(
     model="resnet20",  # or "torchvision/resnet18", "timm/..."
     data=DataConfig("digits"),  # or an image folder, "hfds/PATH_OR_NAME", "torch/cifar10" ...
-    train=TrainConfig(epochs=4, lr=0.1),
+    train=TrainConfig(epochs=2, lr=0.1),
     se=senet.SEConfig(reduction=16),
     seeds=2,
     out=Path("runs") / "compare_digits",

@@ -16,7 +16,7 @@ from senet.deploy import deploy
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parent.parent / "insertion")]
 from as_trained import as_trained, assert_equal, outputs, report
-from families import FAMILIES, Family
+from families import Family, cases
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -33,8 +33,16 @@ KEEPS_NORMS = {
 }
 
 
-@pytest.mark.parametrize("form", ["fast", pytest.param("portable", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+FORMS = ["fast", pytest.param("portable", marks=pytest.mark.slow)]
+# beside those that are heavy in any test
+HEAVY = (
+    *("torchvision/inception_v3", "torchvision/vgg11", "timm/convmixer_768_32"),
+    "timm/res2net50_14w_8s",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("family", cases(*HEAVY))
 def test_inserted_networks_of_every_family(family: Family, form: str) -> None:
     net, x = family.build(), torch.randn(2, 3, family.size, family.size)
     existing = len(senet.find_sites(net, x).existing)
@@ -67,7 +75,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("form", ["fast", "portable"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", FOREIGN)
 def test_blocks_of_timm_and_torchvision(name: str, form: str) -> None:
     net, x = as_trained(Family(name, 0).build()), torch.randn(2, 3, 64, 64)

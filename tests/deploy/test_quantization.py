@@ -49,7 +49,7 @@ def known_to_nncf(path: Path) -> list[bool]:
     return [block.in_float for block in senet.load_exported(target).blocks]
 
 
-@pytest.mark.parametrize("ending", ["xml", "onnx"])
+@pytest.mark.parametrize("ending", ["xml", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_nncf_knows_every_portable_block(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"net.{ending}"
     senet.export(classifier(), path, images(), form="portable")
@@ -90,7 +90,7 @@ def test_blocks_stay_in_float(tmp_path: Path, ending: str, tool: str, excitation
     assert others == ({"net.bin"} if ending == "xml" else set())
 
 
-@pytest.mark.parametrize(("ending", "tool"), WAYS)
+@pytest.mark.parametrize(("ending", "tool"), [("xml", "nncf"), ("onnx", "onnxruntime")])
 def test_blocks_in_int8_if_wanted(tmp_path: Path, ending: str, tool: str) -> None:
     path, shown = tmp_path / f"net.{ending}", images(16)
 

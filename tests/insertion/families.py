@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from torch import nn
 
 
@@ -90,3 +91,19 @@ FAMILIES = (
     Family("timm/lcnet_050", 11),
     Family("timm/gernet_s", 14),
 )
+
+# Networks of seconds each whose kind another one has: `make sweep` and the slow tests run them.
+HEAVY = {
+    *("timm/nasnetalarge", "timm/inception_resnet_v2", "timm/inception_v4", "timm/mobileone_s0"),
+    *("timm/cspdarknet53", "timm/xception41", "torchvision/wide_resnet50_2"),
+    "torchvision/resnext50_32x4d",
+}
+
+
+def cases(*heavy: str) -> list[Any]:
+    """Every family as a case of a test, slow for those above and the given ones."""
+    names = HEAVY | set(heavy)
+    return [
+        pytest.param(each, id=each.name, marks=[pytest.mark.slow] * (each.name in names))
+        for each in FAMILIES
+    ]

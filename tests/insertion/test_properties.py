@@ -8,7 +8,7 @@ import families
 import properties
 import pytest
 import torch
-from families import FAMILIES, Family
+from families import Family, cases
 
 import senet
 
@@ -25,7 +25,7 @@ ZERO_INITIALISED = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", cases())
 def test_a_family_keeps_what_insertion_promises(family: Family) -> None:
     example = torch.randn(2, 3, family.size, family.size)
     torch.manual_seed(0)
@@ -150,11 +150,14 @@ def test_a_detector_trains_as_before() -> None:
     assert all(p.grad is not None for p in senet.se_parameters(changed).se)
 
 
-HANDFUL = ["torchvision/resnet18", "torchvision/vgg11_bn", "torchvision/shufflenet_v2_x0_5",
-           "timm/vovnet39a", "timm/mobilenetv2_035"]  # fmt: skip
+HANDFUL = ["torchvision/resnet18", "torchvision/vgg11_bn", "torchvision/shufflenet_v2_x0_5"]
+MORE = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("timm/vovnet39a", "timm/mobilenetv2_035")
+]
 
 
-@pytest.mark.parametrize("name", HANDFUL)
+@pytest.mark.parametrize("name", [*HANDFUL, *MORE])
 def test_compile_and_export(name: str) -> None:
     example = torch.randn(2, 3, 64, 64)
     model = families.build(name)

@@ -65,7 +65,14 @@ def test_a_plan_is_of_a_network_with_its_weights() -> None:
         fold(net, plan)
 
 
-@pytest.mark.parametrize("name", ["own", "inserted", "post", "identity", "timm's MobileNetV3"])
+SAVED = [
+    "own",
+    "inserted",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("post", "identity")),
+]
+
+
+@pytest.mark.parametrize("name", [*SAVED, "timm's MobileNetV3"])
 @pytest.mark.parametrize("part", [False, True], ids=["all", "a part"])
 def test_a_folded_network_is_saved_and_loaded(name: str, part: bool, tmp_path: Path) -> None:
     make, _ = NETWORKS[name]

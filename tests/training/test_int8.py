@@ -35,7 +35,7 @@ def test_a_warning_where_the_interval_is_below_zero() -> None:
     assert accuracy(None).warning is None
 
 
-@pytest.mark.parametrize("blocks", ["float", "int8"])
+@pytest.mark.parametrize("blocks", ["float", pytest.param("int8", marks=pytest.mark.slow)])
 def test_accuracy_before_and_after(tmp_path: Path, blocks: str) -> None:
     torch.manual_seed(0)
     net = senet.create_model("se_resnet20", num_classes=10, in_chans=1).eval()
