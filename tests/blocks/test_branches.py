@@ -14,6 +14,7 @@ import senet
 from senet import ops
 from senet.blocks import branch_tail, branches
 from senet.detection import freeze_batchnorm
+from senet.ops import convolved
 from tolerances import assert_close
 
 
@@ -105,6 +106,20 @@ def test_what_calls_the_modules(name: str, calls: list[int]) -> None:
     assert calls == []
     with ops.use_backend("reference"):
         assert_close(y, module.relu(module.norm(module.conv(x)) - x))
+
+
+def test_after_warm_up_compiled_code_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    choose, net = convolved.choose, block()
+    net.norm.se.warm = True
+
+    def chosen(x: Tensor, *, training: bool, warm: bool) -> Any:
+        asked.append(warm)
+        return choose(x, training=training, warm=warm)
+
+    monkeypatch.setattr(convolved, "choose", chosen)
+    net(torch.randn(2, 8, 4, 4))
+    assert asked == [True]
 
 
 def test_hooks_are_called(calls: list[int]) -> None:

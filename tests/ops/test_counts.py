@@ -98,3 +98,14 @@ def test_what_changes_between_two_calls_is_noticed() -> None:
         for mine, true in zip(found["eager"], found["reference"], strict=True):
             assert_close(mine, true, name=name)
     assert len(api._CALLS) > prepared
+
+
+@needs_compiler
+def test_statistics_with_gaps_in_memory_move_too() -> None:
+    x, plain, norm = torch.randn(4, 3, 5, 5), torch.nn.BatchNorm2d(3), senet.SEBatchNorm2d(3)
+    norm.running_mean, norm.running_var = torch.zeros(3, 2)[:, 0], torch.ones(3, 2)[:, 1]
+    plain(x)
+    with ops.use_backend("inductor"):
+        norm(x)
+    assert_close(norm.running_mean, plain.running_mean)
+    assert_close(norm.running_var, plain.running_var)

@@ -72,7 +72,8 @@ def _without_map(
         return None
     vectors = norm.weight, norm.bias, norm.running_mean, norm.running_var
     given = x.to(dtype), conv.weight, window, vectors, excitation, identity
-    return convolution_batch_norm_se(*given, eps=norm.eps, mask=own_positions(identity))
+    mask = own_positions(identity)
+    return convolution_batch_norm_se(*given, eps=norm.eps, mask=mask, warm=se.warm)
 
 
 def _computing_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:

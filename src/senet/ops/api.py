@@ -20,7 +20,7 @@ from senet.ops.closed_form import Call, Case, plain, update
 from senet.ops.excitation import TwoLayers
 from senet.ops.layout import dense, order_of
 from senet.ops.modes import recomputing
-from senet.ops.reductions import acc_dtype
+from senet.ops.reductions import acc_dtype, share_of
 from senet.ops.stages import BATCH, FROZEN, NONE
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _make(
     case = Case(kind, order_of(x), inner, relu, eps, *gate)
     call = Call(case, choice.run or plain, choice.in_one and group is None, group)
     if key is not None:
-        if len(_CALLS) == _REMEMBERED:
+        if len(_CALLS) >= _REMEMBERED:
             _CALLS.clear()
         _CALLS[key] = call
     return call
@@ -240,10 +240,7 @@ def _closed_form(
         return add_act(y, identity, activation), *rest
     with no_autocast(x):
         x = dense(x, call.case.order)
-        share = None
-        if mask is not None:
-            share = mask.to(acc_dtype(x.dtype))
-            share = share / share.sum(tuple(range(1, share.dim())), keepdim=True)
+        share = None if mask is None else share_of(mask, acc_dtype(x.dtype))
         if call.group is not None or not isinstance(excitation, TwoLayers):
             return around_excitation(call, x, norm, identity, share, excitation)
         layers = excitation[:4]

@@ -23,7 +23,7 @@ from senet.ops.excitation import TwoLayers
 from senet.ops.layout import AS_IS, join, split
 from senet.ops.stages import BATCH, NONE
 
-__all__ = ["FusedSE", "double_backward", "fused_forward"]
+__all__ = ["FusedSE", "double_backward", "fused_backward", "fused_forward"]
 
 
 def fused_forward(
@@ -41,10 +41,39 @@ def fused_forward(
         y, *rest = forward(call, *tensors)
         return join(y, u.shape, order), *rest
     options: Any = {"case": call.case, "memo": call.memo}
-    y, *rest = call.run(forward_in_one, *running, *tensors, **options)
-    if running[2] is not None:  # compiled code does not tell autograd
-        increment_version([t for t in running[:2] if t is not None])
+    mean, var, momentum = running
+    own_mean, own_var = mean, var  # without gaps, as compiled code takes them
+    if momentum is not None:
+        own_mean = None if mean is None else mean.contiguous()
+        own_var = None if var is None else var.contiguous()
+    y, *rest = call.run(forward_in_one, own_mean, own_var, momentum, *tensors, **options)
+    if momentum is not None:  # compiled code does not tell autograd
+        increment_version([t for t in (own_mean, own_var) if t is not None])
+        if own_mean is not mean:
+            mean.copy_(own_mean)
+        if own_var is not var:
+            var.copy_(own_var)
     return join(y, u.shape, order), *rest, None
+
+
+def fused_backward(
+    call: Call, grad: Tensor, out: Tensor | None, u: Tensor, *tensors: Any, needs_map: bool
+) -> tuple[Any, ...]:
+    """Return what `closed_form.backward` does, with g, or None where that is dy, and dU as U is.
+
+    `tensors` are those behind U there: mu, rstd, gamma, beta, z or None, h, s, `share`, W1, b1, W2,
+    b2.
+    """
+    order, (*known, share, w1, b1, w2, b2) = call.case.order, tensors
+    dy, y, x, own = [None if t is None else split(t, order) for t in (grad, out, u, share)]
+    tensors = dy, y, x, *known, own, w1, b1, w2, b2
+    if call.in_one:
+        options: Any = {"case": call.case, "needs_map": needs_map, "memo": call.memo}
+        g, du, *grads = call.run(backward_in_one, *tensors, **options)
+    else:
+        g, du, *grads = backward(call, *tensors, needs_map=needs_map)
+    g = None if g is None else join(g, u.shape, order)
+    return g, None if du is None else join(du, u.shape, order), *grads
 
 
 @final
@@ -90,18 +119,9 @@ class FusedSE(Function):
                 norm = weight, bias, mu, var
                 du, *grads = double_backward(call, g, u, norm, share, layers)
             else:
-                order, size = call.case.order, u.shape
-                dy, y, x, own = (
-                    None if t is None else split(t, order) for t in (grad, out, u, share)
-                )
-                tensors: Any = dy, y, x, mu, rstd, weight, bias, z, h, s, own, *layers
-                if call.in_one:
-                    options = {"case": call.case, "needs_map": needs_map, "memo": call.memo}
-                    g, du, *grads = call.run(backward_in_one, *tensors, **options)
-                else:
-                    g, du, *grads = backward(call, *tensors, needs_map=needs_map)
-                g = grad if g is None else join(g, size, order) if needs_identity else None
-                du = None if du is None else join(du, size, order)
+                known = mu, rstd, weight, bias, z, h, s, share, *layers
+                g, du, *grads = fused_backward(call, grad, out, u, *known, needs_map=needs_map)
+                g = grad if g is None else g
         identity = g if needs_identity else None
         dgamma, dbeta, *dlayers = grads
         return None, None, du, dgamma, dbeta, None, None, identity, None, *dlayers

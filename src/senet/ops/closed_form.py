@@ -111,10 +111,17 @@ def find_statistics(call: Call, u: Tensor, *norm: Any) -> tuple[Any, ...]:
 
 
 def find_sums(
-    call: Call, grad: Tensor, out: Tensor | None, u: Tensor, affine: Any, share: Any, **again: bool
+    call: Call,
+    grad: Tensor,
+    out: Tensor | None,
+    u: Tensor,
+    affine: Any,
+    share: Any,
+    *,
+    again: bool = False,
 ) -> tuple[Tensor | None, Tensor, Sums, Any]:
     """Stage 3: g, or None where that is dy; ds; the sums; z. `affine` is mu, rstd, gamma, beta."""
-    options = {"order": call.case.order, "activation": call.case.activation, **again}
+    options = {"order": call.case.order, "activation": call.case.activation, "again": again}
     g, ds, *sums, z = call.run(stages.correlation, grad, out, u, *affine, share, **options)
     return g, ds, Sums(*sums), z
 

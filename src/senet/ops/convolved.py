@@ -32,12 +32,12 @@ from torch.autograd import Function
 
 from senet.functional import no_autocast
 from senet.ops import stages
-from senet.ops.autograd import double_backward, fused_forward
+from senet.ops.autograd import double_backward, fused_backward, fused_forward
 from senet.ops.backends import choose
-from senet.ops.closed_form import Call, Case, backward, backward_in_one, plain, resolve
+from senet.ops.closed_form import Call, Case, plain, resolve
 from senet.ops.excitation import TwoLayers, layers_backward
 from senet.ops.layout import AS_IS, CHANNELS_FIRST, dense, join, order_of, positions, split
-from senet.ops.reductions import acc_dtype, to_acc
+from senet.ops.reductions import acc_dtype, share_of, to_acc
 from senet.ops.stages import FROZEN, Sums
 
 __all__ = ["Window", "convolution_batch_norm_se"]
@@ -87,6 +87,7 @@ def convolution_batch_norm_se(
     *,
     eps: float,
     mask: Tensor | None,
+    warm: bool = False,
 ) -> Tensor:
     """Return relu(batch_norm_se(conv2d(x, kernel)) + identity), keeping x and it, but not U.
 
@@ -99,17 +100,15 @@ def convolution_batch_norm_se(
         identity: [N, C, H', W'] in a type of its own, maybe a wider one.
         eps: added to the variance.
         mask: as in `senet.ops.batch_norm_se`.
+        warm: as in `senet.ops.batch_norm_se`.
 
     Source: docs/free-se.md.
     """
-    choice, dtype = choose(identity, training=True), acc_dtype(x.dtype)
+    choice, dtype = choose(identity, training=True, warm=warm), acc_dtype(x.dtype)
     weight, bias, mean, var = norm
     case = Case(FROZEN, AS_IS, None, True, eps, *excitation[4:])  # noqa: FBT003
     call = Call(case, choice.run or plain, choice.in_one)
-    share = None
-    if mask is not None:
-        share = mask.to(dtype)
-        share = share / share.sum(tuple(range(1, share.dim())), keepdim=True)
+    share = None if mask is None else share_of(mask, dtype)
     tensors = weight, bias, mean.to(dtype), var.to(dtype), identity, share, *excitation[:4]
     with no_autocast(x):
         return _Convolved.apply(call, window, x, kernel, *tensors)  # type: ignore[no-any-return]
@@ -155,8 +154,7 @@ class _Convolved(Function):
             w = kernel.to(x.dtype)
             if call.differentiated():
                 g = torch.where(out <= 0, 0, grad)
-                with torch.enable_grad():
-                    u = window.convolve(x, w)
+                u = window.convolve(x, w)
                 du, *grads = double_backward(call, g, u, norm, share, layers)
                 wanted = [t for t in (x, kernel) if t.requires_grad]
                 each = iter(torch.autograd.grad(u, wanted, du, create_graph=True))
@@ -164,8 +162,8 @@ class _Convolved(Function):
             else:
                 few = positions(out, CHANNELS_FIRST) < POSITIONS
                 compute = _by_map if few else _by_image
-                maps = grad, out, x, w, share
-                g, du, dkernel, *grads = compute(call, window, *maps, norm[:3], known[:3], layers)
+                tensors = grad, out, x, w, share, weight, bias, mean, *known
+                g, du, dkernel, *grads = compute(call, window, *tensors)
                 rest = {"of_map": ctx.needs_input_grad[2], "of_kernel": dkernel is None}
                 dx, dw = window.gradients(du.to(x.dtype), x, w, **rest)
                 dkernel = (dw if dkernel is None else dkernel).to(kernel.dtype)
@@ -174,52 +172,26 @@ class _Convolved(Function):
         return None, None, dx, dkernel, dgamma, dbeta, None, None, identity, None, *dlayers
 
 
-def _by_map(
-    call: Call,
-    window: Window,
-    grad: Tensor,
-    out: Tensor,
-    x: Tensor,
-    w: Tensor,
-    share: Tensor | None,
-    norm: tuple[Any, ...],
-    known: list[Any],
-    layers: list[Any],
-) -> tuple[Any, ...]:
+def _by_map(call: Call, window: Window, *tensors: Any) -> tuple[Any, ...]:
     """Return g, dU, None, dgamma, dbeta and the layers', from a U that is computed again."""
-    (weight, bias, mean), (h, s, rstd), order = norm, known, call.case.order
-    maps = (split(t, order) for t in (grad, out, window.convolve(x, w)))
-    share = None if share is None else split(share, order)
-    tensors: Any = *maps, mean, rstd, weight, bias, None, h, s, share, *layers
-    if call.in_one:
-        options = {"case": call.case, "needs_map": True}
-        g, du, *grads = call.run(backward_in_one, *tensors, **options)
-    else:
-        g, du, *grads = backward(call, *tensors, needs_map=True)
-    return join(g, out.shape, order), join(du, out.shape, order), None, *grads
+    grad, out, x, w, share, weight, bias, mean, h, s, rstd, *layers = tensors
+    known = mean, rstd, weight, bias, None, h, s, share, *layers
+    u = window.convolve(x, w)
+    g, du, *grads = fused_backward(call, grad, out, u, *known, needs_map=True)
+    return g, du, None, *grads
 
 
-def _by_image(
-    call: Call,
-    window: Window,
-    grad: Tensor,
-    out: Tensor,
-    x: Tensor,
-    w: Tensor,
-    share: Tensor | None,
-    norm: tuple[Any, ...],
-    known: list[Any],
-    layers: list[Any],
-) -> tuple[Any, ...]:
+def _by_image(call: Call, window: Window, *tensors: Any) -> tuple[Any, ...]:
     """Return g, dU, dW, dgamma, dbeta and the layers', from the V of each image."""
-    (weight, bias, mean), (h, s, rstd), case = norm, known, call.case
+    grad, out, x, w, share, weight, bias, mean, h, s, rstd, *layers = tensors
+    case, wide = call.case, to_acc(w)
     order, size, gain = case.order, out.shape, stages.gain_of(rstd, weight)
     own = (torch.ones_like(out[:, :1]) if share is None else share > 0).to(rstd.dtype)
     count, windows = own.sum((1, 2, 3))[:, None], []
     for image, each in zip(torch.split(own, 1), torch.split(x, 1), strict=True):  # one channel: X L
-        given = image, to_acc(each), to_acc(w[:1])
+        given = image, to_acc(each), wide[:1]
         windows.append(window.gradients(*given, of_map=False, of_kernel=True)[1])
-    deviation = torch.stack([(v * w).flatten(1).sum(1) for v in windows]) / count - mean
+    deviation = torch.stack([(v * wide).flatten(1).sum(1) for v in windows]) / count - mean
     z = deviation * gain if bias is None else deviation * gain + bias.to(gain.dtype)
     g, a = call.run(stages.masked_sum, split(grad, order), split(out, order), order=order)
     g = join(g, size, order)
@@ -227,7 +199,7 @@ def _by_image(
     for n, image in enumerate(torch.split(g.to(x.dtype), 1)):
         _, v = window.gradients(image, x[n : n + 1], w, of_map=False, of_kernel=True)
         v = to_acc(v)
-        products.append((v * w).flatten(1).sum(1))
+        products.append((v * wide).flatten(1).sum(1))
         total.addcmul_(v, (s[n] * gain)[:, None, None, None])
     b = torch.stack(products) - mean * a
     ds = b * gain if bias is None else b * gain + a * bias.to(a.dtype)

@@ -227,7 +227,7 @@ class Inductor:
         arguments = compiled.arguments(given)
         ready = _Ready(compiled, arguments[: len(compiled.sizes)])
         result = compiled.call(arguments)
-        if len(self._known) == _REMEMBERED:
+        if len(self._known) >= _REMEMBERED:
             self._known.clear()
         self._known[key] = ready
         self.seconds += time.perf_counter() - start

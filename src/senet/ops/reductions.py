@@ -7,7 +7,15 @@ from torch import Tensor
 
 from senet.ops.layout import CHANNELS_LAST, broadcast, positions
 
-__all__ = ["acc_dtype", "moments", "negative_deviation", "spatial_mean", "spatial_sum", "to_acc"]
+__all__ = [
+    "acc_dtype",
+    "moments",
+    "negative_deviation",
+    "share_of",
+    "spatial_mean",
+    "spatial_sum",
+    "to_acc",
+]
 
 
 def acc_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -30,6 +38,12 @@ def spatial_sum(x: Tensor, order: str) -> Tensor:
         # time. Over all positions at once it would walk through the map in steps of C.
         return x.sum(2).sum(1)
     return x.sum(tuple(range(2, x.dim()))) if x.dim() > 2 else x
+
+
+def share_of(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the share of each position in the mean over an image's own, which `mask` marks."""
+    own = mask.to(dtype)
+    return own / own.sum(tuple(range(1, own.dim())), keepdim=True)
 
 
 def spatial_mean(x: Tensor, order: str, share: Tensor | None = None) -> Tensor:
