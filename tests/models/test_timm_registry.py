@@ -250,6 +250,13 @@ def test_stochastic_depth_by_timms_name_of_it() -> None:
         timm.create_model("se_bn_inception.senet", drop_path_rate=0.4)
 
 
+@pytest.mark.parametrize("name", ["se_resnet20", "timm/resnet18", "torchvision/convnext_tiny"])
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_a_rate_of_stochastic_depth_that_cannot_be(name: str, rate: float) -> None:
+    with pytest.raises(ConfigError, match=r"drop_path_rate must be in \[0, 1\), got"):
+        create_model(name, drop_path_rate=rate)
+
+
 @pytest.mark.parametrize("option", ["drop_block_rate", "output_stride"])
 def test_options_of_timm_that_these_networks_do_not_have_are_named(option: str) -> None:
     register_with_timm()

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from senet.errors import ConfigError, MissingPackageError, optional
+from senet.models.nets.classifier import check_drop_path
 
 __all__ = ["LIBRARIES", "OURS", "Library", "build_timm", "installed", "no_drop_path"]
 
@@ -62,6 +63,7 @@ def no_drop_path(name: str) -> ConfigError:
 
 def _dropping(name: str, build: Callable[..., nn.Module], option: str, rate: float) -> nn.Module:
     """Build a network with stochastic depth by its library's option, which some pass over."""
+    check_drop_path(rate)
     if not rate:
         return build()
     try:

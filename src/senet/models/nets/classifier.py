@@ -22,6 +22,7 @@ __all__ = [
     "Options",
     "ResidualBlock",
     "SEConv2d",
+    "check_drop_path",
     "last_conv",
     "last_norm",
 ]
@@ -32,6 +33,12 @@ Options = Mapping[str, Any] | None
 Block = Callable[[int, int, int], nn.Module]
 
 _POOLS = ("avg", "")
+
+
+def check_drop_path(rate: float) -> None:
+    """Raise a `ConfigError` for a rate of stochastic depth that cannot be."""
+    if not 0 <= rate < 1:
+        raise ConfigError(f"drop_path_rate must be in [0, 1), got {rate}")
 
 
 class ResidualBlock(nn.Module):
@@ -215,8 +222,7 @@ class Classifier(nn.Module, ABC):
         Raises:
             ConfigError: a rate that cannot be, or a network without residual blocks.
         """
-        if not 0 <= rate < 1:
-            raise ConfigError(f"drop_path_rate must be in [0, 1), got {rate}")
+        check_drop_path(rate)
         blocks = [each for each in self.modules() if isinstance(each, ResidualBlock)]
         if rate and not blocks:
             raise ConfigError(
