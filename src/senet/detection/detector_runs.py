@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -106,8 +106,8 @@ def train_detector(
         TrainingError: the loss is not finite, or the disk is full.
     """
     folder, where = Path(out), placement or Placement()
-    recipe = replace(config.train.loop(), precision=config.train.precision)
-    check_run(recipe, find_device(where.device), save_every=save_every, logger=config.logger)
+    device = find_device(where.device)
+    check_run(config.train.loop(), device, save_every=save_every, logger=config.logger)
     if first := is_first_process():
         before = begun_with(folder, DetectConfig(), resume=resume)
         check_same(before or config, config, free=_FREE)

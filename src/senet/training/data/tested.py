@@ -19,14 +19,14 @@ from senet.training.data.view import View
 __all__ = ["TestedImages", "evenly"]
 
 
-def evenly(total: int, count: int | None) -> list[int]:
+def evenly(total: int, count: int) -> list[int]:
     """Return `count` of the first `total` integers, evenly spread; all if there are not more.
 
     Example:
-        >>> evenly(10, 4), evenly(3, 4), evenly(2, None)
-        ([0, 2, 5, 7], [0, 1, 2], [0, 1])
+        >>> evenly(10, 4), evenly(3, 4)
+        ([0, 2, 5, 7], [0, 1, 2])
     """
-    if count is None or count >= total:
+    if count >= total:
         return list(range(total))
     return [k * total // count for k in range(count)]
 
@@ -58,7 +58,7 @@ class TestedImages:
         classes: Sequence[str],
         *,
         chosen: Sequence[int] | None = None,
-        batch_size: int = 64,
+        batch_size: int,
         workers: int = 0,
         unreadable: Unreadable,
     ) -> None:

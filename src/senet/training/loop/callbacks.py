@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from senet.errors import TrainingError
 from senet.files import write_text
@@ -56,7 +57,7 @@ class History(Callback):
     ) -> None:
         self.folder, self.finished = folder, finished
         self.epochs: list[dict[str, Any]] = []
-        self.tested: dict[str, Any] | None = None  # by class, in the epoch that counts
+        self.by_class: list[Tensor] | None = None  # in the test of the epoch that counts
         self._began = time.perf_counter()
         self._spent = 0.0  # in this epoch, by a run that was interrupted
         self._left_out: dict[str, None] = {}  # images that cannot be read
@@ -65,11 +66,12 @@ class History(Callback):
         """Return what a checkpoint keeps."""
         spent = self._spent + time.perf_counter() - self._began
         left_out = list(self._left_out)
-        return {"epochs": self.epochs, "tested": self.tested, "spent": spent, "left_out": left_out}
+        kept = {"epochs": self.epochs, "by_class": self.by_class}
+        return {**kept, "spent": spent, "left_out": left_out}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what a checkpoint kept."""
-        self.epochs, self.tested = list(state_dict["epochs"]), state_dict.get("tested")
+        self.epochs, self.by_class = list(state_dict["epochs"]), state_dict.get("by_class")
         self._spent = state_dict["spent"]
         self._left_out = dict.fromkeys(state_dict.get("left_out", ()))
 
@@ -98,8 +100,8 @@ class History(Callback):
         module.check_test(metrics["test_loss"])
         entry = {"epoch": trainer.current_epoch + 1, **metrics}
         self.epochs.append({**entry, "lr": lr, "seconds": seconds})
-        if chosen_epoch(self.epochs, train) is self.epochs[-1]:
-            self.tested = module.class_results
+        if chosen_epoch(self.epochs, train) is self.epochs[-1] and module.by_class is not None:
+            self.by_class = [count.cpu() for count in module.by_class]
         self._began, self._spent = time.perf_counter(), 0.0
         # before the checkpoint: a run that goes on from it does not log this epoch again
         log_numbers(trainer, self.epochs[-1], entry["epoch"])

@@ -24,7 +24,7 @@ from senet.training.config import TrainConfig
 from senet.training.config.train_config import MEASURES
 from senet.training.data import NETWORK, ImageData, mix_seeds
 from senet.training.loop.checkpoints import last_good
-from senet.training.loop.counts import Counts, class_results
+from senet.training.loop.counts import Counts
 from senet.training.loop.losses import loss_of
 from senet.training.loop.optimizer import optimizer_of
 from senet.training.loop.schedule import freeze_norms, frozen_parameters, lr_factor
@@ -84,7 +84,7 @@ class Classifier(LightningModule):
     # a test may have fewer images than there are devices
     allow_zero_length_dataloader_with_multiple_devices = True
     first_bad_step: Tensor
-    class_results: dict[str, Any] | None = None  # of the last test
+    by_class: tuple[Tensor, ...] | None = None  # counts of the last test
 
     def __init__(self, net: nn.Module, data: ImageData, train: TrainConfig) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ class Classifier(LightningModule):
         if (self.current_epoch + 1) % self.train_config.test_every == 0:
             counts = self.counts.compute()
             metrics |= {name: counts[each] for name, each in _TEST_METRICS.items()}
-            self.class_results = class_results(self.data.classes, *counts["by_class"])
+            self.by_class = counts["by_class"]
             if len(self.data.classes) <= 5:
                 metrics["test_top5"] = None
             if (only := counts["only_answer"]) is not None:

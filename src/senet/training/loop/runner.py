@@ -27,6 +27,7 @@ from senet.training.loop.checkpoints import (
     step_of,
 )
 from senet.training.loop.choice import ended_early
+from senet.training.loop.counts import class_results
 from senet.training.loop.loggers import check_logger, logging_to
 from senet.training.loop.module import Classifier
 from senet.training.loop.optimizer import check_optimizer
@@ -146,8 +147,9 @@ def train_run(
         history = History(folder)
         kept = read_checkpoint(newest)["callbacks"]
         for callback in (history, *callbacks):
-            callback.load_state_dict(kept.get(callback.state_key) or callback.state_dict())
-        return Run(finished, done=True, tested=history.tested)
+            if state := kept.get(callback.state_key):
+                callback.load_state_dict(state)
+        return Run(finished, done=True, tested=_tested(history, data))
     placement = device if isinstance(device, Placement) else Placement(str(device), join=False)
     steps_callback = Steps(
         *(on_progress, stop),
@@ -165,10 +167,15 @@ def train_run(
         try:
             trainer.fit(module(net, data, train), ckpt_path=newest)
         except Stopped:
-            return Run(finished_epochs(folder), done=False, tested=history.tested)
+            return Run(finished_epochs(folder), done=False, tested=_tested(history, data))
     if trainer.is_global_zero:
         history.write()  # the run may have been killed between its last two files
-    return Run(history.epochs, done=True, tested=history.tested)
+    return Run(history.epochs, done=True, tested=_tested(history, data))
+
+
+def _tested(history: History, data: Any) -> dict[str, Any] | None:
+    """Return what the test of the epoch that counts says of each class."""
+    return None if history.by_class is None else class_results(data.classes, *history.by_class)
 
 
 def _trainer(
