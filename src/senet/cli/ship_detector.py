@@ -44,7 +44,7 @@ def ship_detector(
         from senet.detection.box_data import BoxImages
         from senet.detection.detector_files import export_detector
         from senet.detection.detector_runs import load_detector, split_images
-    from senet.training.data import evenly
+    from senet.training.data import Unreadable, evenly
     from senet.training.run_folder import check_writable
 
     check_writable(target.parent)
@@ -52,9 +52,14 @@ def ship_detector(
     with showing_progress(Console(stderr=as_json)) as on_progress:
         on_progress("reading test images", 0, 1)
         split = split_images(trained)
-        rows = BoxImages(split)
-        read = (rows[k] for k in evenly(len(split), images or _IMAGES))
-        shown = [row[0] for row in read if not isinstance(row, str)]
+        rows, shown = BoxImages(split), []
+        unreadable = Unreadable(trained.config.data.max_bad_images)
+        for k in evenly(len(split), images or _IMAGES):
+            row = rows[k]
+            if isinstance(row, str):
+                unreadable.add(row)
+            else:
+                shown.append(row[0])
         if not shown:
             raise DataError(f"no image of the {split.name} split can be read")
         on_progress(f"exporting {source}", 0, 1)

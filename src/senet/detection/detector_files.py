@@ -97,9 +97,9 @@ def export_detector(
     if not images:
         raise InputError("a detector is compared on images, and none was given")
     # OpenVINO takes no size that was computed in floating point
-    given, resize = trained.net.eval(), _resize
+    given, resize = copy.deepcopy(trained.net).eval(), _resize
     if engine.name == "openvino":
-        given, resize = _resizing(copy.deepcopy(given), _resize_exactly), _resize_exactly
+        given, resize = _resizing(given, _resize_exactly), _resize_exactly
     net = _resizing(deploy(trained.net, ([images[0]],)), resize)
     metadata = {
         "schema": SCHEMA,
@@ -138,7 +138,7 @@ class _OneImage(nn.Module):
 def _resizing(net: Any, resize: Callable[..., Any]) -> Any:
     """Return the detector, whose transform scales images by a function from now on."""
     net.transform.resize = types.MethodType(resize, net.transform)
-    return net.eval()
+    return net
 
 
 def _resize(transform: Any, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
