@@ -118,6 +118,7 @@ def _comparison_page(result: Mapping[str, Any]) -> str:
         power=part(part(result, "summary"), "power").get("text"),
         until=part(result, "until"),
         over_images=any(part(each, "over_images") for each in summary["differences"]),
+        no_image_intervals=part(result, "summary").get("no_image_intervals"),
         differences=[_named(each) for each in summary["differences"]],
         means=summary["arms"],
         difference=next(_se_against_plain(summary), None),

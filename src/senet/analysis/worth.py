@@ -93,7 +93,7 @@ def _gain(entry: Mapping[str, Any]) -> str:
     difference, text = part(entry, "difference"), str(entry.get("verdict") or "no verdict")
     low, high = difference.get("low"), difference.get("high")
     ends = texts.interval(low, high)
-    open_ = text.startswith("no significant") and number(low) < number(high)
+    open_ = number(low) < number(high) and not _significant(difference)
     return f"{text}: anything from {ends} points is possible" if open_ else text
 
 

@@ -45,6 +45,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
             f"from {result['config']['weights']}; statistics of the batch norms "
             f"{result['config']['bn_statistics']} in all arms"
         )
+    if summary.get("no_image_intervals"):
+        notes.append(f"no intervals over images: {summary['no_image_intervals']}")
     if summary.get("power"):
         notes.append(summary["power"]["text"])
     goal = result.get("until")

@@ -17,7 +17,7 @@ from torch import nn
 
 from senet.analysis.over_images import Outcomes
 from senet.errors import DataError, first_line, optional
-from senet.files import write_whole
+from senet.insertion.saving import write_tensors
 from senet.training.config import TrainConfig
 from senet.training.data import ImageData
 from senet.training.loop.module import channels_last, logits_of
@@ -70,10 +70,7 @@ def kept_outcomes(
     kept = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if len(data.classes) <= 5:
         del kept["top5"]
-    with optional("keeping what networks say of each image"):
-        from safetensors.torch import save_file
-
-    write_whole(folder / FILE, lambda path: save_file(kept, path, {"format": FORMAT}))
+    write_tensors(folder / FILE, kept, {"format": FORMAT})
     return Outcomes(**kept)
 
 

@@ -187,8 +187,8 @@ def power_of(folder: str | os.PathLike[str], *, seeds: int) -> dict[str, Any]:
     result = upgraded(read_result(folder / "results.json", *SCHEMAS))
     arms, outcomes = arms_of(result), {}
     for arm in arms:
-        places = {seed: folder / "runs" / f"{arm}-seed{seed}" for seed in (0,)}
-        outcomes[arm] = {k: read_outcomes(of) for k, of in places.items() if (of / FILE).exists()}
+        run = folder / "runs" / f"{arm}-seed0"
+        outcomes[arm] = {0: read_outcomes(run)} if (run / FILE).exists() else {}
     planned = planned_power(result["runs"], arms, outcomes, seeds=seeds)
     if planned is None:
         raise ConfigError(
