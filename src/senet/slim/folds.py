@@ -105,7 +105,7 @@ class FoldPlan:
     max_drop: float | None
     majority_share: float
     example: Tensor = field(repr=False)
-    outputs: tuple[Tensor, ...] = field(repr=False, default=())
+    outputs: tuple[Tensor, ...] = field(repr=False)
 
     @property
     def constants(self) -> dict[str, Tensor]:

@@ -102,10 +102,13 @@ def prune(
 def _kept(net: nn.Module, globs: Sequence[str]) -> set[str]:
     """Return the paths of modules that globs take; each must take some."""
     paths = [path for path, _ in net.named_modules()]
+    kept: set[str] = set()
     for glob in globs:
-        if not fnmatch.filter(paths, glob):
+        taken = fnmatch.filter(paths, glob)
+        if not taken:
             raise InputError(f"keep must take some of the model's modules, got {glob!r}")
-    return {path for glob in globs for path in fnmatch.filter(paths, glob)}
+        kept.update(taken)
+    return kept
 
 
 def _makers_of_outputs(net: nn.Module, example: Tensor) -> set[str]:
