@@ -90,7 +90,7 @@ PARTS = {
     "scratch": Part(
         models=("resnet20", "resnet32"),
         arms=("plain", "se", "constant"),
-        train=TrainConfig(epochs=5, test_every=5, **COMMON),
+        train=TrainConfig(epochs=3, test_every=3, **COMMON),
         seeds=5,
         images=None,
         pilot=("plain", "se"),

@@ -266,6 +266,9 @@ def page(parts: Mapping[str, Any]) -> str:
         "    --weights ../shared/data/weights/resnet20-12fca82f.th",
         "```",
         "",
-        "Interrupted, the same command goes on; runs go seed by seed over all arms and networks.",
+        "Interrupted, the same command goes on; runs go seed by seed over all arms and networks. "
+        "The fine-tuned networks are those of `benchmarks/excitations.py`. The smaller budgets and "
+        "the published networks were measured by the script before this one, "
+        "`benchmarks/cifar10.py` of commit 4e1ad36: `git worktree add ../before 4e1ad36`.",
     ]
     return "\n".join(lines) + "\n"
