@@ -189,7 +189,7 @@ def gate(z: Tensor, excitation: str = "sigmoid", *, centered: bool = False) -> T
 
 def dense(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Map the channels of z linearly, in its type; weight [out, in] or a 1x1 convolution's."""
-    weight = weight.flatten(1).to(z.dtype)
+    weight = (weight.flatten(1) if weight.dim() > 2 else weight).to(z.dtype)
     bias = None if bias is None else bias.to(z.dtype)
     if z.dim() == 2:
         return F.linear(z, weight, bias)

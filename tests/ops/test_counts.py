@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import senet
 from ops.cases import needs_compiler
-from senet import SqueezeExcitation, ops
+from senet import SqueezeExcitation, functional, ops
 from senet.ops import api
 from senet.ops.inductor import INDUCTOR
 from tolerances import assert_close
@@ -109,3 +110,33 @@ def test_statistics_with_gaps_in_memory_move_too() -> None:
         norm(x)
     assert_close(norm.running_mean, plain.running_mean)
     assert_close(norm.running_var, plain.running_var)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("gate", functional.EXCITATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_evaluation_of_small_maps_is_the_reference_to_the_last_bit(gate, centered, dtype) -> None:
+    x, identity = (torch.randn(2, 3, 5, 4, dtype=dtype) for _ in range(2))
+    vectors = [torch.rand(3, dtype=dtype) + 0.5 for _ in range(4)]
+    layers = [torch.randn(*size, dtype=dtype) for size in ((2, 3), (2,), (3, 2), (3,))]
+    given = x.clone(), *vectors, ops.TwoLayers(*layers, gate, centered)
+    for end in {}, {"identity": identity.clone()}, {"identity": identity, "activation": "relu"}:
+        with torch.no_grad():
+            y = ops.batch_norm_se(*given, **end)
+        assert torch.equal(y, functional.batch_norm_se(*given, **end))
+        assert torch.equal(given[0], x)
+        assert torch.equal(end.get("identity", identity), identity)
+
+
+def test_evaluation_of_small_maps_makes_few_calls(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    from small_counts import count
+
+    block, x = senet.SEBatchNorm2d(16).eval(), torch.randn(1, 16, 4, 4)
+    with torch.no_grad():
+        found = count(partial(block, x))
+    # batch norm, mean, two layers, ReLU, gate, its view, product: the reference has 15, in 33 calls
+    assert found["operators"] <= 8
+    assert found["python calls of senet"] <= 17

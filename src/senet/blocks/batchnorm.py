@@ -59,8 +59,8 @@ class _SEBatchNorm(Host, nn.modules.batchnorm._BatchNorm):
 
     def block_inside(self, x: Tensor, *, training: bool = False) -> SqueezeExcitation | None:
         """Return the block if it and the batch norm are one op for the input x, else None."""
-        inside = fusible(self, self._plain, self.se, x, training=training)
-        return self.se if inside else None  # type: ignore[return-value]
+        se: Any = self._modules.get("se")
+        return se if fusible(self, self._plain, se, x, training=training) else None
 
 
 @final

@@ -132,7 +132,7 @@ def batch_norm_se(
     training, momentum, group = False, 0.0, None
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
         norm._check_input_dim(x)  # type: ignore[no-untyped-call]
-        training = _training(norm)
+        training = norm.training or (mean is None and var is None)
         if norm.training:
             momentum, group = _momentum(norm), _group(norm)
             if not norm.track_running_stats:

@@ -40,12 +40,13 @@ def hooked(*modules: nn.Module) -> bool:
         if hooks and not _only_look(hooks):
             return True
     for module in modules:
-        own = vars(module)
+        own = module.__dict__
         if "forward" in own:
             return True
-        for kind in _HOOKS:
-            if own[kind] and not _only_look(own[kind]):
-                return True
+        forward = own["_forward_pre_hooks"] or own["_forward_hooks"]
+        some = forward or own["_backward_hooks"] or own["_backward_pre_hooks"]
+        if some and not all(_only_look(own[kind]) for kind in _HOOKS):
+            return True
     return False
 
 
@@ -196,7 +197,7 @@ class SqueezeExcitation(nn.Module):
     @property
     def channels(self) -> int:
         """C."""
-        return self.fc1.in_features
+        return self._modules["fc1"].in_features  # type: ignore[union-attr, return-value]
 
     @property
     def hidden(self) -> int:

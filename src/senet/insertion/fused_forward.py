@@ -59,12 +59,12 @@ class Tail:
     def forward(self, block: Any, x: Tensor) -> Tensor:
         """Return what the block's own forward returns."""
         *first, last = self.branch
-        inner = x
+        inner, downsample = x, block.downsample
         for name in first:
             inner = getattr(block, name)(inner)
-        identity = x if block.downsample is None else block.downsample(x)
-        conv, norm, act = (getattr(block, name) for name in (last, self.norm, self.activation))
-        return branch_tail(conv, norm, inner, identity, act)
+        identity = x if downsample is None else downsample(x)
+        norm, act = getattr(block, self.norm), getattr(block, self.activation)
+        return branch_tail(getattr(block, last), norm, inner, identity, act)
 
 
 _BETWEEN = "se", "drop_path"
@@ -98,7 +98,7 @@ class _WithTail(Exchanged):
         if not isinstance(self, _WithTail):
             return forward_without(self)(x)  # type: ignore[unreachable]
         tail = tail_of(self._senet_base)
-        if tail is None or not tail.fits(self) or not isinstance(x, Tensor):
+        if tail is None or not isinstance(x, Tensor) or (tail.absent and not tail.fits(self)):
             return super().forward(x)
         return tail.forward(self, x)
 

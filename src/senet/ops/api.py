@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from senet import functional
 from senet.errors import InputError, unknown_name
-from senet.functional import ACTIVATIONS, add_act, check_map, no_autocast
+from senet.functional import ACTIVATIONS, EXCITATIONS, add_act, check_map, no_autocast
 from senet.ops.any_excitation import around_excitation
 from senet.ops.autograd import FusedSE, fused_forward
 from senet.ops.backends import Choice, choose
@@ -30,7 +31,9 @@ __all__ = ["batch_norm_se", "recalibrate"]
 
 _CALLS: dict[Hashable, Call] = {}  # never one of None, the key of what is not kept
 _REMEMBERED = 4096
+_VECTORS = "weight", "bias", "running_mean", "running_var"
 _NONE = (None,) * 3
+_AS_IT_IS = no_autocast(torch.empty(0))
 _NO_LAYERS = (None,) * 4
 
 
@@ -104,10 +107,14 @@ def batch_norm_se(
         >>> torch.allclose(y, 0.5 * normalised, atol=1e-6)
         True
     """
-    if group is not None and (not training or dist.get_world_size(group) == 1):
-        group = None
+    group = None if group is None else _sharing(group, training=training)
     choice = choose(x, training=training, warm=warm)
     vectors = weight, bias, running_mean, running_var
+    if choice.run is None and not (training or torch.is_grad_enabled()):
+        special = inner_activation is not None or mask is not None
+        result = None if special else _evaluate(x, vectors, excitation, identity, activation, eps)
+        if result is not None:
+            return result
     static = BATCH if training else FROZEN, inner_activation, activation, eps
     tensors = x, identity, mask, *vectors
     key = _key(choice, tensors, excitation, static) if group is None else None
@@ -117,15 +124,11 @@ def batch_norm_se(
         _check(x, identity, activation)
         _check_norm(x, vectors, *static[:2], alone=group is None)
         if group is None and (choice.run is None or x.numel() == 0):
+            options: Any = {"training": training, "eps": eps, "inner_activation": inner_activation}
             return functional.batch_norm_se(
                 *(x, running_mean, running_var, weight, bias, excitation),
-                inner_activation=inner_activation,
-                identity=identity,
-                activation=activation,
-                training=training,
+                **{**options, "identity": identity, "activation": activation, "mask": mask},
                 momentum=0.0 if repeated else momentum,  # not None: checkpointing counts the kept
-                eps=eps,
-                mask=mask,
             )
         call = _make(key, choice, tensors, excitation, static, group)
     norm, running = _vectors(call, x, vectors, momentum, copied=repeated)
@@ -136,6 +139,45 @@ def batch_norm_se(
         with torch.no_grad():
             update((running_mean, running_var, momentum), mu, batch_var, count)
     return y  # type: ignore[no-any-return]
+
+
+def _sharing(group: Any, *, training: bool) -> Any:
+    """Return the processes that share a batch, None where there is one alone."""
+    return group if training and dist.get_world_size(group) > 1 else None
+
+
+def _evaluate(
+    x: Tensor, vectors: Any, layers: Any, identity: Any, activation: Any, eps: float
+) -> Tensor | None:
+    """Return what the reference does in evaluation, to the last bit, in as few calls as can be.
+
+    On small maps each call of an operator or a function counts, not what it computes; on larger
+    ones each map that is written. None where the reference has more to do, or to refuse.
+    """
+    if type(x) is not Tensor or type(layers) is not TwoLayers or no_autocast(x) is not _AS_IT_IS:
+        return None
+    (weight, bias, mean, var), kind, dims = vectors, x.dtype, x.dim()
+    w1, b1, w2, b2, gate, centered = layers
+    if identity is not None and (identity.shape != x.shape or identity.dtype is not kind):
+        return None
+    if dims < 3 or activation not in (None, "relu"):
+        return None
+    if torch._C._are_functorch_transforms_active():
+        return None
+    try:
+        y = F.batch_norm(x, mean, var, weight, bias, eps=eps)
+    except (RuntimeError, ValueError):
+        return None
+    z = y.mean(tuple(range(2, dims)), dtype=acc_dtype(kind))
+    if [t for t in layers[:4] if t is not None and (t.dtype is not z.dtype or t.dim() > 2)]:
+        s = layers(z)
+    else:
+        s = EXCITATIONS[gate][centered](F.linear(F.linear(z, w1, b1).relu_(), w2, b2))
+    s = s if s.dtype is kind else s.to(kind)
+    y.mul_(s.view(*s.shape, *(1,) * (dims - 2)))
+    if identity is not None:
+        y.add_(identity)
+    return y if activation is None else y.relu_()
 
 
 def _vectors(call: Call, x: Tensor, vectors: Any, momentum: float, *, copied: bool) -> Any:
@@ -271,11 +313,11 @@ def _check(x: Tensor, identity: Tensor | None, activation: str | None) -> None:
 def _check_norm(x: Tensor, vectors: Any, kind: str, inner: str | None, *, alone: bool) -> None:
     if inner is not None and inner not in ACTIVATIONS:
         raise unknown_name("activation", inner, ACTIVATIONS)
-    names = "weight", "bias", "running_mean", "running_var"
-    for name, vector in zip(names, vectors, strict=True):
-        if vector is not None and vector.shape != x.shape[1:2]:
+    size = x.shape[1:2]
+    for place, vector in enumerate(vectors):
+        if vector is not None and vector.shape != size:
             raise InputError(
-                f"{name} must be [C] = {list(x.shape[1:2])} for a map {list(x.shape)}, "
+                f"{_VECTORS[place]} must be [C] = {list(size)} for a map {list(x.shape)}, "
                 f"got {list(vector.shape)}"
             )
     if kind == FROZEN and (vectors[2] is None or vectors[3] is None):

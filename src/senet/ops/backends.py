@@ -136,23 +136,21 @@ def _large(values: int, *, training: bool) -> bool:
 
 
 @functools.cache
-def _automatic(device: str, *, training: bool, large: bool, warm: bool) -> Choice:
-    """Return what "auto" takes if it can run, and why."""
+def _automatic(device: str, *, training: bool, warm: bool) -> Choice:
+    """Return what "auto" takes where compiled code is worth it, if it can run, and why."""
     if device not in ("cpu", "cuda", "xpu"):
         return Choice("reference", f"auto: Inductor is not used on {device}")
     if warm:
         return Choice("inductor", "auto: for maps of all sizes, after senet.warm_up")
     floor = TRAINING_VALUES if training else OTHER_VALUES
     purpose = "with statistics of the batch" if training else "with given statistics or none"
-    size = f"from {floor:,} values on" if large else f"below {floor:,} values"
-    return Choice("inductor" if large else "reference", f"auto: for maps {purpose} {size}")
+    return Choice("inductor", f"auto: for maps {purpose} from {floor:,} values on")
 
 
-def _available(device: str, values: int, *, training: bool, warm: bool = False) -> Choice:
+def _available(device: str, *, training: bool, warm: bool = False) -> Choice:
     """Return what runs: what is wanted, or, with one warning, the reference in its place."""
     if _requested == "auto":
-        large = _large(values, training=training)
-        wanted = _automatic(device, training=training, large=large, warm=warm)
+        wanted = _automatic(device, training=training, warm=warm)
     else:
         wanted = Choice(_requested, "set_backend")
     name, reason, *_ = wanted
@@ -175,10 +173,8 @@ def _available(device: str, values: int, *, training: bool, warm: bool = False) 
     return Choice("reference", f"in place of {name}: {why}")
 
 
-def _under_a_mode(values: int, *, training: bool, warm: bool) -> Choice:
+def _under_a_mode() -> Choice:
     """Return what a dispatch mode sees: what would run, in ordinary operations, not compiled."""
-    if _requested == "auto" and not (warm or _large(values, training=training)):
-        return _SMALL
     report = observer()
 
     def reported(stage: Callable[..., Any], *tensors: Any, **options: Any) -> Any:
@@ -197,11 +193,13 @@ def choose(x: Tensor, *, training: bool, warm: bool = False) -> Choice:
         return _REFERENCE
     if torch.compiler.is_compiling():  # first: Dynamo cannot trace the questions below
         return _TRACED
+    if _requested == "auto" and not warm and not _large(x.numel(), training=training):
+        return _SMALL
     if transformed():
         return _TRANSFORMED
     if watched(x):
-        return _under_a_mode(x.numel(), training=training, warm=warm)
-    return _available(x.device.type, x.numel(), training=training, warm=warm)
+        return _under_a_mode()
+    return _available(x.device.type, training=training, warm=warm)
 
 
 def fuses(x: Tensor, *, training: bool, warm: bool = False) -> bool:
@@ -228,5 +226,5 @@ def backend(device: torch.device | str = "cpu", *, warm: bool = False) -> Backen
         'set_backend'
     """
     kind = torch.device(device).type
-    choice = _available(kind, TRAINING_VALUES, training=True, warm=warm)
+    choice = _available(kind, training=True, warm=warm)
     return Backend(choice.name, _requested, choice.reason, INDUCTOR.count, INDUCTOR.seconds)
