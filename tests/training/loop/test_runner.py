@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from senet.errors import ConfigError, DataError, TrainingError
+from senet.insertion import se_modules
+from senet.models import create_model
 from senet.training import TrainConfig
 from senet.training.data import ImageData
 from senet.training.loop.checkpoints import (
@@ -150,6 +152,13 @@ def test_compiled_run_has_the_same_checkpoints(
     assert numbers(rest) == numbers(plain)
     assert_same_weights(net, twin)
     assert_same_weights(load_weights(TinyNet(2), tmp_path / "part"), net)
+
+
+def test_blocks_may_be_compiled_for_maps_of_every_size(data: ImageData) -> None:
+    for warm_up in (False, True):
+        net = create_model("se_resnet20", num_classes=2)
+        Classifier(net, data, replace(RECIPE, warm_up=warm_up))
+        assert [block.warm for block in se_modules(net).values()] == [warm_up] * 9
 
 
 def test_what_is_finished_is_not_trained_again(data: ImageData, tmp_path: Path) -> None:

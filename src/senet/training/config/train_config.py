@@ -152,6 +152,8 @@ class TrainConfig(Config):
             the loss on the validation images; None never does.
         precision: "fp32", or "bf16" and "fp16" by autocast.
         compile: train through torch.compile.
+        warm_up: compile SE blocks for maps of every size, as after `senet.warm_up`: for images of 8
+            to 96 pixels in trainings of minutes; a short one does not win the seconds back.
         workers: processes that read images from disk; None chooses. Images of at most 64 px are
             held in memory and need none. The numbers do not depend on it.
         seed: of the weights, the order of the images, the augmentation and dropout.
@@ -208,6 +210,7 @@ class TrainConfig(Config):
     patience: int | None = option(None, least=1)
     precision: str = option("fp32", choices=PRECISIONS)
     compile: bool = False
+    warm_up: bool = False
     workers: int | None = option(None, least=0)
     seed: int = option(0, least=0)
 
