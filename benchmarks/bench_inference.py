@@ -9,7 +9,9 @@ drifts slows all of them alike:
     portable     after `senet.deploy(form="portable")`: the blocks as a module of their own
     single       at batch 1, after `senet.deploy(form="single")`, where that differs
 
-A row is the median of the pairwise ratios to the plain network, with a 95 % interval of the median.
+A row is the median of the pairwise ratios to the plain network. Each network is loaded several
+times, since where its weights lie in memory moves a latency by some percent: the interval reaches
+over the 95 % intervals of the median of all loads.
 Rows go to benchmarks/results/inference.csv as they come; a run that was stopped goes on where it
 was (rows of other versions are measured again, --again measures all).
 
@@ -30,8 +32,7 @@ import platform
 import statistics
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ RESULTS = Path(__file__).parent / "results" / "inference.csv"
 PROFILE = Path(__file__).parent / "results" / "inference_profile.csv"
 COLUMNS = (
     *("network", "variant", "engine", "precision", "batch", "size", "ratio", "low", "high"),
-    *("plain_ms", "rounds", "threads", "processor", "load", "engine_version", "versions"),
+    *("plain_ms", "loads", "rounds", "threads", "processor", "load", "engine_version", "versions"),
 )
 CASE = 6  # the first columns say which case a row is
 # name: the plain network, and whether SE is inserted or its own blocks are taken away for "plain"
@@ -59,7 +60,7 @@ NETWORKS = {
     "efficientnet_b0": ("timm", "efficientnet_b0", False),
     "seresnet50": ("timm", "seresnet50", False),
 }
-Call = Callable[[], Any]
+Case = tuple[str, str, str, int]  # network, engine, precision, batch
 
 
 def as_trained(net: nn.Module) -> nn.Module:
@@ -97,7 +98,7 @@ def build(name: str, image: Tensor) -> tuple[nn.Module, nn.Module]:
     return without_blocks(plain), with_se
 
 
-def variants(name: str, image: Tensor) -> dict[str, nn.Module]:
+def variants(name: str, image: Tensor) -> engines.Nets:
     """Return the networks that take turns; "plain" comes first."""
     plain, with_se = build(name, image)
     nets = {
@@ -112,58 +113,6 @@ def variants(name: str, image: Tensor) -> dict[str, nn.Module]:
     return nets
 
 
-def eager(nets: dict[str, nn.Module], image: Tensor, precision: str) -> dict[str, Call]:
-    """Run in PyTorch, channels last."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    x = image.to(dtype).contiguous(memory_format=torch.channels_last)
-    moved = {
-        name: net.to(dtype).to(memory_format=torch.channels_last) for name, net in nets.items()
-    }
-    return {name: lambda net=net: net(x) for name, net in moved.items()}
-
-
-def compiled(nets: dict[str, nn.Module], image: Tensor, precision: str) -> dict[str, Call]:
-    """Run through torch.compile, with the weights frozen into the code."""
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True
-    torch._dynamo.reset()
-    return eager({name: torch.compile(net) for name, net in nets.items()}, image, precision)
-
-
-def written(net: nn.Module, image: Tensor, path: Path) -> Path:
-    """Write a network as it is, for images of this number and size, and return the file."""
-    from senet.deploy.engines import engine_of
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        engine_of(path).write(torch.export.export(net, (image,)), path, {})
-    return path
-
-
-def onnx(nets: dict[str, nn.Module], image: Tensor, _: str) -> dict[str, Call]:
-    """Run in ONNX Runtime, which has no bfloat16 convolution on CPUs."""
-    calls = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, net in nets.items():
-            session = engines.onnx_session(written(net, image, Path(folder) / f"{name}.onnx"))
-            given = {session.get_inputs()[0].name: image.numpy()}
-            calls[name] = lambda session=session, given=given: session.run(None, given)
-    return calls
-
-
-def openvino(nets: dict[str, nn.Module], image: Tensor, precision: str) -> dict[str, Call]:
-    """Run in OpenVINO."""
-    calls = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, net in nets.items():
-            path = written(net, image, Path(folder) / f"{name}.xml")
-            request = engines.openvino_request(path, precision)
-            calls[name] = lambda request=request: request.infer([image.numpy()])
-    return calls
-
-
-ENGINES = {"eager": eager, "compile": compiled, "onnx": onnx, "openvino": openvino}
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
@@ -184,7 +133,14 @@ def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(ordered), ordered[low], ordered[n - 1 - low]
 
 
-def measure(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
+def over_loads(ratios: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Return the median of all loads, and an interval that reaches over those of each."""
+    each = [interval(of_one) for of_one in ratios]
+    median = statistics.median([ratio for of_one in ratios for ratio in of_one])
+    return median, min(low for _, low, _ in each), max(high for _, _, high in each)
+
+
+def measure(calls: dict[str, engines.Call], rounds: int) -> dict[str, list[float]]:
     """Let the networks take turns, and return the seconds of each round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -207,8 +163,8 @@ def processor() -> str:
     return " ".join([names[0] if names else platform.processor(), *kinds])
 
 
-def cases(options: argparse.Namespace) -> list[tuple[str, str, str, int]]:
-    """Network, engine, precision and batch of everything that is asked for."""
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Everything that is asked for."""
     asked = itertools.product(
         options.networks, options.engines, options.precisions, options.batches
     )
@@ -219,11 +175,14 @@ def main() -> None:
     """Measure what is asked for and add the rows to the csv, in the place of older ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
+    parser.add_argument(
+        "--engines", nargs="+", default=list(engines.ENGINES), choices=engines.ENGINES
+    )
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seconds", type=float, default=20.0, help="about, per case")
+    parser.add_argument("--loads", type=int, default=3, help="of each network, per case")
     parser.add_argument("--again", action="store_true", help="measure what is there, too")
     parser.add_argument("--profile", action="store_true", help="where the time goes")
     parser.add_argument("--write", action="store_true", help="write the tables of the pages only")
@@ -239,7 +198,7 @@ def main() -> None:
                 if engine in PACKAGES:
                     profile(name, engine, precision, image)
             elif options.again or not measured(case, options.size):
-                row(name, engine, precision, image, options.seconds)
+                row(case, image, options.seconds, options.loads)
     if not options.profile:
         pages.write(rows_of(RESULTS))
 
@@ -252,7 +211,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def measured(case: tuple[str, str, str, int], size: int) -> bool:
+def measured(case: Case, size: int) -> bool:
     """Whether the rows of a case are there, under the versions of now and on this processor."""
     name, engine, precision, batch = case
     now = {
@@ -269,32 +228,38 @@ def measured(case: tuple[str, str, str, int], size: int) -> bool:
     return any(now.items() <= row.items() for row in rows_of(RESULTS))
 
 
-def row(name: str, engine: str, precision: str, image: Tensor, seconds: float) -> None:
+def row(case: Case, image: Tensor, seconds: float, loads: int) -> None:
     """Measure one network in one engine, print and keep it."""
+    name, engine, precision, batch = case
     load = os.getloadavg()[0]
-    calls = ENGINES[engine](variants(name, image), image, precision)
-    for call in calls.values():
-        call()
-    start = time.perf_counter()
-    for call in calls.values():
-        call()
-    rounds = max(11, min(200, int(seconds / max(time.perf_counter() - start, 1e-3))))
-    times = measure(calls, rounds)
-    plain = times["plain"]
+    nets, times = variants(name, image), []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(loads):
+            calls = engines.ENGINES[engine](nets, image, precision, Path(folder))
+            for call in calls.values():
+                call()
+            start = time.perf_counter()
+            for call in calls.values():
+                call()
+            spent = max(time.perf_counter() - start, 1e-3)
+            times.append(measure(calls, max(11, min(200, int(seconds / loads / spent)))))
+    plain = statistics.median([t for each in times for t in each["plain"]])
     rows = []
-    for variant in list(times)[1:]:
-        pairs = zip(times[variant], plain, strict=True)
-        ratio, low, high = interval([with_se / without for with_se, without in pairs])
+    for variant in list(nets)[1:]:
+        pairs = [zip(each[variant], each["plain"], strict=True) for each in times]
+        ratios = [[with_se / without for with_se, without in each] for each in pairs]
+        ratio, low, high = over_loads(ratios)
         print(
-            f"{name:16} {variant:10} {engine:8} {precision} batch {len(image)}: "
+            f"{name:16} {variant:10} {engine:8} {precision} batch {batch}: "
             f"{ratio:.3f} [{low:.3f}, {high:.3f}]",
             flush=True,
         )
         numbers = [f"{number:.4f}" for number in (ratio, low, high)]
+        rounds = sum(map(len, ratios))
         rows.append(
             [
-                *(name, variant, engine, precision, len(image), image.shape[-1], *numbers),
-                *(f"{1e3 * statistics.median(plain):.2f}", rounds, torch.get_num_threads()),
+                *(name, variant, engine, precision, batch, image.shape[-1], *numbers),
+                *(f"{1e3 * plain:.2f}", loads, rounds, torch.get_num_threads()),
                 *(processor(), f"{load:.1f}", engine_version(engine), versions()),
             ]
         )
@@ -317,7 +282,7 @@ def profile(name: str, engine: str, precision: str, image: Tensor) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = {
             variant: engines.PROFILERS[engine](
-                written(net, image, Path(folder) / f"{variant}{engines.ENDINGS[engine]}"),
+                engines.written(net, image, Path(folder) / f"{variant}{engines.ENDINGS[engine]}"),
                 precision,
                 image,
             )

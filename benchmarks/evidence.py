@@ -176,6 +176,9 @@ def comparisons(name: str, options: argparse.Namespace, chosen: Any) -> Iterator
     part, place = PARTS[name], PARTS[name].rates.index(tuple(chosen))
     for seeds in range(1, part.seeds + 1):
         for model in part.models:
+            folder = Path(options.runs) / name / f"{model}-rate{place}"
+            if begun(folder) > seeds:
+                continue
             result = compare(
                 model=model,
                 data=data_of(name, options),
@@ -184,7 +187,7 @@ def comparisons(name: str, options: argparse.Namespace, chosen: Any) -> Iterator
                 arms=part.arms,
                 weights=None if name == "scratch" else options.weights,
                 seeds=seeds,
-                out=Path(options.runs) / name / f"{model}-rate{place}",
+                out=folder,
                 resume=True,
                 device=options.device,
                 timing=False,
@@ -193,6 +196,12 @@ def comparisons(name: str, options: argparse.Namespace, chosen: Any) -> Iterator
             )
             result["excitations"] = None  # in the report of the runs folder
             yield model, finished(result)
+
+
+def begun(folder: Path) -> int:
+    """How many seeds a comparison has that was interrupted; it does not go on with fewer."""
+    file = folder / "results.json"
+    return len(json.loads(file.read_text())["config"]["seeds"]) if file.exists() else 0
 
 
 def finished(result: dict[str, Any]) -> dict[str, Any]:

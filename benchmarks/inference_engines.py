@@ -1,14 +1,17 @@
-"""Files in ONNX Runtime and OpenVINO for bench_inference.py, and what their profilers say."""
+"""PyTorch, ONNX Runtime and OpenVINO for bench_inference.py, and what profilers say."""
 
 from __future__ import annotations
 
 import collections
+import copy
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 COLUMNS = (
     *("network", "variant", "engine", "precision", "batch", "size"),
@@ -17,6 +20,8 @@ COLUMNS = (
 ROUNDS = 30
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml"}
 Means = dict[str, tuple[float, float]]
+Nets = dict[str, nn.Module]
+Call = Callable[[], Any]
 
 
 def onnx_session(path: Path, *, profile: Path | None = None) -> Any:
@@ -96,3 +101,70 @@ class OpenVINOProfile:
 
 
 PROFILERS = {"onnx": OnnxProfile, "openvino": OpenVINOProfile}
+
+
+# ---- one call of each network
+
+
+def eager(nets: Nets, image: Tensor, precision: str, _: Path) -> dict[str, Call]:
+    """Run in PyTorch, channels last."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    x, copied = image.to(dtype).contiguous(memory_format=torch.channels_last), copy.deepcopy(nets)
+    moved = {n: net.to(dtype).to(memory_format=torch.channels_last) for n, net in copied.items()}
+    return {name: lambda net=net: net(x) for name, net in moved.items()}
+
+
+def compiled(nets: Nets, image: Tensor, precision: str, folder: Path) -> dict[str, Call]:
+    """Run through torch.compile, with the weights frozen into the code."""
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    torch._dynamo.reset()
+    return eager({n: _Compiled(net) for n, net in nets.items()}, image, precision, folder)
+
+
+class _Compiled(nn.Module):
+    """A network that is compiled where it is called, so that a copy of it is, too."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Any:
+        """Call the compiled network."""
+        if "call" not in vars(self):
+            vars(self)["call"] = torch.compile(self.net)
+        return vars(self)["call"](x)
+
+
+def written(net: nn.Module, image: Tensor, path: Path) -> Path:
+    """Write a network as it is, for images of this number and size, and return the file."""
+    from senet.deploy.engines import engine_of
+
+    if not path.exists():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            engine_of(path).write(torch.export.export(net, (image,)), path, {})
+    return path
+
+
+def onnx(nets: Nets, image: Tensor, _: str, folder: Path) -> dict[str, Call]:
+    """Run in ONNX Runtime, which has no bfloat16 convolution on CPUs."""
+    calls = {}
+    for name, net in nets.items():
+        session = onnx_session(written(net, image, folder / f"{name}.onnx"))
+        given = {session.get_inputs()[0].name: image.numpy()}
+        calls[name] = lambda session=session, given=given: session.run(None, given)
+    return calls
+
+
+def openvino(nets: Nets, image: Tensor, precision: str, folder: Path) -> dict[str, Call]:
+    """Run in OpenVINO."""
+    calls = {}
+    for name, net in nets.items():
+        request = openvino_request(written(net, image, folder / f"{name}.xml"), precision)
+        calls[name] = lambda request=request: request.infer([image.numpy()])
+    return calls
+
+
+ENGINES = {"eager": eager, "compile": compiled, "onnx": onnx, "openvino": openvino}
