@@ -1,4 +1,4 @@
-"""eta^2 under permuted labels: the closed form against all permutations, and against many."""
+"""Permuted labels: the closed forms against all permutations, and against many."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from senet.analysis.chance import eta_squared_by_chance
+from senet.analysis.chance import eta_squared_by_chance, selectivity_by_chance
 from tolerances import assert_close
 
 
@@ -88,3 +88,28 @@ def test_too_few_images_or_one_class_have_no_spread() -> None:
     assert eta_squared_by_chance(torch.tensor([2, 1]), one, one).std.isnan().all()
     assert eta_squared_by_chance(torch.tensor([9]), one, one).std.isnan().all()
     assert eta_squared_by_chance(torch.tensor([1]), one, one).mean != 0.0
+
+
+@pytest.mark.parametrize("sizes", [[150, 150], [20, 40, 240], [30] * 10])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_selectivity_by_chance_is_that_of_shuffled_labels(sizes: list[int], skewed: bool) -> None:
+    s = torch.rand(300, dtype=torch.float64)
+    s = s**4 if skewed else s
+    shuffled = s[torch.rand(4000, 300).argsort(1)]
+    means = torch.stack([part.mean(1) for part in shuffled.split(sizes, 1)], 1)
+    top, rest = means.amax(1), (means.sum(1) - means.amax(1)) / (len(sizes) - 1)
+    index = (top - rest) / (top + rest)
+    second = (s - s.mean()).square().sum()
+
+    given = selectivity_by_chance(torch.tensor(sizes), s.mean()[None], second[None]).item()
+    # 4000 shuffles give the mean to 1 %; a skewed gate's class means are not quite normal
+    assert given == pytest.approx(index.mean().item(), rel=0.04)
+
+
+def test_selectivity_by_chance_has_the_tabulated_mean_of_a_largest_normal() -> None:
+    mean, second = torch.tensor([1e6, 0.5], dtype=torch.float64), torch.tensor([9999.0, 0.0])
+    many = selectivity_by_chance(torch.full((10,), 1000), mean, second)
+
+    assert many[0].item() == pytest.approx(10 / 9 * 1.5387527308 / 1000**0.5 / 2e6, rel=1e-6)
+    assert many[1].item() == 0.0  # a constant gate
+    assert selectivity_by_chance(torch.tensor([7]), mean, second).isnan().all()

@@ -113,6 +113,13 @@ def test_words_and_numbers_are_those_of_the_gates(
     assert f"The class explains {100 * gates.block('se1').specificity.mean:.1f} %" in page
     assert f"{share:.1f} %" in page
     assert f"{100 * costs.accuracy:.2f} %" in page
+    block = gates.block("se2")
+    both, ends = (
+        (block.selectivity, block.selectivity_by_chance),
+        (block.minimum.min(), block.maximum.max()),
+    )
+    assert "{:.3f} (chance {:.3f})".format(*(each.mean() for each in both)) in page
+    assert all(f">{end.item():.3f}</td>" in page for end in ends)
 
 
 def test_chosen_classes_and_one_class_and_an_unknown_one(

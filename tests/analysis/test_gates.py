@@ -71,6 +71,18 @@ def test_selectivity_is_that_of_morcos() -> None:
     assert block.selectivity.item() == pytest.approx((0.6 - 0.3) / (0.6 + 0.3), rel=1e-6)
 
 
+def test_selectivity_is_that_of_chance_where_labels_say_nothing() -> None:
+    s, labels = torch.rand(230, 400, dtype=torch.float64), torch.tensor([0, 1, 1, 3, 4] * 46)
+    block = _block(s, labels, 6)  # two classes without an image, one twice as large
+    selectivity, chance = block.selectivity.mean().item(), block.selectivity_by_chance
+    told = _block(s + labels[:, None] / 10, labels, 6)
+
+    # the mean of 400 channels is known to 2 %
+    assert selectivity == pytest.approx(chance.mean().item(), rel=0.06)
+    assert (chance.max() / chance.min()).item() < 1.5
+    assert (told.selectivity > 2 * told.selectivity_by_chance).all()
+
+
 @pytest.mark.parametrize(
     ("values", "scale", "low", "high"),
     [
@@ -88,6 +100,7 @@ def test_saturation_is_on_the_scale_of_the_papers_sigmoid(
     assert block.scale == scale
     assert block.low_share.value == pytest.approx(low, nan_ok=True)
     assert block.high_share.value == pytest.approx(high, nan_ok=True)
+    assert block.saturated_share.value == pytest.approx(low + high, nan_ok=True)
 
 
 def test_a_given_scale_counts() -> None:

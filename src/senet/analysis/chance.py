@@ -1,8 +1,10 @@
-"""What labels would explain if they were dealt out at random: eta^2 under permutation.
+"""What labels would explain if they were dealt out at random: eta^2 and selectivity by chance.
 
 eta^2 = SS_between / SS_total of N values in K groups of given sizes. Over all permutations of the
 labels its mean is (K - 1) / (N - 1), whatever the values; its variance depends on the values by
-their fourth moment only. Both are exact, so neither values nor shuffled labels are kept.
+their fourth moment only. Both are exact, so neither values nor shuffled labels are kept. The class
+selectivity index is that of a largest class mean, so it is above 0 by chance, too: how far follows
+from the values' mean and variance, for classes of more than a few images.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from senet.errors import optional
 
-__all__ = ["Chance", "eta_squared_by_chance"]
+__all__ = ["Chance", "eta_squared_by_chance", "selectivity_by_chance"]
 
 
 class Chance(NamedTuple):
@@ -95,3 +97,59 @@ def eta_squared_by_chance(sizes: Tensor, second: Tensor, fourth: Tensor) -> Chan
     both = rest.sum() ** 2 - rest.square().sum()
     crossed = two_two * pairs + two_one_one * 2 * (groups - 1) * rest.sum() + one_each * both
     return Chance(mean, (own + crossed - mean**2).clamp_min(0).sqrt())
+
+
+def selectivity_by_chance(sizes: Tensor, mean: Tensor, second: Tensor) -> Tensor:
+    """Return the mean of the class selectivity index over permutations of the labels, [C].
+
+    The index is (max - rest) / (max + rest), of the largest class mean and the mean of the others.
+    Under permuted labels the class means m_k have the variance S^2 (1 / n_k - 1 / N) and the
+    covariances -S^2 / N, with S^2 = second / (N - 1), and are normal for large n_k. A common term
+    cancels in their differences, so that with independent standard normal Z_k
+
+        e = E max_k Z_k / sqrt(n_k)
+        E (max - rest) = K / (K - 1) S e
+        E (max + rest) = 2 mean + (K - 2) / (K - 1) S e
+
+    The quotient of the two is returned: it is the mean of the index but for a term of the order of
+    the squared relative spread of the class means.
+
+    Args:
+        sizes: images of each class, [K], those without an image left out.
+        mean: over all images, [C].
+        second: sum of (s - mean)^2 over all images, [C].
+
+    Returns:
+        NaN for fewer than two classes.
+
+    Source: W. Hoeffding, "A combinatorial central limit theorem", Annals of Mathematical Statistics
+        22, 1951.
+
+    Example:
+        >>> mean, second = torch.tensor([0.5]).double(), torch.tensor([10.0]).double()
+        >>> by_chance = selectivity_by_chance(torch.tensor([500, 500]), mean, second)
+        >>> [round(value, 5) for value in by_chance.tolist()]  # 0.1 sqrt(2 / 500 / 2 pi) / 0.5
+        [0.00505]
+    """
+    classes, images = len(sizes), int(sizes.sum())
+    if classes < 2:
+        return torch.full_like(mean, float("nan"))
+    spread = (second / (images - 1)).sqrt() * _largest(sizes)
+    apart = classes / (classes - 1) * spread
+    return apart / (2 * mean + (classes - 2) / (classes - 1) * spread)
+
+
+def _largest(sizes: Tensor) -> float:
+    """Return E max_k Z_k / sqrt(n_k) of independent standard normal Z_k.
+
+    With F the distribution of the maximum it is the integral of 1 - F(t) - F(-t) over t > 0. That
+    is even in t, so with t = sinh(u) / sqrt(n_max) the trapezoidal rule is exact to rounding.
+    """
+    different, times = torch.unique(sizes.to(torch.float64), return_counts=True)
+    roots = different.sqrt()
+    u = torch.linspace(0, float((9 * roots[-1] / roots[0]).asinh()), 200, dtype=torch.float64)
+    t = u.sinh() / roots[-1]
+    above, below = (
+        (torch.special.log_ndtr(side[:, None] * roots) * times).sum(1).exp() for side in (t, -t)
+    )
+    return float(torch.trapezoid((1 - above - below) * u.cosh() / roots[-1], u))

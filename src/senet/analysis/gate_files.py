@@ -155,7 +155,8 @@ def _blocks(gates: Gates, costs: GateCosts | None) -> Iterator[Sequence[Any]]:
     yield [
         *("block", "stage", "channels", "images"),
         *(name + end for name in ESTIMATES for end in ends),
-        *("eta2", "eta2_by_chance", "eta2_beyond_chance", "specific_share", "selectivity"),
+        *("eta2", "eta2_by_chance", "eta2_beyond_chance", "specific_share"),
+        *("selectivity", "selectivity_by_chance"),
         *("between_class_std", "within_class_std", "off_channels", "on_channels", "diverged"),
         *(f"{kind}_{q}{e}" for kind in ("constant", "removed") for q in quantities for e in ends),
         "kinds",
@@ -166,7 +167,9 @@ def _blocks(gates: Gates, costs: GateCosts | None) -> Iterator[Sequence[Any]]:
             *(block.path, block.stage, block.channels, block.images),
             *(value for name in ESTIMATES for value in getattr(block, name)),
             *(of.mean, of.chance.mean, of.beyond_chance, of.above),
-            *(block.selectivity.nanmean().item(), block.between_class_std),
+            block.selectivity.nanmean().item(),
+            block.selectivity_by_chance.nanmean().item(),
+            block.between_class_std,
             *(block.within_std.mean().item(), *block.stuck_channels(), block.diverged),
             *_cost(costs and costs.constant.get(block.path)),
             *_cost(costs and costs.removed.get(block.path)),
@@ -181,13 +184,15 @@ def _cost(of: BlockCost | None) -> list[Any]:
 def _channels(gates: Gates) -> Iterator[Sequence[Any]]:
     yield [
         *("block", "channel", "mean", "std", "min", "max", "within_class_std"),
-        *("eta2", "eta2_by_chance", "eta2_chance_std", "probability", "selectivity"),
+        *("eta2", "eta2_by_chance", "eta2_chance_std", "probability"),
+        *("selectivity", "selectivity_by_chance"),
     ]
     for block in gates.blocks:
         of = block.specificity
         columns = (
             *(block.channel_mean, block.channel_std, block.minimum, block.maximum),
-            *(block.within_std, of.eta2, of.chance.std, of.probability, block.selectivity),
+            *(block.within_std, of.eta2, of.chance.std, of.probability),
+            *(block.selectivity, block.selectivity_by_chance),
         )
         for channel, row in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
             yield [block.path, channel, *row[:6], of.chance.mean, *row[6:]]

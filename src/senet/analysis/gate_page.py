@@ -45,10 +45,16 @@ __all__ = [
 _MOST_PROFILES = 12
 _BYTES = 1_500_000  # of gates by class and channel inside of the page
 _NONE = 255  # in place of a gate for a class without an image
-COLUMNS = (
-    *("what it is", "held at its mean", "removed", "output changed", "std / mean"),
-    *("class explains", "specific channels", "mean gate", "saturated", "channels"),
+WORTH = (
+    "what it is",
+    "held at its mean",
+    "removed",
+    "output changed",
+    "class explains",
+    "specific channels (chance 1 %)",
 )
+GATES = ("mean gate", "std", "std / mean", "min", "max", "saturated", "selectivity", "channels")
+COLUMNS = (*WORTH, *GATES)
 
 
 def render_gates(
@@ -99,7 +105,7 @@ def page_of(
         gates=gates,
         costs=costs,
         all_blocks=ALL,
-        columns=COLUMNS,
+        columns=(WORTH, GATES),
         rows=list(block_rows(gates, costs)),
         kinds=KINDS,
         **drawn,
@@ -162,17 +168,6 @@ def pair_of(
 # the table
 
 
-def _estimate(of: Estimate, digits: int, *, scale: float = 1.0) -> str:
-    value = texts.decimal(scale * of.value, digits)
-    half = texts.decimal(scale * (of.high - of.value), digits)
-    return f"{value} \u00b1 {half}" if half.strip("0.") not in ("", texts.NONE) else value
-
-
-def _percent(of: Estimate) -> str:
-    text = _estimate(of, 1 if of.value >= 0.01 else 2, scale=100)
-    return text if text == texts.NONE else f"{text} %"
-
-
 def _cost(of: BlockCost | None) -> str:
     if of is None:
         return texts.NONE
@@ -180,27 +175,41 @@ def _cost(of: BlockCost | None) -> str:
     return f"{texts.decimal(100 * value, 2, sign=True)} ({texts.interval(low, high)})"
 
 
+def _selectivity(of: BlockGates) -> str:
+    both = (each.nanmean().item() for each in (of.selectivity, of.selectivity_by_chance))
+    return _beside(*(texts.decimal(each, 3) for each in both))
+
+
+def _beside(value: str, by_chance: str) -> str:
+    return value if value == texts.NONE else f"{value} (chance {by_chance})"
+
+
+def _extremes(of: BlockGates) -> list[str]:
+    ends = (math.nan, math.nan) if of.diverged else (of.minimum.min(), of.maximum.max())
+    return [texts.decimal(float(end), 3) for end in ends]
+
+
 def block_rows(gates: Gates, costs: GateCosts | None) -> Iterator[tuple[str, list[str]]]:
     """Give the name of each block and what the table says of it, in the order of `COLUMNS`."""
     names = short_paths([block.path for block in gates.blocks])
     for name, block in zip(names, gates.blocks, strict=True):
         of = block.specificity
-        explained = _percent(Estimate(of.mean))
-        if explained != texts.NONE:
-            explained += f" (chance {_percent(Estimate(of.chance.mean))})"
-        saturated = Estimate(block.low_share.value + block.high_share.value)
+        explained = (texts.share(Estimate(value)) for value in (of.mean, of.chance.mean))
         yield (
             name or "the network",
             [
                 ", ".join(kinds_of(block, costs)) or texts.NONE,
                 _cost(costs.constant.get(block.path) if costs else None),
                 _cost(costs.removed.get(block.path) if costs else None),
-                _percent(block.variance_share),
-                _estimate(block.relative_std, 3),
-                explained,
-                texts.NONE if math.isnan(of.mean) else _percent(Estimate(of.above)),
-                _estimate(block.level, 3),
-                _percent(saturated),
+                texts.share(block.variance_share),
+                _beside(*explained),
+                texts.NONE if math.isnan(of.mean) else texts.share(Estimate(of.above)),
+                texts.estimate(block.level, 3),
+                texts.estimate(block.spread, 3),
+                texts.estimate(block.relative_std, 3),
+                *_extremes(block),
+                texts.share(block.saturated_share),
+                _selectivity(block),
                 str(block.channels),
             ],
         )

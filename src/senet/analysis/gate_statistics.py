@@ -10,7 +10,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from senet.analysis.chance import Chance, eta_squared_by_chance
+from senet.analysis.chance import Chance, eta_squared_by_chance, selectivity_by_chance
 from senet.analysis.gate_sums import BINS, GROUPS, GateSums
 from senet.analysis.stats import Estimate, jackknife
 
@@ -55,6 +55,7 @@ class _Level(NamedTuple):
     variance_share: float
     low_share: float
     high_share: float
+    saturated_share: float
 
 
 @final
@@ -190,6 +191,12 @@ class BlockGates:
         rest = (means.sum(0) - top) / (len(means) - 1)
         return (top - rest) / (top + rest)
 
+    @cached_property
+    def selectivity_by_chance(self) -> Tensor:
+        """The mean of `selectivity` under permuted labels, [C]: above 0, as that of a maximum."""
+        sizes = self.sums.class_images[self.sums.class_images > 0]
+        return selectivity_by_chance(sizes, *self._central[:2])
+
     # the level, and whether it depends on the image
 
     @cached_property
@@ -233,8 +240,7 @@ class BlockGates:
             variance.mean().sqrt().item(),
             _relative(variance.sqrt(), mean),
             (changed / total).item() if total > 0 else math.nan,
-            low,
-            high,
+            *(low, high, low + high),
         )
 
     def _saturated(self, bins: Tensor) -> tuple[float, float]:
@@ -283,6 +289,11 @@ class BlockGates:
     def high_share(self) -> Estimate:
         """Share of gates from 0.95 of the paper's sigmoid on; NaN where it has no scale."""
         return self._level["high_share"]
+
+    @property
+    def saturated_share(self) -> Estimate:
+        """The sum of both."""
+        return self._level["saturated_share"]
 
     def stuck_channels(self) -> tuple[int, int]:
         """Return how many channels are below 0.05, and above 0.95, for every image."""

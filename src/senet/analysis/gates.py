@@ -159,7 +159,9 @@ def _block_dict(block: BlockGates, keep: list[int]) -> dict[str, Any]:
         "channel_eta2_chance_std": _rounded(specificity.chance.std),
         "channel_probability": _rounded(specificity.probability),
         "selectivity": finite(block.selectivity.nanmean().item()),
+        "selectivity_by_chance": finite(block.selectivity_by_chance.nanmean().item()),
         "channel_selectivity": _rounded(block.selectivity),
+        "channel_selectivity_by_chance": _rounded(block.selectivity_by_chance),
     }
 
 

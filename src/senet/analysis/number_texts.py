@@ -6,8 +6,12 @@ import math
 from typing import Any
 
 from senet.analysis.series import number
+from senet.analysis.stats import Estimate
 
-__all__ = ["NONE", "decimal", "duration", "interval", "percent", "points", "quantity"]
+__all__ = [
+    *("NONE", "decimal", "duration", "estimate", "interval", "percent", "points", "quantity"),
+    "share",
+]
 
 NONE = "\u2013"
 _MINUS = "\u2212"
@@ -64,6 +68,29 @@ def interval(low: Any, high: Any) -> str:
     """
     ends = [decimal(100 * number(end), 2, sign=True) for end in (low, high)]
     return NONE if NONE in ends else " to ".join(ends)
+
+
+def estimate(of: Estimate, digits: int, *, scale: float = 1.0) -> str:
+    """Return a value with half the width of its interval, where that is more than rounding.
+
+    Example:
+        >>> estimate(Estimate(0.5, 0.48, 0.52), 3), estimate(Estimate(0.5), 1)
+        ('0.500 ± 0.020', '0.5')
+    """
+    value = decimal(scale * of.value, digits)
+    half = decimal(scale * (of.high - of.value), digits)
+    return f"{value} \u00b1 {half}" if half.strip("0.") not in ("", NONE) else value
+
+
+def share(of: Estimate) -> str:
+    """Return a fraction in percent, with half the width of its interval.
+
+    Example:
+        >>> share(Estimate(0.1, 0.08, 0.12)), share(Estimate(0.0009)), share(Estimate(math.nan))
+        ('10.0 ± 2.0 %', '0.09 %', '–')
+    """
+    text = estimate(of, 1 if of.value >= 0.01 else 2, scale=100)
+    return text if text == NONE else f"{text} %"
 
 
 def duration(seconds: Any) -> str:
