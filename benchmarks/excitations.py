@@ -18,19 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from progress_lines import Lines
+from provenance import commit, processor
 from write_excitations_page import NETWORKS, page
 
 from senet import SEConfig
 from senet.analysis import record_gates
+from senet.analysis.gate_findings import kinds_of
 from senet.compare import compare
+from senet.cost.op_counter import count_forward
 from senet.files import write_text
 from senet.schema import overridden
 from senet.slim import find_folds, fold
 from senet.slim.slimming import labelled_batches_of
 from senet.slim.trials import Trials
 from senet.training.config import DataConfig, RunConfig, TrainConfig, recipe
+from senet.training.data import Unreadable
 from senet.training.job import train
-from senet.training.run_folder import versions
+from senet.training.run_folder import now, versions
 from senet.training.trained import load_written
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,8 +129,8 @@ def gates(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """
     trained = load_written(Path(options.runs) / RUNS[name])
     data, said = DataConfig(f"hfds/{options.data}"), Lines(f"gates_{name}")
-    chosen_on = labelled_batches_of(trained, data, training=True, images=CHOICE)
-    test = labelled_batches_of(trained, data, training=False, images=None)
+    chosen_on = labelled_batches_of(trained, data, Unreadable(0), training=True, images=CHOICE)
+    test = labelled_batches_of(trained, data, Unreadable(0), training=False, images=None)
     recorded = record_gates(trained.net, test, classes=trained.classes, on_progress=said)
     plan = find_folds(trained.net, chosen_on, max_drop=MAX_DROP, timing=False, on_progress=said)
     stages = {stage: [f.path for f in plan.folds if f.stage == stage] for stage in plan.stages}
@@ -140,14 +144,19 @@ def gates(options: argparse.Namespace, name: str) -> dict[str, Any]:
     trials.test(groups.values())
     saved = {fold.path: fold.saves for fold in plan.folds}
     folded = fold(trained.net, plan)
+    example = next(iter(test))[0][:1]
     return {
         "command": command(),
         "versions": versions(),
+        "commit": commit(),
+        "processor": processor("cpu"),
+        "date": now(),
         "network": NETWORKS[name],
         "images": trials.tested.images if trials.tested else 0,
         "accuracy": trials.tested.accuracy if trials.tested else None,
         "loss": trials.tested.loss if trials.tested else None,
         "parameters": sum(p.numel() for p in trained.net.parameters()),
+        "macs": sum(count_forward(trained.net.eval(), example).macs.values()),
         "error": folded.folding.error,  # type: ignore[union-attr]
         "plan": plan.to_dict(),
         "groups": {
@@ -162,6 +171,7 @@ def gates(options: argparse.Namespace, name: str) -> dict[str, Any]:
             for group, paths in groups.items()
         },
         "gates": recorded.to_dict(),
+        "kinds": {block.path: kinds_of(block) for block in recorded.blocks},
     }
 
 
