@@ -140,16 +140,15 @@ def test_report_is_one_page(finished: Path) -> None:
 
 
 def test_folder_has_what_the_pages_say(finished: Path) -> None:
-    found = sorted(
-        str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()
-    )
+    found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
 
     runs = [f"{arch}-seed{seed}" for arch in ("plain", "se") for seed in (0, 1)]
     names = ("history.csv", "history.json", "outcomes.safetensors", "run.json")
     files = [f"runs/{run}/{name}" for run in runs for name in names]
-    checkpoints = [name for name in found if name.endswith(".ckpt")]
-    assert sorted(set(found) - set(checkpoints)) == sorted(["report.html", "results.json", *files])
-    assert [Path(name).parent.name for name in checkpoints] == sorted(2 * runs)
+    files += [f"runs/se-seed{seed}/gates.csv" for seed in (0, 1)]
+    checkpoints = {name for name in found if name.endswith(".ckpt")}
+    assert sorted(found - checkpoints) == sorted(["report.html", "results.json", *files])
+    assert sorted(Path(name).parent.name for name in checkpoints) == sorted(2 * runs)
 
 
 def test_same_options_same_numbers(pictures: DataConfig, finished: Path, tmp_path: Path) -> None:
@@ -226,6 +225,9 @@ def test_interrupted_comparison_goes_on_to_the_same_end(
     whole = compared(pictures, out, resume=True)
     assert whole["state"] == "done"
     assert without_clock(whole) == without_clock(read(finished))
+    gates = Path("runs/se-seed0/gates.csv")
+    assert (out / gates).read_bytes() == (finished / gates).read_bytes()
+    assert len((out / gates).read_text().splitlines()) == 1 + 3 * 2  # of two blocks, each epoch
 
 
 def test_finished_runs_are_not_repeated(
@@ -316,9 +318,8 @@ def test_networks_that_answer_one_class_only_are_named(tmp_path: Path) -> None:
                 self.linear.bias[0] = 1.0
 
     recipe = TrainConfig(epochs=1, batch_size=8, lr=1e-9)
-    result = compared(
-        DataConfig(str(folder), image_size=8), tmp_path / "out", model=Stubborn, train=recipe
-    )
+    given = DataConfig(str(folder), image_size=8)
+    result = compared(given, tmp_path / "out", model=Stubborn, train=recipe)
     summary = result["summary"]
     assert summary["majority_share"] == 0.75
     assert {run["only_answer"] for run in result["runs"]} == {"blue"}
@@ -340,9 +341,8 @@ def test_each_measure_has_its_interval_in_pairs(pictures: DataConfig, tmp_path: 
         half = stats.t.ppf(0.975, 2) * np.std(gaps, ddof=1) / 3**0.5
         assert difference["mean"] == pytest.approx(np.mean(gaps))
         assert difference["low"] == pytest.approx(np.mean(gaps) - half)
-        assert measure["arms"]["se"]["mean"] == pytest.approx(
-            np.mean([of["se", seed] for seed in range(3)])
-        )
+        of_se = np.mean([of["se", seed] for seed in range(3)])
+        assert measure["arms"]["se"]["mean"] == pytest.approx(of_se)
     assert result["summary"]["measures"]["top5"]["arms"] == {"plain": None, "se": None}
     page = render_report(result)
     assert "The evidence" in page

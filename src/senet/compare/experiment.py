@@ -19,6 +19,7 @@ from senet.schema import flat, overridden
 from senet.training.building import build_network, check_network
 from senet.training.config import RunConfig
 from senet.training.data import ImageData
+from senet.training.loop.gate_log import Gates
 from senet.training.loop.optimizer import parameter_groups
 from senet.training.loop.runner import Run, check_run, train_run
 from senet.training.loop.schedule import all_frozen
@@ -166,6 +167,7 @@ class Experiment:
                     stop=stop,
                     before=number * steps,
                     total=len(planned) * steps,
+                    callbacks=[Gates(self.folder_of(arm, seed), warn=False)],
                     logger=self.config.logger,
                     hyperparameters={"arm": arm, **flat(self.of(arm, seed))},
                 )

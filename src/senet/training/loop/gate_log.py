@@ -32,10 +32,12 @@ class Gates(Callback):
 
     Args:
         folder: of the run.
+        warn: name blocks whose gates are nearly constant in the log.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, warn: bool = True) -> None:
         self.folder = folder
+        self.warn = warn
         self.rows: list[dict[str, Any]] = []
         self._images: torch.Tensor | None = None
 
@@ -78,7 +80,8 @@ class Gates(Callback):
             self.rows.append({"epoch": epoch, "block": block.path, **seen})
             numbers |= {f"gates/{block.path}/{name}": value for name, value in seen.items()}
         log_numbers(trainer, numbers, epoch)
-        self._report(epoch)
+        if self.warn:
+            self._report(epoch)
         write_text(self.folder / "gates.csv", csv_text(self.rows))
 
     def stuck(self) -> dict[str, float]:
