@@ -91,7 +91,7 @@ def test_head_comes_back(tmp_path: Path) -> None:
     assert again(torch.zeros(1, 3, 64, 64)).shape == (1, 512, 2, 2)
 
 
-def test_pictures_come_back(tmp_path: Path) -> None:
+def test_images_come_back(tmp_path: Path) -> None:
     model = create_model("resnet20")
     remember(model, CAFFE)
 
@@ -207,9 +207,11 @@ def test_offline_is_one_line(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("card", [False, True])
 def test_push_makes_the_repository_and_uploads_the_folder(
-    monkeypatch: pytest.MonkeyPatch,
+    card: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A card that is there stays, and the plan of an earlier network does not."""
     done: list[Any] = []
 
     class Hub:
@@ -218,6 +220,10 @@ def test_push_makes_the_repository_and_uploads_the_folder(
 
         def create_repo(self, repository: str, **options: Any) -> None:
             done.append((repository, options))
+
+        def file_exists(self, repository: str, name: str, *, revision: str | None) -> bool:
+            assert (repository, name, revision) == ("me/net", "README.md", "dev")
+            return card
 
         def upload_folder(self, **options: Any) -> Any:
             files = {path.name for path in Path(options.pop("folder_path")).iterdir()}
@@ -236,6 +242,8 @@ def test_push_makes_the_repository_and_uploads_the_folder(
             CHANGED,
             {
                 "repo_id": "me/net",
+                "ignore_patterns": ["README.md"] if card else None,
+                "delete_patterns": ["senet.json"],
                 "commit_message": "Upload a network with senet",
                 "revision": "dev",
             },

@@ -168,6 +168,9 @@ def push_to_hub(
 ) -> str:
     """Save a network into a repository of the Hub, which is made if it does not exist.
 
+    As in a folder of `save_pretrained`, a card that is there stays, and no plan of an earlier
+    network is left.
+
     Args:
         model: a network of `senet.create_model`, changed by `senet.insert` or not.
         repo_id: "OWNER/REPOSITORY".
@@ -192,9 +195,12 @@ def push_to_hub(
         save_pretrained(model, folder)
         try:
             hub.create_repo(repo_id, private=private, exist_ok=True)
+            has_card = hub.file_exists(repo_id, _CARD, revision=revision)
             commit = hub.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
+                ignore_patterns=[_CARD] if has_card else None,
+                delete_patterns=[_PLAN],  # what is uploaded is not deleted
                 commit_message=commit_message,
                 revision=revision,
             )
