@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from senet.errors import ConfigError, UnknownNameError
-from senet.schema import Config, differences, flat, option, overridden
+from senet.schema import Config, Record, differences, finite, flat, option, overridden
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ def test_a_value_that_does_not_fit_is_one_line(fields: dict[str, Any], message: 
 
 
 def test_numbers_become_what_the_field_is() -> None:
-    found = Inner(rate=1, wide=8, marks=[3, 5])  # type: ignore[arg-type]
+    inner = Inner(rate=1, wide=8, marks=[3, 5])  # type: ignore[arg-type]
 
-    assert [type(each) for each in (found.rate, found.wide, *found.marks)] == [
+    assert [type(each) for each in (inner.rate, inner.wide, *inner.marks)] == [
         *(float, int, float, float)
     ]
     assert Inner(marks=7).marks == (7.0,)  # type: ignore[arg-type]
-    assert found.to_dict()["marks"] == [3.0, 5.0]
+    assert inner.to_dict()["marks"] == [3.0, 5.0]
 
 
 def test_choices_list_near_names() -> None:
@@ -110,7 +110,29 @@ def test_differences_have_full_names() -> None:
     now = overridden(Outer(), {"inner.rate": 2, "maybe.on": False})
 
     assert flat(now)["inner.rate"] == 2
-    found = differences(Outer(), now)
-    assert found["inner.rate"] == (0.5, 2.0)
-    assert found["maybe.on"] == (None, False)
+    changed = differences(Outer(), now)
+    assert changed["inner.rate"] == (0.5, 2.0)
+    assert changed["maybe.on"] == (None, False)
     assert differences({"a": (1, 2)}, {"a": [1, 2]}) == {}  # as JSON gives it back
+
+
+@dataclass(frozen=True)
+class Result(Record):
+    value: float
+    parts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Written(Result):
+    schema = "senet.test/1"
+
+
+def test_a_record_is_its_fields_and_a_schema_is_no_field() -> None:
+    assert Result(0.5, (1, 2)).to_dict() == {"value": 0.5, "parts": (1, 2)}
+    assert list(Written(0.5, ()).to_dict()) == ["schema", "value", "parts"]
+    assert Written(0.5, ()) == Written(0.5, ())
+
+
+def test_what_is_not_finite_is_none() -> None:
+    values = [0.1, float("nan"), float("inf"), -float("inf"), 0.0]
+    assert [finite(value) for value in values] == [0.1, None, None, None, 0.0]

@@ -1,6 +1,7 @@
 """Configurations: frozen dataclasses that are checked, read, written, changed and compared alike.
 
 A field is checked by its declared type, and by what `option` says of it. An error is one line.
+Results that are written as JSON are a `Record`, and their numbers pass through `finite`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from senet.errors import ConfigError, unknown_name
 
 __all__ = [
     "Config",
+    "Record",
     "differences",
+    "finite",
     "flat",
     "option",
     "overridden",
@@ -98,6 +101,26 @@ class Config:
             UnknownNameError: a field that there is not.
         """
         return overridden(cls(), _known(cls, fields))
+
+
+class Record:
+    """Base of the dataclasses whose fields are JSON-able as they are: a result, or a fact.
+
+    Attributes:
+        schema: the name of the form, for a result that is written to a file of its own.
+    """
+
+    schema: ClassVar[str | None] = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values, behind the name of the schema if there is one."""
+        head = {} if self.schema is None else {"schema": self.schema}
+        return head | dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON can hold it: None for one that is not finite."""
+    return value if math.isfinite(value) else None
 
 
 def _declared(kind: type[Config]) -> dict[str, tuple[Any, _Rule]]:

@@ -18,6 +18,7 @@ from senet.analysis.record import Planned, labelled_batches
 from senet.analysis.stats import NORMAL, Estimate, paired_proportions
 from senet.errors import InputError, unknown_name
 from senet.progress import Progress, silent
+from senet.schema import finite
 
 __all__ = ["ALL", "BlockCost", "GateCosts", "Tested", "gate_costs", "paired_costs"]
 
@@ -62,22 +63,18 @@ class GateCosts:
 
         def plain(costs: Mapping[str, BlockCost]) -> dict[str, Any]:
             return {
-                path: {name: [_finite(v) for v in each] for name, each in cost._asdict().items()}
+                path: {name: [finite(v) for v in each] for name, each in cost._asdict().items()}
                 for path, cost in costs.items()
             }
 
         return {
             "images": self.images,
             "accuracy": self.accuracy,
-            "majority_share": _finite(self.majority_share),
-            "loss": _finite(self.loss),
+            "majority_share": finite(self.majority_share),
+            "loss": finite(self.loss),
             "constant": plain(self.constant),
             "removed": plain(self.removed),
         }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 @dataclass
@@ -267,7 +264,7 @@ def _variants(
 
 def _check(planned: Planned, constants: Mapping[str, Tensor]) -> None:
     """Raise `InputError` unless the constants are those of the network's blocks."""
-    widths = {site.path: site.channels for site in planned.found().sites}
+    widths = {site.path: site.channels for site in planned.known_plan().sites}
     given = {path: len(constant) for path, constant in constants.items()}
     if widths != given:
         odd = next(path for path in (*widths, *given) if widths.get(path) != given.get(path))

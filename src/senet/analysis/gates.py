@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from senet.analysis.gate_statistics import BlockGates
 from senet.errors import InputError, unknown_name
+from senet.schema import finite
 
-__all__ = ["ESTIMATES", "Gates", "finite", "spaced"]
+__all__ = ["ESTIMATES", "Gates", "six_digits", "spaced"]
 
 ESTIMATES = (
     *("level", "spread", "image_std", "relative_std", "variance_share"),
@@ -130,7 +130,7 @@ class Gates:
 
 def _block_dict(block: BlockGates, keep: list[int]) -> dict[str, Any]:
     specificity, mean = block.specificity, block.mean
-    estimates = {name: [finite(value) for value in getattr(block, name)] for name in ESTIMATES}
+    estimates = {name: [six_digits(value) for value in getattr(block, name)] for name in ESTIMATES}
     off, on = block.stuck_channels()
     return {
         "path": block.path,
@@ -141,25 +141,25 @@ def _block_dict(block: BlockGates, keep: list[int]) -> dict[str, Any]:
         "channel_std": _rounded(block.channel_std),
         "channel_min": _rounded(block.minimum),
         "channel_max": _rounded(block.maximum),
-        "overall_mean": finite(block.level.value),
-        "overall_std": finite(block.spread.value),
-        "between_class_std": finite(block.between_class_std),
-        "within_class_std": finite(block.within_std.mean().item()),
+        "overall_mean": six_digits(block.level.value),
+        "overall_std": six_digits(block.spread.value),
+        "between_class_std": six_digits(block.between_class_std),
+        "within_class_std": six_digits(block.within_std.mean().item()),
         **estimates,
         "scale": block.scale,
         "off_channels": off,
         "on_channels": on,
         "diverged": block.diverged,
         "histogram": block.histogram.tolist(),
-        "eta2": finite(specificity.mean),
-        "eta2_by_chance": finite(specificity.chance.mean),
-        "eta2_beyond_chance": finite(specificity.beyond_chance),
-        "specific_share": finite(specificity.above),
+        "eta2": six_digits(specificity.mean),
+        "eta2_by_chance": six_digits(specificity.chance.mean),
+        "eta2_beyond_chance": six_digits(specificity.beyond_chance),
+        "specific_share": six_digits(specificity.above),
         "channel_eta2": _rounded(specificity.eta2),
         "channel_eta2_chance_std": _rounded(specificity.chance.std),
         "channel_probability": _rounded(specificity.probability),
-        "selectivity": finite(block.selectivity.nanmean().item()),
-        "selectivity_by_chance": finite(block.selectivity_by_chance.nanmean().item()),
+        "selectivity": six_digits(block.selectivity.nanmean().item()),
+        "selectivity_by_chance": six_digits(block.selectivity_by_chance.nanmean().item()),
         "channel_selectivity": _rounded(block.selectivity),
         "channel_selectivity_by_chance": _rounded(block.selectivity_by_chance),
     }
@@ -176,10 +176,10 @@ def spaced(total: int, at_most: int) -> list[int]:
     return [round(i * (total - 1) / max(1, shown - 1)) for i in range(shown)]
 
 
-def finite(value: float) -> float | None:
+def six_digits(value: float) -> float | None:
     """Return a number with six significant digits; None for one that is not finite."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return finite(float(f"{value:.6g}"))
 
 
 def _rounded(row: Tensor) -> list[float | None]:
-    return [finite(value) for value in row.tolist()]
+    return [six_digits(value) for value in row.tolist()]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.analysis.gate_flow import GateSite, evaluating
-from senet.analysis.gates import Gates, finite
+from senet.analysis.gates import Gates, six_digits
 from senet.analysis.record import Planned
 from senet.errors import InputError
 
@@ -64,16 +64,16 @@ class ImageGates:
         """Return the JSON-able form; the image itself is left out."""
         return {
             "name": self.name,
-            "answer": [[name, finite(score)] for name, score in self.answer],
+            "answer": [[name, six_digits(score)] for name, score in self.answer],
             "blocks": [
                 {
                     "path": block.path,
-                    "gate": [finite(v) for v in block.gate.tolist()],
-                    "usual": [finite(v) for v in block.usual.tolist()],
+                    "gate": [six_digits(v) for v in block.gate.tolist()],
+                    "usual": [six_digits(v) for v in block.usual.tolist()],
                     "raised": list(block.raised),
                     "lowered": list(block.lowered),
                     "maps": {
-                        str(channel): [[finite(v) for v in row] for row in of.tolist()]
+                        str(channel): [[six_digits(v) for v in row] for row in of.tolist()]
                         for channel, of in block.maps.items()
                     },
                 }
@@ -117,7 +117,10 @@ def image_gates(
     blocks = {}
     for site, (gate, of_map) in rows:
         if site.path not in usual or len(usual[site.path]) != site.channels:
-            raise InputError(f"gates must be those of this network, got none of {site.path!r}")
+            raise InputError(
+                f"gates must be those of this network, and have none of {site.path!r} with "
+                f"{site.channels} channels; record them again with record_gates"
+            )
         if site.path not in blocks:
             blocks[site.path] = _block(site.path, gate, usual[site.path], of_map, count)
     while isinstance(output, list | tuple):

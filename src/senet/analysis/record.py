@@ -42,7 +42,7 @@ class Planned:
         self.net = unwrapped(model)
         self.plan: GatePlan | None = None
 
-    def found(self) -> GatePlan:
+    def known_plan(self) -> GatePlan:
         """Return the gates that were found; something must have run."""
         if self.plan is None:
             raise InputError("nothing has run yet: run the network first")
@@ -199,7 +199,7 @@ def record_gates(
                     sums[site.path] = GateSums(len(names), site.channels)
                     of_path[site.path] = site
                 sums[site.path].add(gate, labels, groups, map_sums)
-    plan = planned.found()
+    plan = planned.known_plan()
     runs = [site.path for site in plan.sites]
     blocks = (
         BlockGates(path, of_path[path].stage, of_path[path].scale, runs.count(path), each)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from senet.deploy.rewrite import Deployment, deploy
 from senet.errors import ExportError, InputError, first_line
 from senet.files import write_whole
 from senet.insertion.reading import tensors
+from senet.schema import Record
 
 __all__ = ["ExportReport", "export", "move"]
 
@@ -35,7 +35,7 @@ _AT_ONCE = 32  # images in a comparison, where the file takes any number
 
 @final
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Record):
     """What was written, and how the file in its engine compares with PyTorch; `print` shows it.
 
     Attributes:
@@ -62,10 +62,6 @@ class ExportReport:
     int8: str | None = None
     blocks: int = 0
     blocks_in_float: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-able values."""
-        return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         """Return the report in a few lines."""

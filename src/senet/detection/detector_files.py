@@ -6,7 +6,7 @@ import copy
 import tempfile
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -22,6 +22,7 @@ from senet.deploy.traced_files import write_traced
 from senet.detection.config import DetectConfig
 from senet.detection.detector_runs import TrainedDetector
 from senet.errors import DataError, ExportError, InputError
+from senet.schema import Record
 
 __all__ = ["DetectorFile", "export_detector", "load_exported_detector"]
 
@@ -36,7 +37,7 @@ _SHARE = 0.98
 
 @final
 @dataclass(frozen=True)
-class DetectorFile:
+class DetectorFile(Record):
     """What was written, and how its boxes compare with PyTorch's.
 
     Attributes:
@@ -51,6 +52,8 @@ class DetectorFile:
         pixels: the largest difference of a side between such boxes.
     """
 
+    schema = SCHEMA
+
     path: str
     engine: str
     nodes: int
@@ -58,10 +61,6 @@ class DetectorFile:
     boxes: int
     same_boxes: float
     pixels: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-able values."""
-        return {"schema": SCHEMA, **asdict(self)}
 
 
 def export_detector(
@@ -131,8 +130,8 @@ class _OneImage(nn.Module):
         self.net = net
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        [found] = self.net([image])
-        return tuple(found[name] for name in _OUTPUTS)
+        [detected] = self.net([image])
+        return tuple(detected[name] for name in _OUTPUTS)
 
 
 def _resizing(net: Any, resize: Callable[..., Any]) -> Any:

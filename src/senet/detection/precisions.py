@@ -18,6 +18,7 @@ from torch import Tensor
 
 from senet.detection.annotations import BoxSplit
 from senet.errors import ConfigError, DataError, optional
+from senet.schema import finite
 
 __all__ = [
     "COCO_NUMBERS",
@@ -49,9 +50,9 @@ def coco_results(split: BoxSplit, detections: Sequence[dict[str, Tensor]]) -> li
     if len(detections) != len(split):
         raise DataError(f"there must be detections for {len(split)} images, got {len(detections)}")
     results = []
-    for image, found in zip(split.images, detections, strict=True):
-        boxes, scores = found["boxes"].double().cpu(), found["scores"].double().cpu()
-        labels = found["labels"].tolist()
+    for image, detected in zip(split.images, detections, strict=True):
+        boxes, scores = detected["boxes"].double().cpu(), detected["scores"].double().cpu()
+        labels = detected["labels"].tolist()
         if not bool(boxes.isfinite().all() and scores.isfinite().all()):
             raise DataError(f"detections in {image.file.name} must be finite; test the weights")
         if any(not 1 <= label <= len(split.classes) for label in labels):
@@ -119,10 +120,10 @@ class Precisions:
     def to_dict(self) -> dict[str, Any]:
         """Return COCO's twelve, VOC_AP50 and per_class; None where there is nothing to find."""
         return {
-            **{name: _known(value) for name, value in self.numbers.items()},
-            "VOC_AP50": _known(self.voc),
+            **{name: finite(value) for name, value in self.numbers.items()},
+            "VOC_AP50": finite(self.voc),
             "per_class": {
-                name: {which: _known(value) for which, value in each.items()}
+                name: {which: finite(value) for which, value in each.items()}
                 for name, each in self.per_class.items()
             },
         }
@@ -162,15 +163,15 @@ def average_precision(split: BoxSplit, detections: Sequence[dict[str, Tensor]]) 
 
     results = coco_results(split, detections)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth, found = COCO(), COCO()
+        truth, detected = COCO(), COCO()
         truth.dataset = _as_coco(split)
         truth.createIndex()
         if results:
-            found = truth.loadRes(results)
+            detected = truth.loadRes(results)
         else:
-            found.dataset = {**truth.dataset, "annotations": []}
-            found.createIndex()
-        evaluated = Evaluation(truth, found, "bbox")
+            detected.dataset = {**truth.dataset, "annotations": []}
+            detected.createIndex()
+        evaluated = Evaluation(truth, detected, "bbox")
         evaluated.evaluate()
         evaluated.accumulate()
         evaluated.summarize()
@@ -225,43 +226,39 @@ def _class(evaluated: Any, split: BoxSplit, k: int) -> _Class:
     return _Class(image[order], right[:, order], wrong[:, order], objects)
 
 
-def _curve(found: _Class, overlap: Any, counts: Any) -> tuple[Any, Any]:
+def _curve(detections: _Class, overlap: Any, counts: Any) -> tuple[Any, Any]:
     """Return recall and the precision that is had at that recall or a higher one."""
-    total = (found.objects * counts).sum()
-    times = counts[found.image]
-    right = np.cumsum(found.right[overlap] * times)
-    wrong = np.cumsum(found.wrong[overlap] * times)
+    total = (detections.objects * counts).sum()
+    times = counts[detections.image]
+    right = np.cumsum(detections.right[overlap] * times)
+    wrong = np.cumsum(detections.wrong[overlap] * times)
     precision = right / (right + wrong + np.spacing(1))
     return right / total, np.maximum.accumulate(precision[::-1])[::-1]
 
 
-def _interpolated(found: _Class, recalls: Any, counts: Any) -> float:
+def _interpolated(detections: _Class, recalls: Any, counts: Any) -> float:
     """Return AP over all overlaps: precision at 101 recalls; nan where there is no object."""
-    if not (found.objects * counts).sum():
+    if not (detections.objects * counts).sum():
         return math.nan
     values = []
-    for overlap in range(len(found.right)):
-        recall, precision = _curve(found, overlap, counts)
+    for overlap in range(len(detections.right)):
+        recall, precision = _curve(detections, overlap, counts)
         places = np.searchsorted(recall, recalls, side="left")
         values.append(np.append(precision, 0.0)[places].mean())
     return float(np.mean(values))
 
 
-def _whole_area(found: _Class) -> float:
+def _whole_area(detections: _Class) -> float:
     """Return the area under the curve at an overlap of 0.5; nan where there is no object."""
-    if not found.objects.sum():
+    if not detections.objects.sum():
         return math.nan
-    recall, precision = _curve(found, 0, np.ones_like(found.objects))
+    recall, precision = _curve(detections, 0, np.ones_like(detections.objects))
     return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
 def _mean(precision: Any) -> float:
     there = precision[precision > -1]
     return float(there.mean()) if there.size else math.nan
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _there(value: float) -> float:
@@ -318,14 +315,14 @@ def paired_interval(
     images, seeds = first[0].images, len(first)
     ones = np.ones(images, dtype=np.int64)
     mean = float(np.mean([b.resampled(ones) - a.resampled(ones) for a, b in _pairs(first, second)]))
-    found = []
+    differences = []
     for _ in range(draws):
         counts = np.bincount(generator.integers(images, size=images), minlength=images)
         chosen = generator.integers(seeds, size=seeds)
         pairs = [(first[k], second[k]) for k in chosen]
-        found.append(np.mean([b.resampled(counts) - a.resampled(counts) for a, b in pairs]))
+        differences.append(np.mean([b.resampled(counts) - a.resampled(counts) for a, b in pairs]))
     tail = 50 * (1 - confidence)
-    low, high = np.nanpercentile(found, [tail, 100 - tail])
+    low, high = np.nanpercentile(differences, [tail, 100 - tail])
     return PairedInterval(mean, float(low), float(high))
 
 

@@ -14,7 +14,7 @@ from senet.errors import ConfigError, DataError, InputError
 from senet.insertion import SEConfig, insert
 from senet.models import create_model, input_size
 from senet.models.registry import NETWORKS
-from senet.models.weights import load_weights, preprocessing
+from senet.models.weights import IMAGENET, load_weights, preprocessing
 
 __all__ = ["classifier_for", "is_run"]
 
@@ -80,5 +80,5 @@ def _normal(net: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
     try:
         wanted = preprocessing(net)
     except InputError:
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        wanted = IMAGENET
     return wanted.mean, wanted.std

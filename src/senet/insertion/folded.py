@@ -24,6 +24,7 @@ from senet.blocks import (
 from senet.blocks.channel_scale import ChannelScale
 from senet.errors import DataError
 from senet.insertion.graft import MARK, carry, grafts_of, strip
+from senet.schema import Record
 
 __all__ = [
     "Folded",
@@ -46,7 +47,7 @@ _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 
 @final
 @dataclass(frozen=True)
-class Folded:
+class Folded(Record):
     """A block that is gone.
 
     Attributes:
@@ -61,10 +62,6 @@ class Folded:
     channels: int
     scale: bool
     inserted: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-able values."""
-        return dataclasses.asdict(self)
 
 
 def folded_blocks(model: nn.Module) -> tuple[Folded, ...]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from senet.errors import ConfigError, DataError
 from senet.insertion.facts import facts_of, keep_fact
+from senet.schema import Record
 
 __all__ = ["Origin", "keep_origin", "origin_of"]
 
@@ -19,7 +20,7 @@ _FACT = "network"
 
 @final
 @dataclass(frozen=True)
-class Origin:
+class Origin(Record):
     """The arguments of `senet.create_model`, JSON-able.
 
     Attributes:
@@ -35,10 +36,6 @@ class Origin:
     in_chans: int = 3
     se: Mapping[str, Any] | None = None
     layout: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-able values."""
-        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Origin:

@@ -13,6 +13,7 @@ from torch import Tensor
 from senet.analysis.gate_costs import BlockCost
 from senet.cost.timing import Quartiles
 from senet.insertion.site_plan import aligned
+from senet.schema import finite
 from senet.slim.destinations import Destination
 
 __all__ = ["Fold", "FoldCost", "FoldPlan"]
@@ -43,7 +44,7 @@ class FoldCost:
         cost = None if self.cost is None else self.cost._asdict()
         return {
             "cost": cost
-            and {k: [v if math.isfinite(v) else None for v in e] for k, e in cost.items()},
+            and {name: [finite(value) for value in each] for name, each in cost.items()},
             "parameters": self.parameters,
             "macs": self.macs,
             "milliseconds": self.milliseconds and dataclasses.asdict(self.milliseconds),

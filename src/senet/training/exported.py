@@ -6,7 +6,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -24,6 +24,7 @@ from senet.insertion.graft import grafts
 from senet.insertion.guard import settle
 from senet.models import NETWORKS
 from senet.models.origin import origin_of
+from senet.schema import Record
 from senet.training.config import DataConfig
 from senet.training.data import Crops, Unreadable, View, evenly, loaded_rows, open_split
 from senet.training.trained import Trained, check_normalization, named_view
@@ -37,7 +38,7 @@ _REPEATS = 20
 
 @final
 @dataclass(frozen=True)
-class Shipped:
+class Shipped(Record):
     """A trained network as a file.
 
     Attributes:
@@ -50,15 +51,13 @@ class Shipped:
             each block as a module of its own; empty where there is no network without SE.
     """
 
+    schema = SCHEMA
+
     report: ExportReport
     plain_nodes: int | None
     real_images: bool
     metadata: Mapping[str, Any]
     latency: Mapping[str, Quartiles]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-able result."""
-        return {"schema": SCHEMA, **asdict(self)}
 
 
 def is_exported(name: str | os.PathLike[str]) -> bool:

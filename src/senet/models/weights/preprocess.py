@@ -11,6 +11,7 @@ from torch import nn
 
 from senet.errors import DataError, InputError, optional
 from senet.insertion.facts import facts_of, keep_fact
+from senet.schema import Record
 
 __all__ = [
     "CAFFE",
@@ -28,7 +29,7 @@ _FACT, _TIMM = "preprocessing", "pretrained_cfg"
 
 @final
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Record):
     """How an image becomes the input of a network: resize, crop, [0, 1], (x - mean) / std.
 
     Attributes:
@@ -79,10 +80,6 @@ class Preprocessing:
             "interpolation": self.interpolation,
             "crop_pct": self.crop / (self.resize or self.crop),
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-able values."""
-        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Preprocessing:

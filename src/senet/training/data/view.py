@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from senet.models.weights import Preprocessing
+from senet.models.weights import IMAGENET, Preprocessing
 
 __all__ = ["MAX_MEMORY_SIZE", "View", "imagenet_view"]
 
 MAX_MEMORY_SIZE = 64  # px; larger images are read when they are needed
-
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @final
@@ -75,8 +73,8 @@ def imagenet_view(
         test_size: height and width in the test; None for those of training.
         crop: see `View`.
     """
-    mean = _IMAGENET_MEAN
-    std = _IMAGENET_STD if divided else (1 / 255,) * 3
+    mean = IMAGENET.mean
+    std = IMAGENET.std if divided else (1 / 255,) * 3
     if size[0] != 3:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)  # type: ignore[assignment]
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return View(size, mean, std, None if test_size is None else (test_size, test_size), crop)
