@@ -120,11 +120,11 @@ class Results:
         return (what, case, dtype, str(batch), str(image)) in self.done
 
     def add(
-        self, key: tuple[str, str, str, int, int], found: dict[tuple[str, str], list[float]]
+        self, key: tuple[str, str, str, int, int], samples: dict[tuple[str, str], list[float]]
     ) -> None:
         """Append the values of a case: {(variant, quantity): samples}."""
         rows = []
-        for (variant, quantity), values in found.items():
+        for (variant, quantity), values in samples.items():
             low, high = median_interval(values) if len(values) > 1 else (values[0],) * 2
             middle = round(quartiles(values).median, 4)
             measured = (variant, quantity, middle, round(low, 4), round(high, 4), len(values))
@@ -193,13 +193,13 @@ def kept(case: tuple[str, str, int, int], device: str) -> dict[tuple[str, str], 
     """Return bytes kept, and their ratio to those of the network without SE."""
     name, dtype, size, image = case
     batch = data(name, size, image, device)
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for variant in ("plain", *VARIANTS):
         model = build(name, variant, batch[0], dtype)
         tasks = tasks_of(model, variant, batch, dtype)
         tasks["step"]()
-        found[variant] = tasks["kept"]()
-    return {(v, "kept / plain"): [found[v] / found["plain"]] for v in VARIANTS}
+        sizes[variant] = tasks["kept"]()
+    return {(v, "kept / plain"): [sizes[v] / sizes["plain"]] for v in VARIANTS}
 
 
 def steps(
@@ -207,7 +207,7 @@ def steps(
 ) -> dict[tuple[str, str], list[float]]:
     """Return the ratios of steps and forwards with SE to the mean of the two plain ones around."""
     name, dtype, size, image = case
-    batch, found = data(name, size, image, device), {}
+    batch, measured = data(name, size, image, device), {}
     models = {v: build(name, v, batch[0], dtype) for v in ("plain", *VARIANTS)}
     for part in ("step", "forward"):
         tasks = {v: tasks_of(model, v, batch, dtype)[part] for v, model in models.items()}
@@ -216,19 +216,19 @@ def steps(
             turns |= {variant: tasks[variant], f"plain {i}": tasks["plain"]}
         wait = wait_for(torch.device(device))
         times = interleave(turns, repeats=rounds, warmup=2, wait=wait, clock=clock).samples
-        found["plain", f"{part} ms"] = list(times["plain 0"])
+        measured["plain", f"{part} ms"] = list(times["plain 0"])
         for i, variant in enumerate(VARIANTS):
             around = zip(times[f"plain {i}"], times[f"plain {i + 1}"], strict=True)
             pairs = zip(times[variant], around, strict=True)
-            found[variant, f"{part} / plain"] = [2 * own / sum(pair) for own, pair in pairs]
-    return found
+            measured[variant, f"{part} / plain"] = [2 * own / sum(pair) for own, pair in pairs]
+    return measured
 
 
 def threshold(
     shape: tuple[int, ...], rounds: int, clock: Callable[[], float]
 ) -> dict[tuple[str, str], list[float]]:
     """Return milliseconds of a block on both backends, in training and in evaluation."""
-    found: dict[tuple[str, str], list[float]] = {}
+    measured: dict[tuple[str, str], list[float]] = {}
     x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
     block = senet.SEBatchNorm2d(shape[1])
     for mode in ("training", "evaluation"):
@@ -242,8 +242,8 @@ def threshold(
 
         tasks = {name: partial(run, name) for name in ("reference", "inductor")}
         times = interleave(tasks, repeats=20 * rounds, warmup=5, clock=clock).samples
-        found |= {(name, f"{mode} ms"): list(values) for name, values in times.items()}
-    return found
+        measured |= {(name, f"{mode} ms"): list(values) for name, values in times.items()}
+    return measured
 
 
 FIRST = """
@@ -266,7 +266,7 @@ print(json.dumps([*took, backend.seconds, backend.compiled]))
 
 def first(name: str, size: int, image: int) -> dict[tuple[str, str], list[float]]:
     """Return the seconds that `warm_up` takes in fresh processes: with no cache, then with one."""
-    found: dict[tuple[str, str], list[float]] = {}
+    measured: dict[tuple[str, str], list[float]] = {}
     program = FIRST.format(
         src=str(ROOT / "src"), threads=torch.get_num_threads(), name=name, size=size, image=image
     )
@@ -281,8 +281,8 @@ def first(name: str, size: int, image: int) -> dict[tuple[str, str], list[float]
             for quantity, value in zip(
                 names, json.loads(done.stdout.splitlines()[-1]), strict=True
             ):
-                found[variant, quantity] = [value]
-    return found
+                measured[variant, quantity] = [value]
+    return measured
 
 
 def measure(what: str, options: argparse.Namespace, results: Results) -> None:

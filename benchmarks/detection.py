@@ -7,7 +7,7 @@ The data are BCCD (364 images; MIT) in ../shared/data/bccd, in the layout of Pas
 networks are trained by the recipe `small` on the training and validation images together, and
 tested once, after the last step, on the test images; nothing is chosen by these runs. Then
 the first SE detector shows what padding does: an image alone, and in a batch beside a wider one.
-Writes docs/results/detection.md, its picture, and benchmarks/results/detection.json.
+Writes docs/results/detection.md, its figure, and benchmarks/results/detection.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from senet.detection import (  # noqa: E402
 )
 from senet.detection.box_data import read_image  # noqa: E402
 from senet.detection.config import DetectConfig, detect_recipe  # noqa: E402
-from senet.detection.pictures import detect, drawn  # noqa: E402
+from senet.detection.predicted_boxes import detect, drawn  # noqa: E402
 from senet.insertion import se_modules  # noqa: E402
 from senet.schema import overridden  # noqa: E402
 from senet.training.data.image_files import opened_image  # noqa: E402
@@ -83,7 +83,7 @@ def padding(folder: Path, count: int) -> dict[str, float]:
 
     The gates are drawn at random, far from 1, so that what the squeeze sees matters.
     """
-    found: dict[str, list[float]] = {"plain": [], "SE, whole map": [], "SE, own pixels": []}
+    changes: dict[str, list[float]] = {"plain": [], "SE, whole map": [], "SE, own pixels": []}
     plain = load_detector(folder / "runs" / "plain-seed0").net
     masked = load_detector(folder / "runs" / "se-seed0").net
     generator = torch.Generator().manual_seed(0)
@@ -96,15 +96,15 @@ def padding(folder: Path, count: int) -> dict[str, float]:
         wide = torch.rand(3, alone.shape[1], 2 * alone.shape[2], generator=generator)
         for detector in (plain, whole, masked):
             detector.transform.max_size = 1000  # the wider one stays wider
-        for name, detector in zip(found, (plain, whole, masked), strict=True):
-            found[name].append(change_of_finest_level(detector, alone, wide))
-    return {name: sum(values) / len(values) for name, values in found.items()}
+        for name, detector in zip(changes, (plain, whole, masked), strict=True):
+            changes[name].append(change_of_finest_level(detector, alone, wide))
+    return {name: sum(values) / len(values) for name, values in changes.items()}
 
 
 # ---- the page
 
 
-def picture(folder: Path, file: Path) -> str:
+def drawn_detections(folder: Path, file: Path) -> str:
     """Draw three test images: as annotated, and as each first detector sees them."""
     images = open_boxes(DATA, "test")
     chosen = images.images[:3]
@@ -232,7 +232,7 @@ def main() -> None:
     padded = padding(given.out, given.images)
     ours = given.page == PAGE
     folder = ROOT / "docs" / "img" if ours else given.page.parent
-    shown = picture(given.out, folder / "detection.jpg")
+    shown = drawn_detections(given.out, folder / "detection.jpg")
     given.page.write_text(page(result, padded, shown), encoding="utf-8")
     kept = RESULT if ours else given.page.with_suffix(".json")
     result["config"]["data"]["root"] = "../shared/data/bccd"

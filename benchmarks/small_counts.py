@@ -61,7 +61,7 @@ def nodes(y: Tensor) -> int:
 
 def block_counts(shape: tuple[int, ...]) -> dict[tuple[str, str], list[float]]:
     """Count a batch norm, and the same with SE on both backends."""
-    found: dict[tuple[str, str], list[float]] = {}
+    counted: dict[tuple[str, str], list[float]] = {}
     x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
     plain, block = nn.BatchNorm2d(shape[1]), senet.SEBatchNorm2d(shape[1])
     for variant, module, backend in (
@@ -74,7 +74,7 @@ def block_counts(shape: tuple[int, ...]) -> dict[tuple[str, str], list[float]]:
             y = module(x)
             back = partial(torch.autograd.grad, y, inputs, grad, retain_graph=True)
             parts = {"forward": count(partial(module, x)), "backward": count(back)}
-        found[variant, "autograd nodes"] = [nodes(y)]
+        counted[variant, "autograd nodes"] = [nodes(y)]
         for part, counts in parts.items():
-            found |= {(variant, f"{part} {name}"): [value] for name, value in counts.items()}
-    return found
+            counted |= {(variant, f"{part} {name}"): [value] for name, value in counts.items()}
+    return counted

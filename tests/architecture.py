@@ -113,32 +113,32 @@ def imports(package: Path) -> Iterator[Import]:
 
 def steps_up(package: Path) -> list[str]:
     """A room imports from lower floors only, and never through the package's front door."""
-    found = []
+    violations = []
     for each in imports(package):
         head, _, rest = each.target.partition(".")
         if head == "":
-            found.append(f"{each.where}: relative import; write the full name, senet.<room>")
+            violations.append(f"{each.where}: relative import; write the full name, senet.<room>")
         if head != "senet" or not each.importer:  # the front door may show every room
             continue
         room, target = each.importer[0], rest.split(".")[0]
         if target not in FLOOR_OF:
             if target != "__version__":
-                found.append(
+                violations.append(
                     f"{each.where}: {room} imports {each.target}, which is no room; "
                     "import from the room that defines it"
                 )
         elif room in FLOOR_OF and target != room and FLOOR_OF[target] >= FLOOR_OF[room]:
             way = "sideways" if FLOOR_OF[target] == FLOOR_OF[room] else "up"
-            found.append(
+            violations.append(
                 f"{each.where}: {room} imports {way} from {target}; "
                 "move what both need to a lower room, or pass it in"
             )
-    return found
+    return violations
 
 
 def strangers(package: Path) -> list[str]:
     """A third-party package is imported in its own rooms only, and has a line in the table."""
-    found = []
+    violations = []
     for each in imports(package):
         library = each.target.split(".")[0]
         if library in EVERYWHERE or library == "":
@@ -147,22 +147,24 @@ def strangers(package: Path) -> list[str]:
         here = ".".join(each.importer) or "senet"
         if not any(here == room or here.startswith(f"{room}.") for room in rooms):
             allowed = " and ".join(rooms) or "no room: add it to docs/dependencies.md and the table"
-            found.append(f"{each.where}: {here} imports {library}, which belongs to {allowed}")
-    return found
+            violations.append(f"{each.where}: {here} imports {library}, which belongs to {allowed}")
+    return violations
 
 
 def homeless(package: Path) -> list[str]:
     """Every file stands in a room, and no room is called utils."""
-    found = []
+    violations = []
     for path in python_files(package):
         file = path.relative_to(package)
         parts = module_parts(file)
         words = {word.strip("_") for word in parts}
         if words & {"util", "utils", "helper", "helpers", "misc", "common"}:
-            found.append(f"{file}: says nothing about what is inside; name it after its one idea")
+            violations.append(
+                f"{file}: says nothing about what is inside; name it after its one idea"
+            )
         elif parts and parts[0] not in FLOOR_OF and parts != ("__main__",):
-            found.append(f"{file}: {parts[0]} is no room; add it to FLOORS or move the file")
-    return found
+            violations.append(f"{file}: {parts[0]} is no room; add it to FLOORS or move the file")
+    return violations
 
 
 def long_files(tree: Path) -> list[str]:
@@ -177,7 +179,7 @@ def long_files(tree: Path) -> list[str]:
 
 def long_functions(tree: Path) -> list[str]:
     """No function is longer than FUNCTION_LINES without its docstring."""
-    found = []
+    violations = []
     for path in python_files(tree):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -186,11 +188,11 @@ def long_functions(tree: Path) -> list[str]:
             if ast.get_docstring(node, clean=False) is not None:
                 lines -= span(node.body[0])  # what a call promises may take the room it needs
             if lines > FUNCTION_LINES:
-                found.append(
+                violations.append(
                     f"{path.relative_to(tree)}:{node.lineno}: {node.name} has {lines} lines, "
                     f"at most {FUNCTION_LINES}; split it by what its parts do"
                 )
-    return found
+    return violations
 
 
 def span(node: ast.stmt) -> int:

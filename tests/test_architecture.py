@@ -49,14 +49,14 @@ def test_helpers_of_the_tests_have_names_of_their_own(root: Path) -> None:
 
 def test_every_room_of_the_table_that_exists_has_files(root: Path) -> None:
     """The rules read something: a moved package must not make them pass in silence."""
-    found = {
+    rooms = {
         each.importer[0] for each in architecture.imports(root / "src" / "senet") if each.importer
     }
 
-    assert {"functional", "blocks", "insertion", "models"} <= found
+    assert {"functional", "blocks", "insertion", "models"} <= rooms
 
 
-def test_the_picture_in_the_docs_is_that_of_the_table(root: Path) -> None:
+def test_the_figure_in_the_docs_is_that_of_the_table(root: Path) -> None:
     page = (root / "docs" / "architecture.md").read_text()
     floors = [line for line in page.splitlines() if re.match(r"\| \d+ \|", line)]
 

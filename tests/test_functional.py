@@ -38,8 +38,8 @@ def weights(channels: int, *, bias: bool = True, hidden: int = 3) -> dict[str, T
 
 def gradients(y: Tensor, seed: Tensor, inputs: dict[str, Tensor | None]) -> dict[str, Tensor]:
     named = {name: value for name, value in inputs.items() if value is not None}
-    found = torch.autograd.grad(y, list(named.values()), seed, materialize_grads=True)
-    return dict(zip(named, found, strict=True))
+    values = torch.autograd.grad(y, list(named.values()), seed, materialize_grads=True)
+    return dict(zip(named, values, strict=True))
 
 
 def assert_equal_with_gradients(

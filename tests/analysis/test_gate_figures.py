@@ -47,9 +47,9 @@ def test_each_figure_shows_its_numbers(tmp_path: Path) -> None:
     assert list(held.get_xdata()) == values
 
     similarity = class_similarity(gates)
-    picture = similarity_map(similarity).figure.axes[0].images[0].get_array()
+    cells = similarity_map(similarity).figure.axes[0].images[0].get_array()
     order = similarity.order()
-    assert picture[0, 1] == pytest.approx(similarity.cosine[order[0], order[1]].item())
+    assert cells[0, 1] == pytest.approx(similarity.cosine[order[0], order[1]].item())
 
     contrasts = class_contrast(gates, "cat", "dog", count=5)
     first, second = class_differences(contrasts, "cat", "dog").figure.axes[0].lines
@@ -80,5 +80,5 @@ def test_what_has_nothing_to_draw_is_refused() -> None:
     with pytest.raises(InputError, match="at least one channel"):
         class_differences([], "a", "b")
     seen = image_gates(Net(), torch.randn(3, 9, 9), record_gates(Net(), _batches(4, 1)))
-    with pytest.raises(InputError, match="without the image"):
+    with pytest.raises(InputError, match="must be kept with its gates, got the gates alone"):
         image_itself(seen)

@@ -50,18 +50,18 @@ def test_spreads_are_those_of_all_gates_at_once() -> None:
 
 def test_eta_squared_is_between_over_total_and_the_class_explains_what_it_does() -> None:
     s, labels = _specific()
-    found = _block(s, labels, 3).specificity
+    specificity = _block(s, labels, 3).specificity
 
     centred = s - s.mean(0)
     means = torch.stack([centred[labels == k].mean(0) for k in range(3)])
     eta2 = 100 * means.square().sum(0) / centred.square().sum(0)
-    assert torch.allclose(found.eta2[[0, 1, 4, 5]], eta2[[0, 1, 4, 5]], rtol=1e-10)
-    assert found.eta2[[2, 3]].isnan().all()  # never vary
-    assert found.chance.mean == pytest.approx(2 / 299)
-    assert (found.probability[:2] < 1e-4).all()
-    assert (found.probability[4:] > 0.001).all()
-    assert found.above == pytest.approx(2 / 6)
-    assert found.mean == pytest.approx(eta2[[0, 1, 4, 5]].mean().item())
+    assert torch.allclose(specificity.eta2[[0, 1, 4, 5]], eta2[[0, 1, 4, 5]], rtol=1e-10)
+    assert specificity.eta2[[2, 3]].isnan().all()  # never vary
+    assert specificity.chance.mean == pytest.approx(2 / 299)
+    assert (specificity.probability[:2] < 1e-4).all()
+    assert (specificity.probability[4:] > 0.001).all()
+    assert specificity.above == pytest.approx(2 / 6)
+    assert specificity.mean == pytest.approx(eta2[[0, 1, 4, 5]].mean().item())
 
 
 def test_selectivity_is_that_of_morcos() -> None:

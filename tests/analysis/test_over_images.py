@@ -41,7 +41,7 @@ def test_measures_are_those_of_scikit_learn_on_the_drawn_images() -> None:
     drawn = np.random.default_rng(1).integers(200, size=(200, 3))
     counts = torch.stack([torch.bincount(torch.from_numpy(d), minlength=200) for d in drawn.T], 1)
 
-    found = scores(networks, counts.double())
+    scored = scores(networks, counts.double())
 
     for m, of in enumerate(networks):
         for r in range(3):
@@ -55,13 +55,13 @@ def test_measures_are_those_of_scikit_learn_on_the_drawn_images() -> None:
                 "macro_f1": metrics.f1_score(label, answer, average="macro"),
                 "top5": top5.mean(),
             }
-            got = {name: float(values[m, r]) for name, values in found.items()}
+            got = {name: float(values[m, r]) for name, values in scored.items()}
             assert got == pytest.approx(expected, rel=1e-12)
 
 
 def test_intervals_are_those_of_scipy() -> None:
     outcomes = arms(400, 2)
-    (found,) = over_images(outcomes, PAIR, resamples=8000)
+    (intervals,) = over_images(outcomes, PAIR, resamples=8000)
 
     def accuracy(places: np.ndarray, axis: int = -1) -> np.ndarray:
         means: np.ndarray = gaps[places].mean(axis)
@@ -90,12 +90,12 @@ def test_intervals_are_those_of_scipy() -> None:
             rng=np.random.default_rng(0),
         )
         far = 4 * 2.67 * scipys.standard_error * (1 / draws + 1 / 8000) ** 0.5
-        interval = found[name]
+        interval = intervals[name]
         assert interval.low == pytest.approx(scipys.confidence_interval.low, abs=far)
         assert interval.high == pytest.approx(scipys.confidence_interval.high, abs=far)
     # a mean has the closed form, too
     half = 1.96 * gaps.std() / 20
-    assert found["accuracy"].high == pytest.approx(gaps.mean() + half, abs=0.15 * half)
+    assert intervals["accuracy"].high == pytest.approx(gaps.mean() + half, abs=0.15 * half)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_intervals_cover_as_often_as_they_say(
     (truth,) = over_images(arms(200_000, 3, seeds=1, shares=shares), PAIR, resamples=1)
     rounds, hits = 200, dict.fromkeys(MEASURES, 0)
     for k in range(rounds):
-        (found,) = over_images(arms(300, 1000 + k, shares=shares), PAIR, resamples=300)
-        for name, interval in found.items():
+        (intervals,) = over_images(arms(300, 1000 + k, shares=shares), PAIR, resamples=300)
+        for name, interval in intervals.items():
             assert interval.low is not None
             assert interval.high is not None
             hits[name] += interval.low <= truth[name].mean <= interval.high
@@ -125,15 +125,15 @@ def test_intervals_cover_as_often_as_they_say(
 def test_the_seeds_are_averaged_and_only_pairs_count() -> None:
     outcomes = arms(100, 4, seeds=3)
     del outcomes["se"][1]
-    (found,) = over_images(outcomes, PAIR)
+    (intervals,) = over_images(outcomes, PAIR)
 
     by_hand = [
         float((outcomes[arm][k].answer == outcomes[arm][k].label).double().mean())
         for arm in ("se", "plain")
         for k in (0, 2)
     ]
-    assert found["accuracy"].seeds == 2
-    assert found["accuracy"].mean == pytest.approx((sum(by_hand[:2]) - sum(by_hand[2:])) / 2)
+    assert intervals["accuracy"].seeds == 2
+    assert intervals["accuracy"].mean == pytest.approx((sum(by_hand[:2]) - sum(by_hand[2:])) / 2)
     assert over_images({"plain": outcomes["plain"], "se": {}}, PAIR) == [{}]
 
 
@@ -152,9 +152,9 @@ def test_many_resamples_at_once_or_few_give_the_same_kind_of_interval(
 
 def test_equal_networks_have_no_interval() -> None:
     same = arms(50, 6)["plain"][0]
-    (found,) = over_images({"plain": {0: same}, "se": {0: same}}, PAIR)
+    (intervals,) = over_images({"plain": {0: same}, "se": {0: same}}, PAIR)
 
-    assert found["accuracy"] == ImageInterval(0.0, None, None, 50, 1, 0.95)
+    assert intervals["accuracy"] == ImageInterval(0.0, None, None, 50, 1, 0.95)
 
 
 def test_other_images_are_refused() -> None:

@@ -49,47 +49,47 @@ PRICE = (
 
 
 def test_a_gain_and_its_price() -> None:
-    found = worth(result([0.01, 0.02, 0.015], [-0.02, -0.03, -0.025], **COSTS))
+    judged = worth(result([0.01, 0.02, 0.015], [-0.02, -0.03, -0.025], **COSTS))
 
-    assert found is not None
-    assert found["verdict"] == (
+    assert judged is not None
+    assert judged["verdict"] == (
         "SE is better by 1.5 points (95 % confidence, 3 seeds); it lowers the test loss by 0.0250 "
         f"(0.0126 to 0.0374); {PRICE}"
     )
-    assert found["speed"] == (
+    assert judged["speed"] == (
         "On cpu that is 529 images a second in training instead of 640 and 3,048 images a second "
         "in inference instead of 3,200."
     )
-    assert found["images_per_second"]["se"] == {"training": 528.9, "inference": 3047.6}
+    assert judged["images_per_second"]["se"] == {"training": 528.9, "inference": 3047.6}
 
 
 def test_networks_that_never_differ_leave_no_range() -> None:
-    found = worth(result([0.0, 0.0, 0.0], **COSTS))
+    judged = worth(result([0.0, 0.0, 0.0], **COSTS))
 
-    assert found is not None
-    assert "points is possible" not in found["verdict"]
-    assert found["verdict"].endswith(PRICE)
+    assert judged is not None
+    assert "points is possible" not in judged["verdict"]
+    assert judged["verdict"].endswith(PRICE)
 
 
 def test_an_open_difference_says_what_is_possible() -> None:
-    found = worth(result([0.01, -0.02, 0.005], [0.01, -0.01, 0.02], **COSTS))
+    judged = worth(result([0.01, -0.02, 0.005], [0.01, -0.01, 0.02], **COSTS))
 
-    assert found is not None
-    assert found["verdict"] == (
+    assert judged is not None
+    assert judged["verdict"] == (
         "no significant difference on 3 seeds: anything from \u22124.16 to +3.83 points is "
         f"possible; {PRICE}"
     )
 
 
 def test_a_loss_is_named_as_one() -> None:
-    found = worth(result([-0.01, -0.02, -0.015], [0.02, 0.03, 0.025], parameters=(1000, 1000)))
+    judged = worth(result([-0.01, -0.02, -0.015], [0.02, 0.03, 0.025], parameters=(1000, 1000)))
 
-    assert found is not None
-    assert found["verdict"] == (
+    assert judged is not None
+    assert judged["verdict"] == (
         "SE is worse by 1.5 points (95 % confidence, 3 seeds); it raises the test loss by 0.0250 "
         "(0.0126 to 0.0374); SE costs no more parameters"
     )
-    assert found["speed"] == ""
+    assert judged["speed"] == ""
 
 
 def test_the_median_of_pairwise_ratios_counts_where_there_is_one() -> None:
@@ -97,19 +97,19 @@ def test_the_median_of_pairwise_ratios_counts_where_there_is_one() -> None:
     given["cost"]["timing"]["step_ms"] = {"ratio": {"median": 1.5}}
     given["cost"]["deployed"] = None
 
-    found = worth(given)
+    judged = worth(given)
 
-    assert found is not None
-    assert found["verdict"].endswith(
+    assert judged is not None
+    assert judged["verdict"].endswith(
         "SE costs 50 % more time for a training step, 20 % more latency and 3.1 % more parameters"
     )
 
 
 @pytest.mark.parametrize("gap", [{}, {"config": {"arms": ["plain", "constant"]}, "cost": None}])
 def test_gaps_give_no_price(gap: dict[str, Any]) -> None:
-    found = worth(gap)
+    judged = worth(gap)
 
-    assert found is None or "costs" not in found["verdict"]
+    assert judged is None or "costs" not in judged["verdict"]
 
 
 @pytest.fixture(scope="module")

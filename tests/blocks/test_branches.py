@@ -79,8 +79,8 @@ def test_what_the_modules_compute(calls: list[int]) -> None:
     assert calls == [1]
     assert_close(y, as_modules(module, x))
     expected = gradients(as_modules(module, x), *leaves)
-    for found, truth in zip(gradients(y, *leaves), expected, strict=True):
-        assert_close(found, truth)
+    for gradient, truth in zip(gradients(y, *leaves), expected, strict=True):
+        assert_close(gradient, truth)
 
 
 CHANGES: dict[str, Callable[[Any], Any]] = {
@@ -147,10 +147,10 @@ def test_autocast(dtype: torch.dtype, calls: list[int]) -> None:
         y, expected = module(x), as_modules(module, x)
     assert y.dtype == dtype
     assert calls == [1]
-    for found, truth in zip(gradients(y, *leaves), gradients(expected, *leaves), strict=True):
-        assert found.dtype == truth.dtype
+    for gradient, truth in zip(gradients(y, *leaves), gradients(expected, *leaves), strict=True):
+        assert gradient.dtype == truth.dtype
         scale = truth.float().abs().max()
-        assert_close(found.float() / scale, truth.float() / scale, dtype=torch.bfloat16)
+        assert_close(gradient.float() / scale, truth.float() / scale, dtype=torch.bfloat16)
 
 
 def test_checkpointing_and_double_use() -> None:
@@ -158,8 +158,8 @@ def test_checkpointing_and_double_use() -> None:
     leaves = x, *module.parameters()
     expected = gradients(as_modules(module, as_modules(module, x)), *leaves)
     twice = module(checkpoint(module, x, use_reentrant=False))
-    for found, truth in zip(gradients(twice, *leaves), expected, strict=True):
-        assert_close(found, truth)
+    for gradient, truth in zip(gradients(twice, *leaves), expected, strict=True):
+        assert_close(gradient, truth)
 
 
 def test_a_backward_that_is_differentiated() -> None:
@@ -177,8 +177,8 @@ def test_under_torch_compile() -> None:
     leaves = x, *module.parameters()
     y = torch.compile(module, backend="aot_eager", fullgraph=True)(x)
     expected = gradients(as_modules(module, x), *leaves)
-    for found, truth in zip(gradients(y, *leaves), expected, strict=True):
-        assert_close(found, truth)
+    for gradient, truth in zip(gradients(y, *leaves), expected, strict=True):
+        assert_close(gradient, truth)
 
 
 def test_a_convolution_of_the_identity_itself() -> None:

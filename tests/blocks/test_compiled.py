@@ -19,8 +19,8 @@ class _Saved:
 
     def forward(self, graph: torch.fx.GraphModule, _inputs: object) -> object:
         (outputs,) = graph.graph.output_node().args
-        found = [node.meta.get("val") for node in outputs[1:] if node is not None]  # behind y
-        maps = [t for t in found if isinstance(t, torch.Tensor) and t.dim() == 4]
+        saved = [node.meta.get("val") for node in outputs[1:] if node is not None]  # behind y
+        maps = [t for t in saved if isinstance(t, torch.Tensor) and t.dim() == 4]
         self.maps += [(t.dtype, t.shape[1]) for t in maps if t.shape[-1] > 1]  # no weights
         return make_boxed_func(graph.forward)
 

@@ -27,9 +27,9 @@ from training.tiny import image_folder
 
 def ran(*arguments: str) -> str:
     """What a command prints that ends well."""
-    found = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert found.exit_code == 0, found.output
-    return found.output
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -53,10 +53,10 @@ def test_cost_prints_a_table() -> None:
 
 
 def test_cost_prints_json() -> None:
-    found = json.loads(ran("cost", "resnet20", "--no-timing", "--json", "--batch", "2"))
+    report = json.loads(ran("cost", "resnet20", "--no-timing", "--json", "--batch", "2"))
 
-    assert found["input"] == [[2, 3, 32, 32]]
-    assert found["total"]["difference"]["parameters"] == 2373
+    assert report["input"] == [[2, 3, 32, 32]]
+    assert report["total"]["difference"]["parameters"] == 2373
 
 
 def test_cost_prints_markdown_of_the_blocks_asked_for() -> None:
@@ -142,9 +142,9 @@ def test_a_full_disk_is_one_line(
 
 
 def test_usage_is_explained() -> None:
-    found = CliRunner().invoke(app, ["compare", "--no-such-option"])
+    result = CliRunner().invoke(app, ["compare", "--no-such-option"])
 
-    assert found.exit_code == 2
+    assert result.exit_code == 2
 
 
 # ---- compare
@@ -153,14 +153,14 @@ QUICK = ("--seeds", "1", "--epochs", "1", "--batch-size", "8", "--no-timing", "-
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return image_folder(tmp_path_factory.mktemp("data") / "pictures")
+def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return image_folder(tmp_path_factory.mktemp("data") / "images")
 
 
-def test_compare_prints_the_table_and_the_report(pictures: Path, tmp_path: Path) -> None:
+def test_compare_prints_the_table_and_the_report(image_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = ran(
-        *("compare", "--data", str(pictures), "--image-size", "8", "--out", str(out)),
+        *("compare", "--data", str(image_root), "--image-size", "8", "--out", str(out)),
         *("--reduction", "4", "--augmentation", "none", *QUICK),
     )
 
@@ -173,15 +173,17 @@ def test_compare_prints_the_table_and_the_report(pictures: Path, tmp_path: Path)
     assert result["cost"]["total"]["plain"]["latency_ms"] is None
     assert result["command"].split()[0] == "senet"
 
-    again = CliRunner().invoke(app, ["compare", "--data", str(pictures), "--out", str(out), *QUICK])
+    again = CliRunner().invoke(
+        app, ["compare", "--data", str(image_root), "--out", str(out), *QUICK]
+    )
     assert "out must be a new or an empty folder" in str(again.exception)
 
 
-def started(pictures: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+def started(image_root: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     source = Path(__file__).resolve().parents[2] / "src"
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "senet", "compare", "--data", str(pictures)),
+            *(sys.executable, "-m", "senet", "compare", "--data", str(image_root)),
             *("--image-size", "8", "--out", str(out), "--seeds", "1", "--batch-size", "8"),
             *("--no-timing", "--device", "cpu", *more),
         ],
@@ -203,10 +205,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_interrupt_keeps_what_is_there_and_says_how_to_go_on(
-    pictures: Path, tmp_path: Path
+    image_root: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    process = started(pictures, out, "--epochs", "1000")
+    process = started(image_root, out, "--epochs", "1000")
     wait_for(out / "runs" / "plain-seed0" / "history.json", process)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=120)
@@ -227,10 +229,10 @@ def test_interrupt_before_the_first_step_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("senet.compare.comparison.load_data", interrupted)
-    found = CliRunner().invoke(app, ["compare", "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["compare", "--out", str(tmp_path / "out")])
 
-    assert found.exit_code == 130
-    assert "interrupted before the first step; nothing was written" in found.stderr
+    assert result.exit_code == 130
+    assert "interrupted before the first step; nothing was written" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -17,9 +17,9 @@ TEST = "passed over in test: 1 of no image format (.md 1)"
 
 
 def said(*arguments: str) -> str:
-    found = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}, catch_exceptions=False)
-    assert found.exit_code == 0, found.output
-    return found.output
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 @pytest.fixture(scope="module")

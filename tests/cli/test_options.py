@@ -92,10 +92,10 @@ def test_ablation_tests_once_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_set_changes_the_blocks_of_plan_and_cost() -> None:
     line = ("cost", "resnet20", "--no-timing", "--json", "--set", "hidden=1", "--stages", "2")
-    found = json.loads(CliRunner().invoke(app, line, catch_exceptions=False).output)
+    report = json.loads(CliRunner().invoke(app, line, catch_exceptions=False).output)
 
     # three blocks of 64 channels with one hidden unit
-    assert found["total"]["difference"]["parameters"] == 3 * (2 * 64 + 64 + 1)
+    assert report["total"]["difference"]["parameters"] == 3 * (2 * 64 + 64 + 1)
     refused = CliRunner().invoke(app, ["plan", "resnet20", "--set", "stages=[]"])
     assert isinstance(refused.exception, SenetError)
 

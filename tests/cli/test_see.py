@@ -17,7 +17,7 @@ from senet.analysis import record_gates
 from senet.cli.commands import app
 from senet.models import create_model
 from senet.training.trained import load_run
-from training.tiny import image_folder, picture
+from training.tiny import coloured_image, image_folder
 
 QUICK = ("--set", "epochs=2", "--set", "batch_size=8", "--set", "image_size=8", "--device", "cpu")
 
@@ -43,7 +43,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def test_a_run_is_seen(run: Path, tmp_path: Path) -> None:
     image = tmp_path / "odd & <b>.png"
-    picture("blue", 5000, size=11).save(image)
+    coloured_image("blue", 5000, size=11).save(image)
     printed = ran("see", str(run), "--image", str(image), "--device", "cpu")
 
     folder = run / "see"
@@ -75,7 +75,7 @@ def test_the_tables_are_the_recorded_gates(run: Path, tmp_path: Path) -> None:
     images, labels = [], []
     for label, colour in enumerate(("blue", "green")):
         for index in range(1000, 1004):
-            pixels = torch.tensor(list(picture(colour, index).tobytes())).reshape(8, 8, 3)
+            pixels = torch.tensor(list(coloured_image(colour, index).tobytes())).reshape(8, 8, 3)
             images.append((pixels.movedim(2, 0) / 255 - mean) / std)
             labels.append(label)
     batch = torch.stack(images), torch.tensor(labels)
@@ -131,6 +131,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         return refused(capsys, "see", *arguments, *out)
 
     assert "needs --weights" in says("resnet20")
+    assert "--num-classes must come with --weights, got" in says(str(run), "--num-classes", "2")
     assert "class 'blu'" in says(str(run), "--classes", "blu,green")
     assert "images must be at least 1, got 0" in says(str(run), "--images", "0")
     missing = says(str(run), "--image", str(tmp_path / "none.png"))

@@ -15,7 +15,7 @@ import senet
 from cli.test_cli import ran, refused
 from senet.cli.commands import app
 from senet.models import create_model
-from training.tiny import image_folder, picture
+from training.tiny import coloured_image, image_folder
 
 ENDINGS = ("onnx", "xml", "pt2")
 QUICK = ("--set", "epochs=1", "--set", "batch_size=8", "--set", "image_size=8", "--device", "cpu")
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 def answered(*arguments: str) -> Any:
     """The JSON that a command prints."""
-    found = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
-    assert found.exit_code == 0, found.output
-    return json.loads(found.stdout)
+    result = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def images(tmp_path: Path) -> list[str]:
     """Two images of another size than the network's."""
     paths = [tmp_path / f"{colour}.png" for colour in ("blue", "green")]
     for path in paths:
-        picture(path.stem, 5000, size=11).save(path)
+        coloured_image(path.stem, 5000, size=11).save(path)
     return [str(path) for path in paths]
 
 
@@ -198,7 +198,10 @@ def test_a_file_that_says_nothing_of_its_images(
         (("RUN", "--format", "pt2", "--images", "0"), "images must be a whole number of at least"),
         (("RUN", "--format", "pt2", "--image-size", "0"), "--image-size must be at least 1, got 0"),
         (("RUN", "--format", "pt2", "--weights", "w"), "--weights and --classes go with a name"),
-        (("RUN", "--format", "pt2", "--normalization", "imagenet"), "is said by a run itself"),
+        (
+            ("RUN", "--format", "pt2", "--normalization", "imagenet"),
+            "a run that records its own, got 'imagenet'",
+        ),
         (("resnet20", "--format", "pt2"), "resnet20 is no folder; a network is exported by its"),
         ((".", "--format", "pt2"), ". holds no run of senet train that can be read"),
     ],

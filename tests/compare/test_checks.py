@@ -15,17 +15,17 @@ from training.tiny import TinyNet, compared, image_folder
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
-    folder = image_folder(tmp_path_factory.mktemp("data") / "pictures")
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    folder = image_folder(tmp_path_factory.mktemp("data") / "images")
     return DataConfig(str(folder), image_size=8)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": "other/1", "config": {}}'])
-def test_resume_of_something_else(pictures: DataConfig, tmp_path: Path, text: str) -> None:
+def test_resume_of_something_else(coloured: DataConfig, tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
 
     with pytest.raises(DataError, match=r"nothing to resume|must be of schema 'senet.compare/2'"):
-        compared(pictures, tmp_path, resume=True)
+        compared(coloured, tmp_path, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
@@ -80,39 +80,39 @@ def linear(num_classes: int, in_chans: int) -> nn.Module:
     ],
 )
 def test_nothing_is_written_when_something_is_wrong(
-    pictures: DataConfig,
+    coloured: DataConfig,
     tmp_path: Path,
     options: dict[str, Any],
     error: type[Exception],
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        compared(pictures, tmp_path / "out", **options)
+        compared(coloured, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_one_class_is_refused(pictures: DataConfig, tmp_path: Path) -> None:
+def test_one_class_is_refused(coloured: DataConfig, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs at least 2"):
-        compared(pictures, tmp_path / "out", **one_class(tmp_path))
+        compared(coloured, tmp_path / "out", **one_class(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
-def test_folder_with_something_in_it_is_refused(pictures: DataConfig, tmp_path: Path) -> None:
+def test_folder_with_something_in_it_is_refused(coloured: DataConfig, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
 
     with pytest.raises(ConfigError, match=r"is not empty; go on with what is there by --resume"):
-        compared(pictures, tmp_path)
+        compared(coloured, tmp_path)
     with pytest.raises(ConfigError, match=r"out must be a folder, .*notes.txt is a file"):
-        compared(pictures, tmp_path / "notes.txt")
+        compared(coloured, tmp_path / "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_loss_that_is_no_longer_finite_keeps_what_is_done(
-    pictures: DataConfig, tmp_path: Path
+    coloured: DataConfig, tmp_path: Path
 ) -> None:
     train = TrainConfig(epochs=1, batch_size=8, lr=1e30, warmup_epochs=0)
 
     with pytest.raises(TrainingError, match=r"no longer finite at step \d, in epoch 1"):
-        compared(pictures, tmp_path / "out", train=train)
+        compared(coloured, tmp_path / "out", train=train)
     result = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (result["state"], result["runs"]) == ("partial", [])

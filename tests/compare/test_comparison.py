@@ -26,8 +26,8 @@ from training.tiny import RECIPE, TinyNet, compared, image_folder, tiny_net
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
-    folder = image_folder(tmp_path_factory.mktemp("data") / "pictures")
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    folder = image_folder(tmp_path_factory.mktemp("data") / "images")
     return DataConfig(str(folder), image_size=8)
 
 
@@ -38,7 +38,7 @@ def _fast_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 
 
 def interrupted(
-    pictures: DataConfig, out: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    coloured: DataConfig, out: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> Any:
     """A comparison that the user stops after so many steps."""
     stops: list[Stop] = []
@@ -56,7 +56,7 @@ def interrupted(
 
     with monkeypatch.context() as patched:
         patched.setattr(Stop, "__init__", remember)
-        return compared(pictures, out, on_progress=progress)
+        return compared(coloured, out, on_progress=progress)
 
 
 def without_clock(result: dict[str, Any]) -> dict[str, Any]:
@@ -71,15 +71,15 @@ def without_clock(result: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(pictures: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(coloured: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
-    compared(pictures, out)
+    compared(coloured, out)
     return out
 
 
 def read(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "results.json").read_text())
-    return found
+    results: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return results
 
 
 # ---- the result
@@ -140,31 +140,31 @@ def test_report_is_one_page(finished: Path) -> None:
 
 
 def test_folder_has_what_the_pages_say(finished: Path) -> None:
-    found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    paths = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
 
     runs = [f"{arch}-seed{seed}" for arch in ("plain", "se") for seed in (0, 1)]
     names = ("history.csv", "history.json", "outcomes.safetensors", "run.json")
     files = [f"runs/{run}/{name}" for run in runs for name in names]
     files += [f"runs/se-seed{seed}/gates.csv" for seed in (0, 1)]
-    checkpoints = {name for name in found if name.endswith(".ckpt")}
-    assert sorted(found - checkpoints) == sorted(["report.html", "results.json", *files])
+    checkpoints = {name for name in paths if name.endswith(".ckpt")}
+    assert sorted(paths - checkpoints) == sorted(["report.html", "results.json", *files])
     assert sorted(Path(name).parent.name for name in checkpoints) == sorted(2 * runs)
 
 
-def test_same_options_same_numbers(pictures: DataConfig, finished: Path, tmp_path: Path) -> None:
+def test_same_options_same_numbers(coloured: DataConfig, finished: Path, tmp_path: Path) -> None:
     torch.manual_seed(99)
 
-    assert without_clock(compared(pictures, tmp_path / "out")) == without_clock(read(finished))
+    assert without_clock(compared(coloured, tmp_path / "out")) == without_clock(read(finished))
 
 
 # ---- what is compared
 
 
 def test_networks_share_their_weights_and_their_function(
-    pictures: DataConfig, tmp_path: Path
+    coloured: DataConfig, tmp_path: Path
 ) -> None:
-    data = load_data(pictures, input_size=(3, 8, 8))
-    config = RunConfig(tiny_net, None, SEConfig(), pictures, RECIPE)
+    data = load_data(coloured, input_size=(3, 8, 8))
+    config = RunConfig(tiny_net, None, SEConfig(), coloured, RECIPE)
     made = Experiment(config, ("plain", "se"), 2, torch.device("cpu"), tmp_path)
     images = made.some_images(data)
     state = torch.random.get_rng_state()
@@ -181,7 +181,7 @@ def test_networks_share_their_weights_and_their_function(
 
 
 def test_both_networks_see_the_same_images(
-    pictures: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coloured: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
     step = Classifier.training_step
@@ -192,7 +192,7 @@ def test_both_networks_see_the_same_images(
         return step(module, batch, index)
 
     monkeypatch.setattr(Classifier, "training_step", spied)
-    compared(pictures, tmp_path / "out")
+    compared(coloured, tmp_path / "out")
 
     for seed in (0, 1):
         assert len(seen["plain", seed]) == 2 * 9
@@ -205,7 +205,7 @@ def test_both_networks_see_the_same_images(
 
 @pytest.mark.parametrize("after", [4, 14])
 def test_interrupted_comparison_goes_on_to_the_same_end(
-    pictures: DataConfig,
+    coloured: DataConfig,
     finished: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -213,7 +213,7 @@ def test_interrupted_comparison_goes_on_to_the_same_end(
 ) -> None:
     """Stopped in the second epoch of the first run, and of the second."""
     out = tmp_path / "out"
-    part = interrupted(pictures, out, monkeypatch, after)
+    part = interrupted(coloured, out, monkeypatch, after)
 
     assert part == read(out)
     assert part["state"] == "partial"
@@ -222,7 +222,7 @@ def test_interrupted_comparison_goes_on_to_the_same_end(
     assert "no seed has both runs" in part["summary"]["verdict"]
     assert (out / "report.html").read_text() == "partial"
 
-    whole = compared(pictures, out, resume=True)
+    whole = compared(coloured, out, resume=True)
     assert whole["state"] == "done"
     assert without_clock(whole) == without_clock(read(finished))
     gates = Path("runs/se-seed0/gates.csv")
@@ -231,31 +231,31 @@ def test_interrupted_comparison_goes_on_to_the_same_end(
 
 
 def test_finished_runs_are_not_repeated(
-    pictures: DataConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coloured: DataConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    interrupted(pictures, out, monkeypatch, 9 + 1)
+    interrupted(coloured, out, monkeypatch, 9 + 1)
     said: list[str] = []
-    compared(pictures, out, resume=True, on_progress=lambda what, *_: said.append(what))
+    compared(coloured, out, resume=True, on_progress=lambda what, *_: said.append(what))
 
     assert not any(what.startswith("plain, seed 1/2") for what in said)
     assert any(what.startswith("SE, seed 1/2") for what in said)
     assert "measuring the cost" not in said
 
 
-def test_resume_where_nothing_is_begins(pictures: DataConfig, tmp_path: Path) -> None:
+def test_resume_where_nothing_is_begins(coloured: DataConfig, tmp_path: Path) -> None:
     train = TrainConfig(epochs=1, batch_size=8)
 
-    result = compared(pictures, tmp_path / "out", resume=True, seeds=1, train=train)
+    result = compared(coloured, tmp_path / "out", resume=True, seeds=1, train=train)
     assert result["state"] == "done"
     assert result["summary"]["verdict"] == "one seed: no interval, no verdict"
 
 
 def test_a_folder_of_the_first_schema_is_gone_on_with(
-    pictures: DataConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coloured: DataConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    part = interrupted(pictures, out, monkeypatch, 9 + 1)
+    part = interrupted(coloured, out, monkeypatch, 9 + 1)
     means = part["summary"]["arms"]
     del part["config"]["arms"]
     part["schema"] = "senet.compare/1"
@@ -263,13 +263,13 @@ def test_a_folder_of_the_first_schema_is_gone_on_with(
     (out / "results.json").write_text(json.dumps(part))
 
     with pytest.raises(ConfigError, match="arms was"):
-        compared(pictures, out, resume=True, arms=("plain", "constant"))
-    whole = compared(pictures, out, resume=True)
+        compared(coloured, out, resume=True, arms=("plain", "constant"))
+    whole = compared(coloured, out, resume=True)
     assert whole["schema"] == "senet.compare/2"
     assert without_clock(whole) == without_clock(read(finished))
 
 
-def test_resume_with_other_options_is_refused(pictures: DataConfig, finished: Path) -> None:
+def test_resume_with_other_options_is_refused(coloured: DataConfig, finished: Path) -> None:
     before = read(finished)
     train = TrainConfig(**(RECIPE.to_dict() | {"epochs": 4, "lr": 0.1}))
 
@@ -277,7 +277,7 @@ def test_resume_with_other_options_is_refused(pictures: DataConfig, finished: Pa
         ConfigError,
         match=r"same options, but epochs was 3, is 4; lr was 0.05, is 0.1; se.red.*16.*8",
     ):
-        compared(pictures, finished, resume=True, train=train, se=SEConfig(reduction=8))
+        compared(coloured, finished, resume=True, train=train, se=SEConfig(reduction=8))
     assert read(finished) == before
 
 
@@ -330,9 +330,9 @@ def test_networks_that_answer_one_class_only_are_named(tmp_path: Path) -> None:
     assert "Always answering the largest class would give 75" in page
 
 
-def test_each_measure_has_its_interval_in_pairs(pictures: DataConfig, tmp_path: Path) -> None:
+def test_each_measure_has_its_interval_in_pairs(coloured: DataConfig, tmp_path: Path) -> None:
     train = TrainConfig(epochs=1, batch_size=8, lr=0.05, warmup_epochs=0.5)
-    result = compared(pictures, tmp_path, seeds=3, train=train)
+    result = compared(coloured, tmp_path, seeds=3, train=train)
     for name in ("test_loss", "balanced_accuracy", "macro_f1"):
         measure = result["summary"]["measures"][name]
         of = {(run["arch"], run["seed"]): run[name] for run in result["runs"]}

@@ -21,18 +21,18 @@ def _fast_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     root = tmp_path_factory.mktemp("data")
-    folder = image_folder(root / "pictures", train=6, test=5, colours=tuple(COLOURS))
+    folder = image_folder(root / "images", train=6, test=5, colours=tuple(COLOURS))
     return DataConfig(str(folder), image_size=8)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_outcomes_are_those_of_the_run(
-    pictures: DataConfig, tmp_path: Path, precision: str
+    coloured: DataConfig, tmp_path: Path, precision: str
 ) -> None:
     train = TrainConfig(epochs=1, batch_size=4, lr=0.02, warmup_epochs=0, precision=precision)
-    result = compared(pictures, tmp_path / "out", train=train, seeds=1)
+    result = compared(coloured, tmp_path / "out", train=train, seeds=1)
 
     for run in result["runs"]:
         kept = read_outcomes(tmp_path / "out" / "runs" / f"{run['arch']}-seed0")
@@ -47,12 +47,12 @@ def test_outcomes_are_those_of_the_run(
 
 
 def test_intervals_over_images_stand_beside_those_over_seeds(
-    pictures: DataConfig, tmp_path: Path
+    coloured: DataConfig, tmp_path: Path
 ) -> None:
     train = TrainConfig(epochs=1, batch_size=4, lr=0.02, warmup_epochs=0)
     options: dict[str, Any] = {"train": train, "seeds": 2, "arms": ("plain", "se", "constant")}
     out = tmp_path / "out"
-    result = compared(pictures, out, **options)
+    result = compared(coloured, out, **options)
 
     summary = result["summary"]
     for place, entry in enumerate(summary["differences"]):
@@ -69,10 +69,10 @@ def test_intervals_over_images_stand_beside_those_over_seeds(
     # a comparison from before this was kept: --resume tests the networks that it has
     for path in out.rglob("outcomes.safetensors"):
         path.unlink()
-    again = compared(pictures, out, resume=True, **options)
+    again = compared(coloured, out, resume=True, **options)
     assert again["summary"] == summary
 
     path.write_bytes(b"broken")
     with pytest.raises(DataError, match=r"outcomes\.safetensors cannot be read .* delete it"):
-        compared(pictures, out, resume=True, **options)
+        compared(coloured, out, resume=True, **options)
     assert json.loads((out / "results.json").read_text())["schema"] == "senet.compare/2"

@@ -29,8 +29,8 @@ def _fast_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
-    folder = image_folder(tmp_path_factory.mktemp("data") / "pictures", train=8, test=10)
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    folder = image_folder(tmp_path_factory.mktemp("data") / "images", train=8, test=10)
     return DataConfig(str(folder), image_size=8)
 
 
@@ -40,12 +40,12 @@ def gaps(result: dict[str, Any]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def until(pictures: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def until(coloured: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pairs of networks that have hardly learnt, then as many as ± 30 points take."""
     out = tmp_path_factory.mktemp("until") / "out"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("senet.compare.comparison.render_report", lambda result: result["state"])
-        compared(pictures, out, seeds=3, until=WIDE, max_seeds=9, **OPTIONS)
+        compared(coloured, out, seeds=3, until=WIDE, max_seeds=9, **OPTIONS)
     return out
 
 
@@ -67,17 +67,17 @@ def test_the_first_pairs_say_how_many_follow(until: Path) -> None:
         assert half <= WIDE / 100
 
 
-def test_it_goes_on_where_it_was(pictures: DataConfig, until: Path) -> None:
+def test_it_goes_on_where_it_was(coloured: DataConfig, until: Path) -> None:
     before = json.loads((until / "results.json").read_text())
     options: dict[str, Any] = {"seeds": 3, "resume": True, **OPTIONS}
-    again = compared(pictures, until, until=WIDE, max_seeds=9, **options)
+    again = compared(coloured, until, until=WIDE, max_seeds=9, **options)
 
     assert again["runs"] == before["runs"]
     assert again["summary"] == before["summary"]
     with pytest.raises(ConfigError, match=r"until\.points was 20\.0, is 10\.0"):
-        compared(pictures, until, until=10.0, max_seeds=9, **options)
+        compared(coloured, until, until=10.0, max_seeds=9, **options)
     with pytest.raises(ConfigError, match="until"):
-        compared(pictures, until, **options)
+        compared(coloured, until, **options)
 
 
 def test_an_earlier_comparison_is_the_first_stage_of_one_with_a_goal() -> None:
@@ -90,15 +90,15 @@ def test_an_earlier_comparison_is_the_first_stage_of_one_with_a_goal() -> None:
     assert capped["until"] == asdict(goal)
 
 
-def test_goals_that_cannot_be_are_refused(pictures: DataConfig, tmp_path: Path) -> None:
+def test_goals_that_cannot_be_are_refused(coloured: DataConfig, tmp_path: Path) -> None:
     for options, message in (
         ({"until": 0.0}, "above 0 points, got 0; try 0.5"),
         ({"until": 0.5, "seeds": 1}, "at least 2 seeds to begin with"),
         ({"until": 0.5, "seeds": 5, "max_seeds": 4}, "max_seeds must be at least seeds, 5, got 4"),
     ):
         with pytest.raises(ConfigError, match=message):
-            compared(pictures, tmp_path / "out", **options)
+            compared(coloured, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
     given = ("compare", "--until", "0.5", "--seeds", "5", "--max-seeds", "4")
-    found = CliRunner().invoke(app, [*given, "--out", str(tmp_path / "out")])
-    assert "max_seeds must be at least seeds, 5, got 4" in str(found.exception)
+    invoked = CliRunner().invoke(app, [*given, "--out", str(tmp_path / "out")])
+    assert "max_seeds must be at least seeds, 5, got 4" in str(invoked.exception)

@@ -29,36 +29,36 @@ def _fast_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
-    folder = image_folder(tmp_path_factory.mktemp("data") / "pictures", train=8, test=10)
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    folder = image_folder(tmp_path_factory.mktemp("data") / "images", train=8, test=10)
     return DataConfig(str(folder), image_size=8)
 
 
-def test_power_of_one_pair_and_of_more(pictures: DataConfig, tmp_path: Path) -> None:
+def test_power_of_one_pair_and_of_more(coloured: DataConfig, tmp_path: Path) -> None:
     out, said = tmp_path / "out", []
     result = compared(
-        pictures, out, seeds=1, on_progress=lambda what, *_: said.append(what), **OPTIONS
+        coloured, out, seeds=1, on_progress=lambda what, *_: said.append(what), **OPTIONS
     )
     plain, head = (read_outcomes(out / "runs" / f"{arm}-seed0") for arm in OPTIONS["arms"])
     apart = ((plain.answer == plain.label) != (head.answer == head.label)).sum().item()
 
-    found = power_of(out, seeds=5)
+    power = power_of(out, seeds=5)
 
-    assert found["estimate"] == "the first pair"
-    assert found["spread"] == pytest.approx(apart**0.5 / 20)
-    assert found["detectable"] == pytest.approx(detectable(found["spread"], 5))
-    assert found["pairs_for"]["0.01"] == pairs_for(0.01, found["spread"])
+    assert power["estimate"] == "the first pair"
+    assert power["spread"] == pytest.approx(apart**0.5 / 20)
+    assert power["detectable"] == pytest.approx(detectable(power["spread"], 5))
+    assert power["pairs_for"]["0.01"] == pairs_for(0.01, power["spread"])
     assert any(what.startswith("2 seeds show differences above about") for what in said)
     assert result["summary"]["power"]["seeds"] == 1
 
-    result = compared(pictures, out, seeds=3, resume=True, **OPTIONS)
+    result = compared(coloured, out, seeds=3, resume=True, **OPTIONS)
     of = {(run["arch"], run["seed"]): run["test_accuracy"] for run in result["runs"]}
     gaps = [of["head-only", seed] - of["plain", seed] for seed in range(3)]
-    found = power_of(out, seeds=5)
-    assert (found["estimate"], found["spread"]) == ("3 pairs", pytest.approx(stdev(gaps)))
+    power = power_of(out, seeds=5)
+    assert (power["estimate"], power["spread"]) == ("3 pairs", pytest.approx(stdev(gaps)))
 
     printed = CliRunner().invoke(app, ["compare", "--power", str(out), "--seeds", "5"])
-    assert printed.stdout.strip() == found["text"]
+    assert printed.stdout.strip() == power["text"]
 
 
 def test_a_pilot_without_a_pair_is_refused(tmp_path: Path) -> None:

@@ -43,40 +43,40 @@ def make(*, alone: bool = False, **changes: Any) -> CostReport:
 
 
 def test_dict_has_every_number_with_its_unit() -> None:
-    found = make().to_dict()
+    numbers = make().to_dict()
 
-    assert found["schema"] == SCHEMA == "senet.cost/1"
-    assert found["columns"] == ["plain", "se"]
-    assert found["input"] == [[2, 3, 8, 8]]
+    assert numbers["schema"] == SCHEMA == "senet.cost/1"
+    assert numbers["columns"] == ["plain", "se"]
+    assert numbers["input"] == [[2, 3, 8, 8]]
     times = {"latency_ms", "step_ms"}
     for column in ("plain", "se", "difference", "ratio"):
-        assert set(found["total"][column]) == set(QUANTITIES) | times
-    assert found["total"]["plain"]["macs"] == 1_002_300
-    assert found["total"]["difference"]["macs"] == 545
-    assert found["total"]["ratio"]["macs"] == 1_002_845 / 1_002_300
-    assert [(part["name"], part["stage"]) for part in found["blocks"]] == [
+        assert set(numbers["total"][column]) == set(QUANTITIES) | times
+    assert numbers["total"]["plain"]["macs"] == 1_002_300
+    assert numbers["total"]["difference"]["macs"] == 545
+    assert numbers["total"]["ratio"]["macs"] == 1_002_845 / 1_002_300
+    assert [(part["name"], part["stage"]) for part in numbers["blocks"]] == [
         ("layer1.0", 2),
         ("layer2.0", 3),
         ("other", None),
     ]
-    assert found["blocks"][0]["se"]["bytes_kept"] == 2500
-    assert found["stages"][1]["ratio"]["bytes_kept"] == 1.15
-    assert found["unavailable"] == {"step_ms": "ValueError: no targets"}
-    assert found["without_formula"]["se"] == {"aten::relu": 2}
+    assert numbers["blocks"][0]["se"]["bytes_kept"] == 2500
+    assert numbers["stages"][1]["ratio"]["bytes_kept"] == 1.15
+    assert numbers["unavailable"] == {"step_ms": "ValueError: no targets"}
+    assert numbers["without_formula"]["se"] == {"aten::relu": 2}
 
 
 def test_dict_has_medians_and_quartiles_of_times() -> None:
-    found = make().to_dict()
+    numbers = make().to_dict()
 
-    assert found["total"]["se"]["latency_ms"] == 6.0
-    assert found["total"]["difference"]["latency_ms"] == 2.0
+    assert numbers["total"]["se"]["latency_ms"] == 6.0
+    assert numbers["total"]["difference"]["latency_ms"] == 2.0
     # of the pairs 1.5, 1.5, 1.25
-    assert found["total"]["ratio"]["latency_ms"] == 1.5
-    assert found["timing"]["latency_ms"]["ratio"] == {"lower": 1.375, "median": 1.5, "upper": 1.5}
-    assert found["timing"]["latency_ms"]["plain"] == {"lower": 3.0, "median": 4.0, "upper": 6.0}
-    assert found["timing"]["step_ms"] is None
-    assert found["timing"]["repeats"] == 3
-    assert found["total"]["ratio"]["step_ms"] is None
+    assert numbers["total"]["ratio"]["latency_ms"] == 1.5
+    assert numbers["timing"]["latency_ms"]["ratio"] == {"lower": 1.375, "median": 1.5, "upper": 1.5}
+    assert numbers["timing"]["latency_ms"]["plain"] == {"lower": 3.0, "median": 4.0, "upper": 6.0}
+    assert numbers["timing"]["step_ms"] is None
+    assert numbers["timing"]["repeats"] == 3
+    assert numbers["total"]["ratio"]["step_ms"] is None
 
 
 def test_json_is_the_dict() -> None:
@@ -94,17 +94,19 @@ def test_without_timing_there_is_none() -> None:
 def test_the_deployed_networks_are_a_table_of_their_own() -> None:
     report = make()
     report = make(deployed=Deployed(report.total, report.latency))
-    found = report.to_dict()["deployed"]
+    numbers = report.to_dict()["deployed"]
 
-    assert found["total"]["se"] == {
+    assert numbers["total"]["se"] == {
         "parameters": 1_002_845,
         "macs": 1_002_845,
         "bytes_moved_forward": 1_002_845,
         "latency_ms": 6.0,
     }
-    assert found["total"]["difference"]["latency_ms"] == 2.0
-    assert found["total"]["ratio"]["latency_ms"] == found["latency_ms"]["ratio"]["median"] == 1.5
-    assert json.loads(report.to_json())["deployed"] == found
+    assert numbers["total"]["difference"]["latency_ms"] == 2.0
+    assert (
+        numbers["total"]["ratio"]["latency_ms"] == numbers["latency_ms"]["ratio"]["median"] == 1.5
+    )
+    assert json.loads(report.to_json())["deployed"] == numbers
     text = str(report)
     assert "as senet.deploy leaves them" in text
     assert "deployed forward, SE / plain of each pair: median 1.5000" in text
@@ -115,13 +117,13 @@ def test_the_deployed_networks_are_a_table_of_their_own() -> None:
 
 def test_alone_there_is_no_difference() -> None:
     report = make(alone=True)
-    found = report.to_dict()
+    numbers = report.to_dict()
 
     assert report.alone
-    assert found["columns"] == ["model"]
-    assert set(found["total"]) == {"model"}
-    assert set(found["blocks"][0]) == {"name", "stage", "model"}
-    assert found["timing"]["latency_ms"]["ratio"] is None
+    assert numbers["columns"] == ["model"]
+    assert set(numbers["total"]) == {"model"}
+    assert set(numbers["blocks"][0]) == {"name", "stage", "model"}
+    assert numbers["timing"]["latency_ms"]["ratio"] is None
     assert "ratio" not in str(report)
     assert "SE" not in report.to_markdown()
 

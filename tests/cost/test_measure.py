@@ -131,8 +131,8 @@ def test_a_model_that_makes_tensors_is_counted_without_running() -> None:
     before = plain.total.values("bytes_moved_forward")[0]
     assert moved is not None
     assert before is not None
-    row, picture = 8 * 4, image().numel() * 4
-    assert moved - before == row + (picture + row + picture)  # ones; x + ones
+    row, image_bytes = 8 * 4, image().numel() * 4
+    assert moved - before == row + (image_bytes + row + image_bytes)  # ones; x + ones
 
 
 class Reads(Tiny):
@@ -221,13 +221,13 @@ def test_the_model_is_untouched(kind: str) -> None:
         net(x).sum().backward()
     net.unit.eval()
     net.unit.bn1.register_forward_hook(lambda *args: None)
-    before, picture, generator = state_of(net), x.clone(), torch.get_rng_state()
+    before, x_before, generator = state_of(net), x.clone(), torch.get_rng_state()
     everywhere = len(nn.modules.module._global_forward_hooks)
 
     cost(net, x, repeats=1, warmup=0)
 
     assert state_of(net) == before
-    assert torch.equal(x, picture)
+    assert torch.equal(x, x_before)
     assert torch.equal(torch.get_rng_state(), generator)
     assert len(nn.modules.module._global_forward_hooks) == everywhere
 

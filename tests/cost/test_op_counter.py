@@ -12,14 +12,14 @@ from torch.utils.checkpoint import checkpoint
 from senet.cost.model_copies import copied
 from senet.cost.op_counter import count_forward, count_parameters, count_step
 
-# The map of all these networks, [2, 4, 8, 8] in float32, and the picture, [2, 2, 8, 8].
+# The map of all these networks, [2, 4, 8, 8] in float32, and the image, [2, 2, 8, 8].
 MAP = 2 * 4 * 8 * 8 * 4
-PICTURE = 2 * 2 * 8 * 8 * 4
+IMAGE = 2 * 2 * 8 * 8 * 4
 WEIGHT = 4 * 2 * 9 * 4  # [4, 2, 3, 3]
 VECTOR = 4 * 4  # [4]
 
 
-def picture(device: str = "meta") -> Tensor:
+def image(device: str = "meta") -> Tensor:
     return torch.zeros(2, 2, 8, 8, device=device)
 
 
@@ -45,12 +45,12 @@ class ByHand(nn.Module):
 
 
 def test_forward_by_hand() -> None:
-    trace = count_forward(copied(small_net(), "meta"), picture())
+    trace = count_forward(copied(small_net(), "meta"), image())
 
     # 2 images x 8 x 8 places x 4 channels x (2 x 3 x 3) products
     assert trace.macs == {"0": 2 * 8 * 8 * 4 * 18}
     assert +trace.moved == {
-        "0": PICTURE + WEIGHT + MAP,
+        "0": IMAGE + WEIGHT + MAP,
         # the map, gamma, beta, mean, variance; the map and two vectors: the op has three outputs
         "1": (MAP + 4 * VECTOR) + (MAP + 2 * VECTOR),
         "2": MAP + MAP,
@@ -60,9 +60,9 @@ def test_forward_by_hand() -> None:
 
 
 def test_step_by_hand() -> None:
-    trace = count_step(copied(small_net(), "meta"), picture())
+    trace = count_step(copied(small_net(), "meta"), image())
 
-    convolution = (PICTURE + WEIGHT + MAP) + (MAP + PICTURE + WEIGHT + WEIGHT)
+    convolution = (IMAGE + WEIGHT + MAP) + (MAP + IMAGE + WEIGHT + WEIGHT)
     batches = 8 + 8  # num_batches_tracked, an int64, is read and written
     # forward: reads the map for its statistics and once more, gamma, beta and the running
     # statistics; backward: reads gradient and map for the sums and once more, gamma and four
@@ -72,14 +72,14 @@ def test_step_by_hand() -> None:
     relu = (MAP + MAP) + (MAP + MAP + MAP)
     assert trace.moved == {"0": convolution, "1": batches + norm, "2": relu}
     # the convolution's output, the batch's statistics (mean, 1 / deviation), ReLU's output;
-    # neither the picture nor a weight
+    # neither the image nor a weight
     assert trace.kept == {"0": MAP, "1": 2 * VECTOR, "2": MAP}
 
 
 def test_in_place_saves_nothing_that_is_counted_twice() -> None:
     net = nn.Sequential(convolution(), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.ReLU())
 
-    trace = count_step(copied(net, "meta"), picture())
+    trace = count_step(copied(net, "meta"), image())
 
     assert trace.kept == {"0": MAP, "1": 2 * VECTOR, "2": MAP, "3": MAP}
     # in place: the same storage is read and written
@@ -91,8 +91,8 @@ def test_se_block_by_hand() -> None:
     squeeze, hidden = 2 * 4 * 4, 2 * 2 * 4  # [2, 4] and [2, 2]
     weight = 2 * 4 * 4
 
-    use = count_forward(copied(net, "meta"), picture())
-    step = count_step(copied(net, "meta"), picture())
+    use = count_forward(copied(net, "meta"), image())
+    step = count_step(copied(net, "meta"), image())
 
     assert use.macs["1"] == 2 * (4 * 2) + 2 * (2 * 4)
     assert use.moved["1"] == (
@@ -120,19 +120,19 @@ def test_views_and_allocations_move_nothing() -> None:
             torch.empty_like(x)
             return x.flatten(1)[:, 2:].t().unsqueeze(0).expand(5, -1, -1)
 
-    assert not +count_forward(Views(), picture()).moved
+    assert not +count_forward(Views(), image()).moved
 
 
 @pytest.mark.parametrize(
     ("run", "expected"),
     [
-        (lambda x: x + x, 2 * PICTURE),  # the same tensor is read once
-        (lambda x: x.add_(1), 2 * PICTURE),  # in place: read and written
-        (lambda x: x.zero_(), PICTURE),  # written only
-        (lambda x: x.copy_(x[:1]), PICTURE // 2 + PICTURE),  # reads the source, writes
-        (lambda x: torch.neg(x, out=torch.empty_like(x)), 2 * PICTURE),  # writes what it is given
-        (lambda x: x[:, :1].expand_as(x).clone(), PICTURE // 2 + PICTURE),  # expanded: read once
-        (lambda x: torch.cat([x, x[:1]]), PICTURE * 3 // 2 + PICTURE * 3 // 2),
+        (lambda x: x + x, 2 * IMAGE),  # the same tensor is read once
+        (lambda x: x.add_(1), 2 * IMAGE),  # in place: read and written
+        (lambda x: x.zero_(), IMAGE),  # written only
+        (lambda x: x.copy_(x[:1]), IMAGE // 2 + IMAGE),  # reads the source, writes
+        (lambda x: torch.neg(x, out=torch.empty_like(x)), 2 * IMAGE),  # writes what it is given
+        (lambda x: x[:, :1].expand_as(x).clone(), IMAGE // 2 + IMAGE),  # expanded: read once
+        (lambda x: torch.cat([x, x[:1]]), IMAGE * 3 // 2 + IMAGE * 3 // 2),
     ],
     ids=["twice", "in place", "overwrite", "copy", "out", "expanded", "list"],
 )
@@ -141,21 +141,21 @@ def test_bytes_of_one_operator(run: Any, expected: int) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return run(x)
 
-    assert sum(count_forward(One(), picture()).moved.values()) == expected
+    assert sum(count_forward(One(), image()).moved.values()) == expected
 
 
 def test_a_real_run_counts_the_same() -> None:
     net = nn.Sequential(convolution(), ByHand(), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
 
     for count in (count_forward, count_step):
-        assert count(copied(net), picture("cpu")) == count(copied(net, "meta"), picture())
+        assert count(copied(net), image("cpu")) == count(copied(net, "meta"), image())
 
 
 def test_half_precision_has_the_same_multiply_adds_and_half_the_bytes() -> None:
     net = nn.Sequential(convolution(), ByHand())
 
-    single = count_step(copied(net, "meta"), picture())
-    half = count_step(copied(net.to(torch.bfloat16), "meta"), picture().to(torch.bfloat16))
+    single = count_step(copied(net, "meta"), image())
+    half = count_step(copied(net.to(torch.bfloat16), "meta"), image().to(torch.bfloat16))
 
     assert half.macs == single.macs
     assert {path: 2 * moved for path, moved in half.moved.items()} == single.moved
@@ -166,9 +166,9 @@ def test_frozen_parameters_need_no_kept_activations() -> None:
     net = small_net()
     net[0].requires_grad_(False)
 
-    trace = count_step(copied(net, "meta"), picture())
+    trace = count_step(copied(net, "meta"), image())
 
-    assert trace.moved["0"] == PICTURE + WEIGHT + MAP
+    assert trace.moved["0"] == IMAGE + WEIGHT + MAP
     assert trace.kept == {"0": MAP, "1": 2 * VECTOR, "2": MAP}
 
 
@@ -186,7 +186,7 @@ def test_the_backward_of_an_own_function_counts_where_it_ran() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return Double.apply(x)
 
-    trace = count_step(copied(nn.Sequential(convolution(), Layer(), nn.ReLU()), "meta"), picture())
+    trace = count_step(copied(nn.Sequential(convolution(), Layer(), nn.ReLU()), "meta"), image())
 
     assert trace.moved["1"] == 4 * MAP
 
@@ -200,10 +200,10 @@ def test_a_recomputed_forward_counts_where_it_runs_again() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return checkpoint(self.body, x, use_reentrant=False)
 
-    once = count_step(copied(nn.Sequential(Recomputed().body), "meta"), picture())
-    twice = count_step(copied(Recomputed(), "meta"), picture())
+    once = count_step(copied(nn.Sequential(Recomputed().body), "meta"), image())
+    twice = count_step(copied(Recomputed(), "meta"), image())
 
-    assert twice.moved["body.0"] - once.moved["0.0"] == PICTURE + WEIGHT + MAP
+    assert twice.moved["body.0"] - once.moved["0.0"] == IMAGE + WEIGHT + MAP
     assert twice.moved["body.1"] - once.moved["0.1"] in (0, 2 * MAP)  # torch may stop early
     assert sum(twice.kept.values()) < sum(once.kept.values())
 
@@ -211,8 +211,8 @@ def test_a_recomputed_forward_counts_where_it_runs_again() -> None:
 def test_a_shared_module_counts_every_call() -> None:
     layer = nn.Conv2d(2, 2, 1, bias=False)
 
-    once = count_step(copied(nn.Sequential(layer), "meta"), picture())
-    twice = count_step(copied(nn.Sequential(layer, layer), "meta"), picture())
+    once = count_step(copied(nn.Sequential(layer), "meta"), image())
+    twice = count_step(copied(nn.Sequential(layer, layer), "meta"), image())
 
     assert twice.macs["0"] > 2 * once.macs["0"]  # the second call has a gradient of its input too
     assert set(twice.macs) == {"0"}

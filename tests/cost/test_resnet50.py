@@ -32,7 +32,7 @@ def test_se_resnet50_parameters_and_multiply_adds(report: CostReport) -> None:
 
 
 def test_se_resnet50_without_biases(resnet: nn.Module) -> None:
-    # parameters do not depend on the size of the picture, and SE's multiply-adds neither
+    # parameters do not depend on the size of the image, and SE's multiply-adds neither
     report = cost(resnet, torch.zeros(2, 3, 64, 64), config=SEConfig(bias=False), timing=False)
 
     assert report.total.difference("parameters") == 2_514_944

@@ -91,9 +91,9 @@ def test_boxes_that_are_left_out(write, kind: str, tmp_path: Path) -> None:
 def test_box_that_is_partly_outside_is_clipped(write, tmp_path: Path) -> None:
     root = write(tmp_path, {"train": [[("red", (-5, 30, 20, 70))]]}, SIZE)
     split = open_boxes(root, "train")
-    [found] = split.images[0].objects
-    assert found.box == (0, 30, 20, 60)
-    assert found.area == 600
+    [only] = split.images[0].objects
+    assert only.box == (0, 30, 20, 60)
+    assert only.area == 600
     assert "1 box partly outside of the image clipped" in split.left_out[0]
 
 

@@ -42,13 +42,13 @@ def positions(data: BoxData, **place: int) -> list[list[int]]:
 
 def test_steps_go_through_the_images_again_and_again(root: Path) -> None:
     """Three steps of two images are a pass over seven; the parts of four steps do not matter."""
-    found = positions(loaded(root))
-    assert len(found) == 12
-    passes = [[p for each in found[k : k + 3] for p in each] for k in range(0, 12, 3)]
+    order = positions(loaded(root))
+    assert len(order) == 12
+    passes = [[p for each in order[k : k + 3] for p in each] for k in range(0, 12, 3)]
     assert all(len(set(each)) == 6 for each in passes)
     assert len({tuple(each) for each in passes}) == 4
     longer = loaded(root, test_every=6)
-    assert positions(longer)[:12] == found
+    assert positions(longer)[:12] == order
 
 
 def test_two_devices_share_each_batch(root: Path) -> None:

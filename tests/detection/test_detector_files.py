@@ -70,8 +70,8 @@ def test_a_file_that_finds_others_is_not_left(
     target.write_bytes(b"before")
 
     def shifted(image: Tensor) -> list[Tensor]:
-        found = trained.net([image])[0]
-        return [found["boxes"] + 1, found["labels"], found["scores"]]
+        detected = trained.net([image])[0]
+        return [detected["boxes"] + 1, detected["labels"], detected["scores"]]
 
     monkeypatch.setattr(detector_files, "deploy", lambda net, _: net)
     monkeypatch.setattr(detector_files, "write_traced", lambda *_: None)

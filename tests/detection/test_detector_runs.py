@@ -36,8 +36,8 @@ def _plain_backend():
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     newest = newest_checkpoint(folder)
     assert newest is not None
-    found: dict[str, torch.Tensor] = read_checkpoint(newest)["state_dict"]
-    return found
+    state: dict[str, torch.Tensor] = read_checkpoint(newest)["state_dict"]
+    return state
 
 
 def test_what_a_run_leaves(run: Path) -> None:
@@ -53,12 +53,12 @@ def test_what_a_run_leaves(run: Path) -> None:
 
 def test_the_network_of_a_run_finds_the_same_boxes(run: Path) -> None:
     trained = load_detector(run)
-    precisions, split, found = evaluate_detector(trained, device="cpu")
+    precisions, split, detections = evaluate_detector(trained, device="cpu")
     last = json.loads((run / "run.json").read_text())["epochs"][-1]
     assert precisions.numbers["AP"] == pytest.approx(last["test_AP"], abs=1e-9)
-    assert len(split) == len(found) == 5
+    assert len(split) == len(detections) == 5
     assert len(senet.se_modules(trained.net)) > 0
-    assert average_precision(split, found).voc == precisions.voc
+    assert average_precision(split, detections).voc == precisions.voc
 
 
 def test_killed_and_gone_on_with(run: Path, data: Path, tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_predict_command(
             assert 0 <= x1 < x2 <= SIZE[0]
             assert 0 <= y1 < y2 <= SIZE[1]
             assert each["class"] in CLASSES
-    with Image.open(tmp_path / "val_0.png.png") as picture:
-        assert picture.size == SIZE
+    with Image.open(tmp_path / "val_0.png.png") as image:
+        assert image.size == SIZE
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,17 @@ SMALL = {"min_size": 64, "max_size": 192, "out_channels": 16, "box_width": 32}
 
 def gates(model: nn.Module, *args: object) -> dict[str, Tensor]:
     """Run a model and return the gates of its first image, by block."""
-    found: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
     handles = [
-        block.gate.register_forward_hook(lambda _, __, s, n=name: found.update({n: s[:1].clone()}))
+        block.gate.register_forward_hook(
+            lambda _, __, s, n=name: recorded.update({n: s[:1].clone()})
+        )
         for name, block in senet.se_modules(model).items()
     ]
     model(*args)
     for handle in handles:
         handle.remove()
-    return found
+    return recorded
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +54,9 @@ def test_detector(image: tuple[Tensor, Tensor], backend: str) -> None:
     with senet.use_backend(backend), torch.no_grad():
         truth = gates(plain, [alone])
         spoiled = gates(plain, [alone, wide])
-        found = gates(masked, [alone, wide])
+        recorded = gates(masked, [alone, wide])
     for name, gate in truth.items():
-        assert torch.allclose(found[name], gate, atol=1e-5)
+        assert torch.allclose(recorded[name], gate, atol=1e-5)
     assert any(not torch.allclose(spoiled[n], gate, atol=1e-2) for n, gate in truth.items())
     assert current_padding() is None
 
@@ -67,8 +69,8 @@ def test_a_detector_of_torchvision(image: tuple[Tensor, Tensor]) -> None:
         without = gates(detector, list(image))
         within = gates(mask_padding_in(mask_padding_in(detector)), list(image))
 
-    def apart(found: dict[str, Tensor]) -> float:
-        return sum(float((found[n] - gate).abs().mean()) for n, gate in truth.items())
+    def apart(recorded: dict[str, Tensor]) -> float:
+        return sum(float((recorded[n] - gate).abs().mean()) for n, gate in truth.items())
 
     assert apart(within) < 0.6 * apart(without)
     assert len(detector.transform._forward_hooks) == 1
@@ -83,8 +85,8 @@ def test_a_detector_deploys_with_the_mask() -> None:
     with senet.use_backend("reference"), torch.no_grad():
         deployed = senet.deploy(detector, (images,))
         assert len(deployed.deployment.canonical) == 8
-        for found, expected in zip(deployed(images), detector(images), strict=True):
-            assert torch.allclose(found["boxes"], expected["boxes"], atol=1e-2)
+        for detected, expected in zip(deployed(images), detector(images), strict=True):
+            assert torch.allclose(detected["boxes"], expected["boxes"], atol=1e-2)
 
 
 @pytest.mark.parametrize("squeeze", ["avg", "max"])
@@ -121,9 +123,9 @@ def test_classifier_of_a_padded_batch() -> None:
     sizes = torch.tensor([[20, 30], [24, 32]])
 
     with senet.mask_padding(sizes, batch.shape[2:]):
-        found = net(batch)[:1, :, :20, :30]
+        inside = net(batch)[:1, :, :20, :30]
 
-    assert torch.allclose(found, net(image), atol=1e-6)
+    assert torch.allclose(inside, net(image), atol=1e-6)
     assert not torch.allclose(net(batch)[:1, :, :20, :30], net(image), atol=1e-3)
 
 
@@ -139,8 +141,8 @@ def test_every_squeeze(squeeze: str) -> None:
     block, x = senet.SqueezeExcitation(16, squeeze=squeeze), torch.rand(2, 16, 8, 8)
     x[0, :, :, 5:] = 9.0
     with senet.mask_padding([(8, 5), (8, 8)], (8, 8)):
-        found = block(x)[:1, :, :, :5]
-    assert torch.allclose(found, block(x[:1, :, :, :5]), atol=1e-6)
+        inside = block(x)[:1, :, :, :5]
+    assert torch.allclose(inside, block(x[:1, :, :, :5]), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def made(seed: int, images: int = 12, *, crowds: bool = True) -> BoxSplit:
 
 def guessed(split: BoxSplit, seed: int, noise: float = 6.0) -> list[dict[str, torch.Tensor]]:
     generator = np.random.default_rng(seed)
-    found = []
+    guesses = []
     for image in split.images:
         boxes, labels, scores = [], [], []
         for each in image.objects:
@@ -58,12 +58,12 @@ def guessed(split: BoxSplit, seed: int, noise: float = 6.0) -> list[dict[str, to
             boxes.append(np.concatenate([corner, corner + generator.uniform(5, 90, 2)]))
             labels.append(int(generator.integers(1, 4)))
             scores.append(round(generator.random(), 1))  # some are equal
-        found.append({
+        guesses.append({
             "boxes": torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32),
             "labels": torch.tensor(labels, dtype=torch.int64),
             "scores": torch.tensor(scores, dtype=torch.float32),
         })  # fmt: skip
-    return found
+    return guesses
 
 
 def by_pycocotools(split: BoxSplit, detections: list[dict[str, torch.Tensor]], folder: Path) -> Any:
@@ -99,15 +99,15 @@ def test_equal_to_pycocotools(seed: int, tmp_path: Path) -> None:
     detections = guessed(split, seed + 100)
     expected = by_pycocotools(split, detections, tmp_path)
 
-    found = average_precision(split, detections)
+    precisions = average_precision(split, detections)
 
-    assert list(found.numbers) == list(COCO_NUMBERS)
-    for value, true in zip(found.numbers.values(), expected.stats, strict=True):
+    assert list(precisions.numbers) == list(COCO_NUMBERS)
+    for value, true in zip(precisions.numbers.values(), expected.stats, strict=True):
         assert math.isnan(value) if true == -1 else abs(value - true) < 1e-12
     for name, number in zip(split.classes, IDS, strict=True):
         precision = expected.eval["precision"][:, :, sorted(IDS).index(number), 0, 2]
-        assert abs(found.per_class[name]["AP"] - precision.mean()) < 1e-12
-        assert abs(found.per_class[name]["AP50"] - precision[0].mean()) < 1e-12
+        assert abs(precisions.per_class[name]["AP"] - precision.mean()) < 1e-12
+        assert abs(precisions.per_class[name]["AP50"] - precision[0].mean()) < 1e-12
 
 
 def test_a_class_without_an_object_is_none_in_json() -> None:
@@ -116,12 +116,12 @@ def test_a_class_without_an_object_is_none_in_json() -> None:
         replace(image, objects=tuple(each for each in image.objects if each.label != 1))
         for image in split.images
     )
-    found = average_precision(replace(split, images=images), guessed(split, 1))
+    precisions = average_precision(replace(split, images=images), guessed(split, 1))
 
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    told = json.loads(json.dumps(precisions.to_dict(), allow_nan=False))
     assert told["per_class"][split.classes[0]] == {"AP": None, "AP50": None}
-    assert told["AP"] == found.numbers["AP"]
-    assert told["VOC_AP50"] == found.voc
+    assert told["AP"] == precisions.numbers["AP"]
+    assert told["VOC_AP50"] == precisions.voc
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -140,10 +140,10 @@ def test_images_that_are_there_several_times(seed: int, tmp_path: Path) -> None:
     repeated = BoxSplit("test", split.classes, IDS, images)
     expected = by_pycocotools(repeated, [detections[p] for p in places], tmp_path)
 
-    found = average_precision(split, detections)
+    precisions = average_precision(split, detections)
 
-    assert abs(found.resampled(counts) - expected.stats[0]) < 1e-12
-    assert abs(found.resampled(np.ones_like(counts)) - found.numbers["AP"]) < 1e-12
+    assert abs(precisions.resampled(counts) - expected.stats[0]) < 1e-12
+    assert abs(precisions.resampled(np.ones_like(counts)) - precisions.numbers["AP"]) < 1e-12
 
 
 def test_voc_by_hand() -> None:
@@ -152,12 +152,12 @@ def test_voc_by_hand() -> None:
     objects = tuple(Object(1, box, 100.0) for box in boxes)
     split = BoxSplit("test", ("a",), (1,), (ImageBoxes(1, Path("a.jpg"), None, objects),))
     far = (200.0, 0.0, 230.0, 30.0)
-    found = {
+    detected = {
         "boxes": torch.tensor([boxes[0], far, boxes[1]]),
         "labels": torch.ones(3, dtype=torch.int64),
         "scores": torch.tensor([0.9, 0.8, 0.7]),
     }
-    assert abs(average_precision(split, [found]).voc - (0.5 + 0.5 * 2 / 3)) < 1e-12
+    assert abs(average_precision(split, [detected]).voc - (0.5 + 0.5 * 2 / 3)) < 1e-12
 
 
 def test_what_is_difficult_counts_for_nothing() -> None:
@@ -166,10 +166,10 @@ def test_what_is_difficult_counts_for_nothing() -> None:
     split = BoxSplit("test", ("a",), (1,), (ImageBoxes(1, Path("a.jpg"), None, objects),))
     labels, scores = torch.ones(2, dtype=torch.int64), torch.tensor([0.5, 0.9])
     for boxes in ([easy, hard], [easy, (0.0, 0.0, 10.0, 10.0)]):
-        found = {"boxes": torch.tensor(boxes), "labels": labels, "scores": scores}
-        assert average_precision(split, [found]).numbers["AR_100"] == 1.0
-    found = {"boxes": torch.tensor([easy, hard]), "labels": labels, "scores": scores}
-    assert abs(average_precision(split, [found]).numbers["AP"] - 1) < 1e-12
+        detected = {"boxes": torch.tensor(boxes), "labels": labels, "scores": scores}
+        assert average_precision(split, [detected]).numbers["AR_100"] == 1.0
+    detected = {"boxes": torch.tensor([easy, hard]), "labels": labels, "scores": scores}
+    assert abs(average_precision(split, [detected]).numbers["AP"] - 1) < 1e-12
 
 
 def test_nothing_was_found() -> None:
@@ -179,21 +179,21 @@ def test_nothing_was_found() -> None:
         "labels": torch.zeros(0, dtype=torch.int64),
         "scores": torch.zeros(0),
     }
-    found = average_precision(split, [nothing] * len(split))
-    assert found.numbers["AP"] == 0.0
-    assert found.voc == 0.0
+    precisions = average_precision(split, [nothing] * len(split))
+    assert precisions.numbers["AP"] == 0.0
+    assert precisions.voc == 0.0
     assert coco_results(split, [nothing] * len(split)) == []
 
 
 def test_detections_that_cannot_be() -> None:
     split = made(0)
-    found = guessed(split, 0)
+    detections = guessed(split, 0)
     with pytest.raises(DataError, match="detections for 12 images, got 3"):
-        coco_results(split, found[:3])
-    found[0]["boxes"] = found[0]["boxes"] * torch.nan
-    found[1]["labels"] = found[1]["labels"] + 9
+        coco_results(split, detections[:3])
+    detections[0]["boxes"] = detections[0]["boxes"] * torch.nan
+    detections[1]["labels"] = detections[1]["labels"] + 9
     with pytest.raises(DataError, match=r"labels of detections must be from 1 to 3|must be finite"):
-        coco_results(split, found)
+        coco_results(split, detections)
 
 
 def test_paired_interval() -> None:
@@ -202,11 +202,11 @@ def test_paired_interval() -> None:
     good = [average_precision(split, guessed(split, seed, 2.0)) for seed in range(3)]
     poor = [average_precision(split, guessed(split, seed, 15.0)) for seed in range(3)]
 
-    found = paired_interval(poor, good, draws=60)
+    interval = paired_interval(poor, good, draws=60)
 
     means = [g.numbers["AP"] - p.numbers["AP"] for g, p in zip(good, poor, strict=True)]
-    assert abs(found.mean - np.mean(means)) < 1e-12
-    assert 0 < found.low < found.mean < found.high
+    assert abs(interval.mean - np.mean(means)) < 1e-12
+    assert 0 < interval.low < interval.mean < interval.high
     assert paired_interval(good, good, draws=20) == (0.0, 0.0, 0.0)
     with pytest.raises(ConfigError, match="with the same seeds, got 3 and 2 runs"):
         paired_interval(poor, good[:2])

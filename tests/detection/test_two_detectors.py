@@ -64,6 +64,6 @@ def test_two_gloo_processes(data: Path, tmp_path: Path) -> None:
     epochs = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert epochs[0][0]["test_AP"] == epochs[1][0]["test_AP"]
     assert epochs[0][0]["train_loss"] == epochs[1][0]["train_loss"] > 0
-    found = json.loads((tmp_path / "run" / "detections.json").read_text())
-    assert len({each["image_id"] for each in found}) > 3  # from both
+    detections = json.loads((tmp_path / "run" / "detections.json").read_text())
+    assert len({each["image_id"] for each in detections}) > 3  # from both
     assert len(list((tmp_path / "run").glob("step-*.ckpt"))) <= 2

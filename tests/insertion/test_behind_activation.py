@@ -43,7 +43,7 @@ def network(act: nn.Module | None = None) -> nn.Module:
     return net.double()
 
 
-def picture(size: int = 9) -> Tensor:
+def image(size: int = 9) -> Tensor:
     return torch.randn(2, 3, size, size, dtype=torch.float64)
 
 
@@ -71,9 +71,9 @@ def both(net: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor
     return mine, truth
 
 
-def distance(found: Tensor, true: Tensor) -> float:
+def distance(value: Tensor, true: Tensor) -> float:
     """The largest difference, relative to the largest value."""
-    return ((found - true).abs().max() / true.abs().max().clamp_min(1e-6)).item()
+    return ((value - true).abs().max() / true.abs().max().clamp_min(1e-6)).item()
 
 
 def compare(net: nn.Module, x: Tensor) -> None:
@@ -86,7 +86,7 @@ def compare(net: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize("inplace", [True, False])
 @pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6, nn.SiLU])
 def test_modules_in_order(act, inplace, training, fused):
-    net, x = network(act(inplace=inplace)), picture()
+    net, x = network(act(inplace=inplace)), image()
     senet.insert(net, x, CONFIG)
     assert [*senet.se_modules(net)] == ["2.body.1.2.se"]
     compare(net.train(training), x)
@@ -100,7 +100,7 @@ def test_networks_of_the_libraries(name, fused):
         net = timm.create_model("mobilenetv2_035", num_classes=3, drop_rate=0.0)
     else:
         net = torchvision.models.mobilenet_v2(width_mult=0.35, num_classes=3, dropout=0.0)
-    net, x = net.double().train(), picture(96)
+    net, x = net.double().train(), image(96)
     report = senet.insert(net, x, CONFIG)
     other = copy.deepcopy(net)
     mine, truth = both(net, x)
@@ -122,13 +122,13 @@ def test_the_site_in_a_norm_with_an_activation_is_the_norm():
 
 def test_a_plain_stack(fused):
     net = torchvision.models.vgg11_bn(num_classes=3).features[:8].double().train()
-    senet.insert(net, picture(16), senet.SEConfig(init="paper"))
-    compare(net, picture(16))
+    senet.insert(net, image(16), senet.SEConfig(init="paper"))
+    compare(net, image(16))
     assert [case.activation for case in fused] == ["relu", "relu"]
 
 
 def test_it_starts_as_the_identity_and_comes_off_without_a_trace():
-    net, x = network(), picture()
+    net, x = network(), image()
     before, keys, types = net(x), [*net.state_dict()], [type(m) for m in net.modules()]
     with ops.use_backend("reference"):
         buffers = copy.deepcopy(net.state_dict())
@@ -141,7 +141,7 @@ def test_it_starts_as_the_identity_and_comes_off_without_a_trace():
 
 
 def test_a_copy_and_a_file_are_the_same_network(fused):
-    net, x = network(), picture()
+    net, x = network(), image()
     senet.insert(net, x, CONFIG)
     file = io.BytesIO()
     torch.save(net, file)
@@ -155,7 +155,7 @@ def test_a_copy_and_a_file_are_the_same_network(fused):
 
 @pytest.mark.parametrize("path", ["2.body.1.1", "2.body.1.2", "2.body.1.2.se", "2.body.1.2.se.fc1"])
 def test_a_hook_on_any_of_the_three_is_called(path, fused):
-    net, x = network(), picture()
+    net, x = network(), image()
     senet.insert(net, x, CONFIG)
     seen: list[Tensor] = []
     net.get_submodule(path).register_forward_hook(lambda _m, _i, out: seen.append(out))
@@ -165,7 +165,7 @@ def test_a_hook_on_any_of_the_three_is_called(path, fused):
 
 
 def test_a_layer_on_its_own_is_what_it_was():
-    net, x = network(), picture()
+    net, x = network(), image()
     senet.insert(net, x, CONFIG)
     inner = net[2].body[1]
     u = torch.randn(2, 16, 5, 5, dtype=torch.float64)
@@ -177,7 +177,7 @@ def test_a_layer_on_its_own_is_what_it_was():
 
 @needs_compiler
 def test_the_network_under_torch_compile(fused):
-    net, x = network(), picture()
+    net, x = network(), image()
     senet.insert(net, x, CONFIG)
     truth = step(copy.deepcopy(net), x)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
@@ -189,7 +189,7 @@ def test_the_network_under_torch_compile(fused):
 
 
 def test_export_records_plain_operations():
-    net, x = network(), picture()
+    net, x = network(), image()
     senet.insert(net, x, CONFIG)
     net.eval()
     expected = net(x)
@@ -200,7 +200,7 @@ def test_export_records_plain_operations():
 
 
 def test_synchronised_statistics_take_the_modules(fused):
-    net, x = network(), picture()
+    net, x = network(), image()
     senet.insert(net, x, CONFIG)
     senet.convert_sync_batchnorm(net)
     net.eval()

@@ -41,12 +41,12 @@ def network(kind: str, **options: Any) -> nn.Sequential:
 
 def inserted(kind: str, **options: Any) -> nn.Sequential:
     net = network(kind, **options)
-    report = senet.insert(net, picture(), senet.SEConfig(init="paper"))
+    report = senet.insert(net, image(), senet.SEConfig(init="paper"))
     assert len(report.sites) == 2
     return net
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.randn(2, 3, 8, 8, dtype=torch.float64)
 
 
@@ -74,7 +74,7 @@ def step(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 def compare(net: nn.Module) -> None:
     """With the tail and without: the second network has the blocks' own forwards."""
-    x, other = picture(), copy.deepcopy(net)
+    x, other = image(), copy.deepcopy(net)
     for module in other.modules():
         if type(module).__name__ in ("BasicBlockWithSE", "BottleneckWithSE"):
             module.__class__ = type(module).__bases__[1]
@@ -101,7 +101,7 @@ def test_value_every_gradient_and_statistics(kind, training, ends):
 
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_the_start_is_exact_and_nothing_is_left_behind(kind):
-    net, x = network(kind).eval(), picture()
+    net, x = network(kind).eval(), image()
     before, keys, types = net(x), [*net.state_dict()], [type(m) for m in net.modules()]
     with ops.use_backend("reference"):
         senet.insert(net, x)
@@ -112,7 +112,7 @@ def test_the_start_is_exact_and_nothing_is_left_behind(kind):
 
 
 def test_copies_and_files(ends):
-    net, x = inserted("torchvision bottleneck").eval(), picture()
+    net, x = inserted("torchvision bottleneck").eval(), image()
     file = io.BytesIO()
     torch.save(net, file)
     file.seek(0)
@@ -137,7 +137,7 @@ def test_a_class_that_changed_its_forward_keeps_it(ends):
     assert tail_of(Bottleneck) is None
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), Bottleneck(8, 2)).double()
-    x = picture()
+    x = image()
     before = net.eval()(x)
     senet.insert(net, x)
     with ops.use_backend("eager"):
@@ -151,7 +151,7 @@ def test_a_hook_is_called(path):
     seen: list[Tensor] = []
     net.get_submodule(path).register_forward_hook(lambda _m, _i, out: seen.append(out))
     with ops.use_backend("eager"):
-        net(picture())
+        net(image())
     assert len(seen) == (3 if path == "2.relu" else 1)
 
 
@@ -162,7 +162,7 @@ def test_another_activation_is_called(ends):
 
 
 def test_under_torch_compile():
-    net, x = inserted("torchvision basic"), picture()
+    net, x = inserted("torchvision basic"), image()
     with ops.use_backend("eager"):
         truth = step(copy.deepcopy(net), x)
         compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
@@ -175,7 +175,7 @@ def test_under_torch_compile():
 
 def test_a_last_norm_with_an_activation_of_its_own(ends):
     """The identity is added behind it. In training timm's own forward overwrites what it needs."""
-    net, x = inserted("timm basic", norm_layer=BatchNormAct2d).eval(), picture()
+    net, x = inserted("timm basic", norm_layer=BatchNormAct2d).eval(), image()
     with torch.no_grad():
         with ops.use_backend("reference"):
             expected = net(x)

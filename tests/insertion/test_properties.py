@@ -94,7 +94,7 @@ def detector(name: str) -> torch.nn.Module:
      ("maskrcnn_resnet50_fpn", 16), ("ssdlite320_mobilenet_v3_large", 7)],
 )  # fmt: skip
 def test_detection(name: str, sites: int) -> None:
-    example = ([torch.rand(3, 64, 80)],)  # a list of pictures is its one argument
+    example = ([torch.rand(3, 64, 80)],)  # a list of images is its one argument
     report = properties.check(lambda: detector(name), example, modes="evaluation")
     assert len(report.sites) == sites
     assert all("backbone" in site.path for site in report.sites)
@@ -139,11 +139,11 @@ def test_a_detector_trains_as_before() -> None:
     base = detector("fasterrcnn_resnet50_fpn").train()
     changed = copy.deepcopy(base)
     senet.insert(changed, ([torch.rand(3, 64, 64)],))
-    pictures = [torch.rand(3, 64, 64)]
+    images = [torch.rand(3, 64, 64)]
     targets = [{"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0]]), "labels": torch.tensor([1])}]
     for model in (base, changed):
         torch.manual_seed(1)
-        losses = model(pictures, targets)
+        losses = model(images, targets)
         sum(losses.values()).backward()
         model.losses = {name: loss.item() for name, loss in losses.items()}  # type: ignore[assignment]
     assert base.losses == changed.losses

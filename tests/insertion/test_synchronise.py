@@ -93,8 +93,8 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
     """The gradients of one training step, and the buffers behind it."""
     nn.functional.cross_entropy(model(x), y).backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {**found, **dict(model.named_buffers())}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {**gradients, **dict(model.named_buffers())}
 
 
 def worker(rank: int, folder: str, backend: str) -> None:
@@ -103,11 +103,11 @@ def worker(rank: int, folder: str, backend: str) -> None:
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     with senet.use_backend(backend):
         model = senet.convert_sync_batchnorm(small())
-        found = trained(model, *(tensor.chunk(2)[rank] for tensor in data()))
+        tensors = trained(model, *(tensor.chunk(2)[rank] for tensor in data()))
     for name, _ in model.named_parameters():  # as distributed training averages them
-        dist.all_reduce(found[name])
-        found[name] /= 2
-    torch.save(found, Path(folder) / f"{rank}.pt")
+        dist.all_reduce(tensors[name])
+        tensors[name] /= 2
+    torch.save(tensors, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -116,9 +116,9 @@ def test_two_processes_are_one_with_the_whole_batch(backend: str, tmp_path: Path
     mp.start_processes(worker, (str(tmp_path), backend), nprocs=2, start_method="fork")
     expected = trained(small(), *data())
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found.keys() == expected.keys()
+        tensors = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert tensors.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(
-                found[name], value, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
+                tensors[name], value, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
             )

@@ -25,7 +25,7 @@ class Layer(NamedTuple):
 
 
 class Count(NamedTuple):
-    """What a network has and does for one picture."""
+    """What a network has and does for one image."""
 
     params: int
     macs: int
@@ -73,10 +73,10 @@ def count(model: nn.Module, size: tuple[int, int, int]) -> Count:
         model(torch.empty(1, *size, device="meta"))
     for handle in handles:
         handle.remove()
-    found = tuple(seen[paths[module]] for module in layers)
+    in_order = tuple(seen[paths[module]] for module in layers)
     norms = [m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     params = sum(parameter.numel() for parameter in model.parameters())
-    return Count(params, sum(layer.macs for layer in found), found, tuple(norms))
+    return Count(params, sum(layer.macs for layer in in_order), in_order, tuple(norms))
 
 
 @cache
@@ -87,5 +87,5 @@ def shared(name: str) -> nn.Module:
 
 @cache
 def counted(name: str) -> Count:
-    """Count a network by name at the size of picture that it is made for."""
+    """Count a network by name at the size of image that it is made for."""
     return count(shared(name), NETWORKS[name].family.input_size)

@@ -52,10 +52,10 @@ def test_maps_are_those_of_the_whole_network(name: str) -> None:
 
     with torch.no_grad():
         expected = hooked(model, x)
-        found = backbone(model)(x)
+        maps = backbone(model)(x)
 
-    assert len(found) == len(expected)
-    for each, one, facts in zip(found, expected, info, strict=True):
+    assert len(maps) == len(expected)
+    for each, one, facts in zip(maps, expected, info, strict=True):
         assert torch.equal(each, one)
         assert each.shape[1] == facts["num_chs"]
         assert each.shape[2] == -(-size // facts["reduction"])

@@ -30,28 +30,28 @@ def described(layer: Layer) -> str:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_totals(name: str) -> None:
-    golden, found = GOLDEN[name], counted(name)
+    golden, count = GOLDEN[name], counted(name)
 
-    assert found.params == golden["params"]
-    assert found.macs == golden["macs"]
-    assert sum(layer.path.endswith("se.fc1") for layer in found.layers) == golden["se_blocks"]
+    assert count.params == golden["params"]
+    assert count.macs == golden["macs"]
+    assert sum(layer.path.endswith("se.fc1") for layer in count.layers) == golden["se_blocks"]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_totals_of_the_plain_network(name: str) -> None:
-    golden, found = GOLDEN[name], counted(GOLDEN[name]["plain_name"])
+    golden, count = GOLDEN[name], counted(GOLDEN[name]["plain_name"])
 
-    assert found.params == golden["plain_params"]
-    assert found.macs == golden["plain_macs"]
+    assert count.params == golden["plain_params"]
+    assert count.macs == golden["plain_macs"]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_every_layer_in_order(name: str) -> None:
     expected = [layer.split(" ", 1) for layer in GOLDEN[name]["layers"]]
 
-    found = [described(layer) for layer in counted(name).layers]
+    layers = [described(layer) for layer in counted(name).layers]
 
-    for (theirs, shape), ours, layer in zip(expected, found, counted(name).layers, strict=True):
+    for (theirs, shape), ours, layer in zip(expected, layers, counted(name).layers, strict=True):
         assert ours == shape, f"{layer.path} is {ours}, {theirs} in the file is {shape}"
 
 
@@ -68,6 +68,6 @@ def test_a_batch_norm_behind_every_convolution(name: str) -> None:
 def test_the_torchvision_layout_has_the_same_parameters(name: str) -> None:
     model = on_meta(name, layout="torchvision")
 
-    found = [(key, tuple(value.shape)) for key, value in model.state_dict().items()]
+    shapes = [(key, tuple(value.shape)) for key, value in model.state_dict().items()]
 
-    assert found == [(key, tuple(v.shape)) for key, v in shared(name).state_dict().items()]
+    assert shapes == [(key, tuple(v.shape)) for key, v in shared(name).state_dict().items()]

@@ -92,7 +92,7 @@ def test_blocks_of_mobilenet_stand_behind_the_pointwise_convolutions() -> None:
     assert {path.split(".")[3] for path in se_modules(se)} == {"bn2"}  # bn1 is the depthwise one's
 
 
-def test_sites_are_those_of_the_whole_picture() -> None:
+def test_sites_are_those_of_the_whole_image() -> None:
     """The places are looked for on the meta device at full size: their stages are right."""
     with torch.device("meta"):
         plan = find_sites(create_model("inception_v3"), torch.zeros(1, 3, 299, 299))
@@ -127,7 +127,7 @@ def test_dropout_is_that_of_the_networks_own_paper(name: str, rate: float, place
     assert drops == [rate] * places
 
 
-def test_every_such_network_knows_its_picture() -> None:
+def test_every_such_network_knows_its_image() -> None:
     sizes = {
         name: NETWORKS[name].family.input_size[1]
         for name in ("vgg16_bn", "mobilenet_v1", "inception_v3", "se_inception_resnet_v2")

@@ -25,9 +25,9 @@ def script() -> ModuleType:
 
 def lines(script: ModuleType, table: str) -> list[str]:
     page = script.PAGE.read_text()
-    found = re.search(rf"<!-- {table} -->\n(.*?)\n<!-- /{table} -->", page, re.DOTALL)
-    assert found is not None
-    return found[1].splitlines()
+    match = re.search(rf"<!-- {table} -->\n(.*?)\n<!-- /{table} -->", page, re.DOTALL)
+    assert match is not None
+    return match[1].splitlines()
 
 
 @pytest.mark.parametrize(

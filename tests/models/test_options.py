@@ -46,7 +46,7 @@ def test_biases_can_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("se", "count", "first"),
     [
-        ({"stages": (1,)}, 3, "layer2.0.bn2.se"),  # maps half as large as the picture
+        ({"stages": (1,)}, 3, "layer2.0.bn2.se"),  # maps half as large as the image
         ({"include": "layer3.*"}, 3, "layer3.0.bn2.se"),
         ({"integration": "inner"}, 9, "layer1.0.bn2.se"),
         ({"integration": "pre"}, 9, "layer1.0.conv1.se_in"),

@@ -62,8 +62,8 @@ def test_the_page_has_the_exact_counts() -> None:
 
     assert set(TABLE_2) | {"senet154", "senet154_plain"} <= set(counts)
     for name in TABLE_2:
-        found = counted(name)
-        assert counts[name] == (f"{found.params:,}", f"{found.macs:,}")
+        network = counted(name)
+        assert counts[name] == (f"{network.params:,}", f"{network.macs:,}")
 
 
 def test_a_variant_is_not_the_network_of_table_2() -> None:
@@ -93,12 +93,12 @@ def test_table_10_reduction_ratio(r: int, printed: float, bias: bool) -> None:
 def test_table_13_stages(stages: tuple[int, ...], gflops: float, printed: float) -> None:
     model = on_meta("se_resnet50", se={"stages": stages, "bias": False})
 
-    found = count(model, (3, 224, 224))
+    counts = count(model, (3, 224, 224))
 
-    assert found.params == PLAIN + blocks(stages=stages)
-    assert rounded(found.params) == printed
-    assert found.macs / 1e9 == pytest.approx(gflops, abs=0.03)
-    assert f"| {found.params:,} | {(found.params + STATISTICS) / 1e6:.3f} |" in PAGE
+    assert counts.params == PLAIN + blocks(stages=stages)
+    assert rounded(counts.params) == printed
+    assert counts.macs / 1e9 == pytest.approx(gflops, abs=0.03)
+    assert f"| {counts.params:,} | {(counts.params + STATISTICS) / 1e6:.3f} |" in PAGE
 
 
 @pytest.mark.parametrize(
@@ -119,22 +119,22 @@ def test_tables_14_to_16_weights_of_the_blocks(name: str, weights: int) -> None:
 
 
 def test_table_15_behind_the_3x3() -> None:
-    found = count(on_meta("se_resnet50_3x3", se={"bias": False}), (3, 224, 224))
+    counts = count(on_meta("se_resnet50_3x3", se={"bias": False}), (3, 224, 224))
 
-    assert rounded(found.params) == 25.8
-    assert found.macs == 3_857_973_248 + 157_184
-    assert found.macs / 1e9 == pytest.approx(3.86, abs=0.005)  # the printed digit
-    widths = [layer.weight[1] for layer in found.layers if layer.path.endswith("se.fc1")]
+    assert rounded(counts.params) == 25.8
+    assert counts.macs == 3_857_973_248 + 157_184
+    assert counts.macs / 1e9 == pytest.approx(3.86, abs=0.005)  # the printed digit
+    widths = [layer.weight[1] for layer in counts.layers if layer.path.endswith("se.fc1")]
     assert widths == [64] * 3 + [128] * 4 + [256] * 6 + [512] * 3
 
 
 def test_table_16_without_squeeze() -> None:
-    found = counted("se_resnet50_nosqueeze")
+    counts = counted("se_resnet50_nosqueeze")
 
     positions = sum(MAPS[stage] ** 2 * 2 * c * c // 16 for stage in MAPS for c in CHANNELS[stage])
-    assert found.macs == 3_857_973_248 + positions
-    assert found.macs / 1e9 == pytest.approx(4.27, abs=0.005)
-    assert rounded(found.params) == 28.1
+    assert counts.macs == 3_857_973_248 + positions
+    assert counts.macs / 1e9 == pytest.approx(4.27, abs=0.005)
+    assert rounded(counts.params) == 28.1
 
 
 def test_mobilenet_has_its_blocks_behind_the_pointwise_convolutions() -> None:
@@ -164,19 +164,19 @@ def test_what_section_4_says_of_parameters() -> None:
     ],
 )
 def test_cifar_networks_have_the_published_size(name: str, published: float, exact: int) -> None:
-    found = counted(name)
+    counts = counted(name)
 
-    assert found.params == exact
+    assert counts.params == exact
     assert round(exact / 1e6, 1) == published
 
 
 def test_shake_even_29_is_two_halves_of_a_resnext_29() -> None:
-    found = counted("shake_even29_2x4x64d")
+    counts = counted("shake_even29_2x4x64d")
 
     # ResNeXt-29 8x64d, 34.4 M with 10 classes, has one last norm a unit, not two
     norms = 3 * 2 * (256 + 512 + 1024)
-    assert found.params == 34_529_700
-    assert round((found.params - norms - 90 * 1025) / 1e6, 1) == 34.4
+    assert counts.params == 34_529_700
+    assert round((counts.params - norms - 90 * 1025) / 1e6, 1) == 34.4
 
 
 @pytest.mark.parametrize(
@@ -190,6 +190,6 @@ def test_shake_even_29_is_two_halves_of_a_resnext_29() -> None:
     ],
 )
 def test_hidden_widths_of_the_cifar_networks(name: str, hidden: list[int]) -> None:
-    found = [layer for layer in counted(name).layers if layer.path.endswith("se.fc1")]
+    layers = [layer for layer in counted(name).layers if layer.path.endswith("se.fc1")]
 
-    assert [layer.weight[0] for layer in found] == hidden
+    assert [layer.weight[0] for layer in layers] == hidden

@@ -35,7 +35,7 @@ WHOLE = [name for name in SMALL if name not in ("resnet110", "resnet34")] + ["re
 
 
 def pixels(name: str) -> int:
-    """Return the height and width of a small picture for a network."""
+    """Return the height and width of a small image for a network."""
     return min(64, NETWORKS[name].family.input_size[1])
 
 
@@ -47,7 +47,7 @@ def small(name: str, **options: Any) -> nn.Module:
 
 
 def run(model: nn.Module, x: torch.Tensor, *, training: bool) -> tuple[torch.Tensor, ...]:
-    """Return output, gradient of the picture, and the state behind it."""
+    """Return output, gradient of the image, and the state behind it."""
     torch.manual_seed(1)  # of dropout and of shake-shake
     x = x.clone().requires_grad_()
     out = model.train(training)(x)

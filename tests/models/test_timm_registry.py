@@ -53,7 +53,7 @@ def on_meta(name: str, **options: Any) -> Any:
         return timm.create_model(name, **options).eval()
 
 
-def picture(model: nn.Module, batch: int = 1) -> torch.Tensor:
+def image(model: nn.Module, batch: int = 1) -> torch.Tensor:
     return torch.zeros(batch, *model.default_cfg["input_size"], device="meta")
 
 
@@ -77,7 +77,7 @@ def test_registering_again_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_pretrained_cfg_describes_the_pictures(name: str) -> None:
+def test_pretrained_cfg_describes_the_images(name: str) -> None:
     config = timm.get_pretrained_cfg(f"{name}.senet")
 
     family = NETWORKS[NAMES[name]].family
@@ -109,7 +109,7 @@ def test_data_config_of_a_network() -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_features_head_and_classifier(name: str) -> None:
     model = on_meta(f"{name}.senet")
-    config, state, x = model.default_cfg, model.state_dict(), picture(model)
+    config, state, x = model.default_cfg, model.state_dict(), image(model)
 
     assert f"{config['first_conv']}.weight" in state
     assert f"{config['classifier']}.weight" in state
@@ -137,8 +137,8 @@ def test_without_classifier_and_pooling_from_the_start(name: str) -> None:
     pooled = on_meta(name, num_classes=0)
     maps = on_meta(name, num_classes=0, global_pool="")
 
-    assert pooled(picture(pooled)).shape == (1, pooled.num_features)
-    assert maps(picture(maps)).shape == (1, maps.num_features, *maps.default_cfg["pool_size"])
+    assert pooled(image(pooled)).shape == (1, pooled.num_features)
+    assert maps(image(maps)).shape == (1, maps.num_features, *maps.default_cfg["pool_size"])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_forward_and_backward(name: str) -> None:
 @pytest.mark.parametrize("name", FEATURES)
 def test_features_only(name: str) -> None:
     model = on_meta(f"{name}.senet", features_only=True)
-    x = picture(model)
+    x = image(model)
 
     maps = model(x)
 

@@ -143,15 +143,15 @@ def results(p: Problem, call: Callable[[Problem], Tensor]) -> dict[str, Tensor]:
         if (t := getattr(p, name)) is not None
     }
     grads = torch.autograd.grad(y, list(named.values()), p.grad.to(y.dtype), allow_unused=True)
-    found = {"y": y.detach(), "running_mean": p.running_mean, "running_var": p.running_var}
-    return found | {f"d{name}": g for name, g in zip(named, grads, strict=True) if g is not None}
+    values = {"y": y.detach(), "running_mean": p.running_mean, "running_var": p.running_var}
+    return values | {f"d{name}": g for name, g in zip(named, grads, strict=True) if g is not None}
 
 
 def assert_close_in_scale(
-    found: dict[str, Tensor], truth: dict[str, Tensor], dtype: torch.dtype
+    values: dict[str, Tensor], truth: dict[str, Tensor], dtype: torch.dtype
 ) -> None:
     """Compare what has the same names, with the tolerance of `dtype` for the largest values."""
-    assert found.keys() == truth.keys()
+    assert values.keys() == truth.keys()
     for name, true in truth.items():
         scale = true.abs().max().clamp_min(1e-3)
-        assert_close(found[name] / scale, true / scale, dtype=dtype, name=name)
+        assert_close(values[name] / scale, true / scale, dtype=dtype, name=name)

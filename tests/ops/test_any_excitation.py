@@ -32,10 +32,10 @@ def _eager():
         yield
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(values: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert values.keys() == expected.keys()
     for name, value in expected.items():
-        assert_close(found[name], value, name=name)
+        assert_close(values[name], value, name=name)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -101,8 +101,8 @@ def test_a_penalty_on_the_gate_reaches_the_map(training):
         alone = torch.autograd.grad(gates[0].square().sum(), tensors, retain_graph=True)
         both = torch.autograd.grad(gates[0].square().sum() + y.pow(3).sum(), tensors)
         gradients.append([*alone, *both])
-    for found, expected in zip(*gradients, strict=True):
-        assert_close(found, expected)
+    for gradient, expected in zip(*gradients, strict=True):
+        assert_close(gradient, expected)
 
 
 def test_a_constant_gate_is_batch_norm():
@@ -111,12 +111,12 @@ def test_a_constant_gate_is_batch_norm():
     plain = torch.nn.functional.batch_norm(p.x, None, None, p.weight, p.bias, True)
     tensors = (p.x, p.weight, p.bias)
     assert_close(y, plain)
-    for found, expected in zip(
+    for gradient, expected in zip(
         torch.autograd.grad(y, tensors, p.grad),
         torch.autograd.grad(plain, tensors, p.grad),
         strict=True,
     ):
-        assert_close(found, expected)
+        assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_a_constant_gate_is_batch_norm():
 )
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_any_part_may_be_frozen(names, training):
-    p, found = problem(SHAPES["odd"]), {}
+    p, by_path = problem(SHAPES["odd"]), {}
     for fast in (True, False):
         q = copy.deepcopy(p)
         for name in ("x", "weight", "bias", "W", "identity"):
             getattr(q, name).requires_grad_(name in names)
         y = batch_norm_se(q, fast=fast, training=training, end=TAIL)
-        found[fast] = torch.autograd.grad(y, [getattr(q, name) for name in names], q.grad)
-    for fast, expected in zip(found[True], found[False], strict=True):
+        by_path[fast] = torch.autograd.grad(y, [getattr(q, name) for name in names], q.grad)
+    for fast, expected in zip(by_path[True], by_path[False], strict=True):
         assert_close(fast, expected)
 
 
@@ -167,9 +167,9 @@ def test_checkpointing_repeats_the_forward_but_not_the_statistics(reentrant):
         y.backward(p.grad)
         return [p.x.grad, p.weight.grad, p.bias.grad, p.W.grad, p.identity.grad]
 
-    found = grads(repeated(p), p)
+    gradients = grads(repeated(p), p)
     expected = grads(batch_norm_se(q, fast=True, training=True, end=TAIL), q)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(gradients, expected, strict=True):
         assert_close(a, b)
     assert_close(p.running_mean, q.running_mean, name="running_mean")
     assert_close(p.running_var, q.running_var, name="running_var")

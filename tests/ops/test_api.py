@@ -72,10 +72,10 @@ def test_one_value_per_channel_is_torchs_error():
 def test_an_empty_batch_gives_an_empty_map(training):
     p = problem((0, 3, 4, 4))
     before = p.running_mean.clone()
-    found = results(p, lambda p: batch_norm_se(p, fast=True, training=training, end=TAIL))
-    assert found["y"].shape == (0, 3, 4, 4)
-    assert found["dx"].shape == (0, 3, 4, 4)
-    assert torch.equal(found["dweight"], torch.zeros_like(p.weight))
+    values = results(p, lambda p: batch_norm_se(p, fast=True, training=training, end=TAIL))
+    assert values["y"].shape == (0, 3, 4, 4)
+    assert values["dx"].shape == (0, 3, 4, 4)
+    assert torch.equal(values["dweight"], torch.zeros_like(p.weight))
     assert torch.equal(p.running_mean, before)
 
 
@@ -102,9 +102,9 @@ def test_narrow_types_are_no_further_from_the_truth_than_the_reference(training,
 def test_a_model_in_half_precision_keeps_its_types():
     p = problem((4, 6, 5, 5), dtype=torch.float32).to(torch.bfloat16)
     q = p.to(torch.float64)
-    found = results(p, lambda p: batch_norm_se(p, fast=True, training=True))
+    values = results(p, lambda p: batch_norm_se(p, fast=True, training=True))
     truth = results(q, lambda p: batch_norm_se(p, fast=False, training=True))
-    for name, value in found.items():
+    for name, value in values.items():
         assert value.dtype == torch.bfloat16
         assert_close(value, truth[name], name=name)
 
@@ -112,7 +112,7 @@ def test_a_model_in_half_precision_keeps_its_types():
 @pytest.mark.parametrize("end", [OUTPUT, TAIL])
 def test_a_mean_1000_times_the_deviation_costs_no_digits(end):
     start = problem((8, 4, 16, 16), dtype=torch.float32, mean=1000.0)
-    found, plain = (
+    fused, plain = (
         results(
             copy.deepcopy(start), lambda p, f=f: batch_norm_se(p, fast=f, training=True, end=end)
         )
@@ -122,10 +122,10 @@ def test_a_mean_1000_times_the_deviation_costs_no_digits(end):
         start.to(torch.float64), lambda p: batch_norm_se(p, fast=False, training=True, end=end)
     )
     for name, true in truth.items():
-        ours, theirs = ((r[name].double() - true).abs().max() for r in (found, plain))
+        ours, theirs = ((r[name].double() - true).abs().max() for r in (fused, plain))
         assert ours <= 2 * theirs + 1e-5 * true.abs().max(), f"{name}: {ours:.1e}, {theirs:.1e}"
     # mean(U^2) - mean(U)^2 in float32 would miss the variance by about 6e-8 * 1e6
-    assert_close(found["running_var"], truth["running_var"], dtype=torch.float32)
+    assert_close(fused["running_var"], truth["running_var"], dtype=torch.float32)
 
 
 @pytest.mark.parametrize("backend", ["eager"], indirect=True)  # torch's own finds 1e-9
@@ -174,12 +174,12 @@ def test_an_identity_of_another_type_is_added_as_torch_adds():
     p = p.to(torch.float32, maps=torch.bfloat16)
     p.identity = p.identity.detach().float().requires_grad_()
     truth = p.to(torch.float64)
-    found = results(p, lambda p: batch_norm_se(p, fast=True, training=True, end=TAIL))
+    values = results(p, lambda p: batch_norm_se(p, fast=True, training=True, end=TAIL))
     true = results(truth, lambda p: batch_norm_se(p, fast=False, training=True, end=TAIL))
-    assert found["y"].dtype == found["didentity"].dtype == torch.float32
-    assert found["dx"].dtype == torch.bfloat16
+    assert values["y"].dtype == values["didentity"].dtype == torch.float32
+    assert values["dx"].dtype == torch.bfloat16
     for name, value in true.items():
-        error = (found[name].double() - value).abs().max()
+        error = (values[name].double() - value).abs().max()
         assert error < 0.03 * value.abs().max(), name
 
 
@@ -187,10 +187,10 @@ def test_many_channels():
     p = problem((2, 4096, 2, 2), dtype=torch.float32)
     p.W.data /= 64
     q = copy.deepcopy(p)
-    found = results(p, lambda p: batch_norm_se(p, fast=True, training=True))
+    values = results(p, lambda p: batch_norm_se(p, fast=True, training=True))
     expected = results(q, lambda p: batch_norm_se(p, fast=False, training=True))
     for name, value in expected.items():
-        assert_close(found[name] / value.abs().max(), value / value.abs().max(), name=name)
+        assert_close(values[name] / value.abs().max(), value / value.abs().max(), name=name)
 
 
 def test_a_scaled_loss_saves_gradients_that_float16_would_lose():

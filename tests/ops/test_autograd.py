@@ -42,9 +42,9 @@ class Given:
     layers: TwoLayers
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {f.name: getattr(self.problem, f.name) for f in fields(self.problem)}
-        found |= self.layers._asdict()
-        return {k: t for k, t in found.items() if isinstance(t, Tensor) and t.requires_grad}
+        named = {f.name: getattr(self.problem, f.name) for f in fields(self.problem)}
+        named |= self.layers._asdict()
+        return {k: t for k, t in named.items() if isinstance(t, Tensor) and t.requires_grad}
 
 
 def given(
@@ -77,7 +77,7 @@ def call(p: Problem, kind: str, end: str, *, fast: bool) -> Tensor:
     return batch_norm_se(p, fast=fast, training=kind == "batch", end=end)
 
 
-def found(g: Given, kind: str, end: str, *, fast: bool) -> dict[str, Any]:
+def outcome(g: Given, kind: str, end: str, *, fast: bool) -> dict[str, Any]:
     p = g.problem
     running = p.running_mean.clone(), p.running_var.clone()
     y = call(p, kind, end, fast=fast)
@@ -97,7 +97,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
 
 
 def compare(g: Given, kind: str, end: str) -> None:
-    truth, mine = found(g, kind, end, fast=False), found(g, kind, end, fast=True)
+    truth, mine = outcome(g, kind, end, fast=False), outcome(g, kind, end, fast=True)
     assert mine.keys() == truth.keys()
     for name, true in truth.items():
         assert_close(mine[name], true, name=name)
@@ -193,9 +193,9 @@ def compare_compiled(kind: str, end: str, memory: str, dtype: torch.dtype) -> No
         *(t.detach().double().requires_grad_() for t in g.layers[:4] if t is not None)
     )
     exact.problem.excitation = exact.layers  # type: ignore[method-assign]
-    truth = found(exact, kind, end, fast=False)
+    truth = outcome(exact, kind, end, fast=False)
     with ops.use_backend("inductor"):
-        mine = found(g, kind, end, fast=True)
+        mine = outcome(g, kind, end, fast=True)
     assert_close_in_scale(mine, truth, dtype)
 
 

@@ -84,18 +84,18 @@ def test_values_and_all_gradients(window: str, memory: str, masked: bool) -> Non
         mask = torch.zeros_like(t["identity"][:, :1], dtype=torch.bool)
         mask[0, :, :2], mask[1, :, :, :2] = True, True
     with ops.use_backend("eager"):
-        found = results(t, fast, window, mask)
+        values = results(t, fast, window, mask)
     for name, truth in results(t, reference, window, mask).items():
-        assert_close(found[name], truth, name=name)
+        assert_close(values[name], truth, name=name)
 
 
 @needs_compiler
 def test_compiled() -> None:
     t = tensors("3x3")
     with ops.use_backend("inductor"):
-        found = results(t, fast, "3x3")
+        values = results(t, fast, "3x3")
     for name, truth in results(t, reference, "3x3").items():
-        assert_close(found[name], truth, name=name)
+        assert_close(values[name], truth, name=name)
 
 
 def test_second_derivatives() -> None:
@@ -118,16 +118,16 @@ def test_bfloat16_is_as_near_as_with_the_map(gate: float, large: float) -> None:
     for name in ("x", "identity", "grad"):
         narrow[name] = exact[name].detach().bfloat16().requires_grad_(name != "grad")
     with ops.use_backend("eager"):
-        found = results(narrow, fast, "3x3")
+        values = results(narrow, fast, "3x3")
         kept = results(narrow, reference, "3x3", None, ops)
     # whether the ReLU is open may depend on a rounding: the truth takes it as it came
-    exact["grad"] = exact["grad"] * (found["y"] > 0)
-    exact["identity"].data.masked_fill_(found["y"] > 0, 1e4)
+    exact["grad"] = exact["grad"] * (values["y"] > 0)
+    exact["identity"].data.masked_fill_(values["y"] > 0, 1e4)
     truth = results(exact, reference, "3x3")
-    assert found["kernel"].dtype == torch.float32
+    assert values["kernel"].dtype == torch.float32
     for name in set(truth) - {"y"}:
         size = truth[name].norm()
-        error, before = ((r[name].double() - truth[name]).norm() / size for r in (found, kept))
+        error, before = ((r[name].double() - truth[name]).norm() / size for r in (values, kept))
         assert error < max(2 * before, TOLERANCES[torch.bfloat16][0] / 4), name
 
 

@@ -32,14 +32,15 @@ def test_a_compiled_block_makes_few_calls(root: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(root / "benchmarks")
     from small_counts import block_counts
 
-    found = block_counts((64, 16, 8, 8))
+    counts = block_counts((64, 16, 8, 8))
     for name, most in MOST.items():
-        assert found["compiled", name][0] <= most, name
+        assert counts["compiled", name][0] <= most, name
     for part in ("forward", "backward"):
         name = f"{part} operators"
-        assert 2 * found["compiled", name][0] <= found["reference", name][0]
+        assert 2 * counts["compiled", name][0] <= counts["reference", name][0]
     assert (
-        found["compiled", "forward allocations"][0] <= 1 + found["plain", "forward allocations"][0]
+        counts["compiled", "forward allocations"][0]
+        <= 1 + counts["plain", "forward allocations"][0]
     )
 
 
@@ -90,13 +91,13 @@ def test_what_changes_between_two_calls_is_noticed() -> None:
     for name, change in changes(norm).items():
         change()  # type: ignore[operator]
         x = torch.randn(4, 6, 5, 5, dtype=norm.se.fc1.weight.dtype, requires_grad=True)
-        found = {}
+        by_backend = {}
         for backend in ("eager", "reference"):
             with ops.use_backend(backend):
                 for _ in range(2):
                     y = norm(x)
-                found[backend] = y, *torch.autograd.grad(y.square().sum(), x)
-        for mine, true in zip(found["eager"], found["reference"], strict=True):
+                by_backend[backend] = y, *torch.autograd.grad(y.square().sum(), x)
+        for mine, true in zip(by_backend["eager"], by_backend["reference"], strict=True):
             assert_close(mine, true, name=name)
     assert len(api._CALLS) > prepared
 
@@ -136,7 +137,7 @@ def test_evaluation_of_small_maps_makes_few_calls(
 
     block, x = senet.SEBatchNorm2d(16).eval(), torch.randn(1, 16, 4, 4)
     with torch.no_grad():
-        found = count(partial(block, x))
+        counts = count(partial(block, x))
     # batch norm, mean, two layers, ReLU, gate, its view, product: the reference has 15, in 33 calls
-    assert found["operators"] <= 8
-    assert found["python calls of senet"] <= 17
+    assert counts["operators"] <= 8
+    assert counts["python calls of senet"] <= 17

@@ -42,9 +42,9 @@ def results(model: nn.Module, x: Tensor, grad: Tensor) -> dict[str, Tensor]:
     x = x.detach().requires_grad_()
     y = model(x)
     y.backward(grad.to(y.dtype))
-    found = {"y": y.detach(), "dx": x.grad, **{n: p.grad for n, p in model.named_parameters()}}
-    found |= {name: b for name, b in model.named_buffers() if b.is_floating_point()}
-    return {name: t.double().cpu() for name, t in found.items()}
+    values = {"y": y.detach(), "dx": x.grad, **{n: p.grad for n, p in model.named_parameters()}}
+    values |= {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+    return {name: t.double().cpu() for name, t in values.items()}
 
 
 @pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
@@ -60,13 +60,13 @@ def test_compiled_stages(kind, training: bool, dtype: torch.dtype, memory) -> No
         truth = results(exact, x.double(), grad)
     x = x.cuda().contiguous(memory_format=memory)
     with ops.use_backend("inductor"):
-        found = results(model.cuda(), x, grad.cuda())
+        values = results(model.cuda(), x, grad.cuda())
     assert ops.backend("cuda").name == "inductor", ops.backend("cuda")
-    assert found.keys() == truth.keys()
+    assert values.keys() == truth.keys()
     for name, true in truth.items():
         scale = true.abs().max().clamp_min(1e-3)
         torch.testing.assert_close(
-            found[name] / scale, true / scale, rtol=0, atol=TOLERANCE[dtype], msg=name
+            values[name] / scale, true / scale, rtol=0, atol=TOLERANCE[dtype], msg=name
         )
 
 
@@ -91,6 +91,6 @@ def test_a_network_compiled_as_a_whole() -> None:
     x, grad = torch.randn(2, 6, 32, 9, 7, device="cuda").unbind()
     with ops.use_backend("reference"):
         truth = results(model, x, grad)
-    found = results(whole, x, grad)
-    for (name, mine), true in zip(found.items(), truth.values(), strict=True):
+    values = results(whole, x, grad)
+    for (name, mine), true in zip(values.items(), truth.values(), strict=True):
         torch.testing.assert_close(mine, true, rtol=1e-4, atol=1e-4, msg=name)

@@ -42,11 +42,11 @@ def check(shape, memory, kind, end, dtype=torch.float32):
     start.x = laid_out(start.x.detach(), memory).requires_grad_()
     truth = results(start.to(torch.float64), lambda p: CALLS[kind](p, False, end))
     with ops.use_backend("inductor"):
-        found = results(copy.deepcopy(start), lambda p: CALLS[kind](p, True, end))
+        values = results(copy.deepcopy(start), lambda p: CALLS[kind](p, True, end))
         if kind != "train":
             with torch.no_grad():
-                assert torch.equal(CALLS[kind](start, True, end), found["y"])
-    assert_close_in_scale(found, truth, dtype)
+                assert torch.equal(CALLS[kind](start, True, end), values["y"])
+    assert_close_in_scale(values, truth, dtype)
 
 
 @needs_compiler
@@ -63,8 +63,8 @@ def test_one_compilation_serves_all_sizes():
 
 def check_squeeze(engine: Inductor, *shape: int) -> None:
     u = torch.randn(shape)
-    found = engine.run(mean, u, order=CHANNELS_FIRST)
-    assert_close(found, u.mean(2))
+    means = engine.run(mean, u, order=CHANNELS_FIRST)
+    assert_close(means, u.mean(2))
 
 
 @needs_compiler
@@ -119,10 +119,10 @@ def test_a_first_call_in_inference_mode_or_under_a_counter_compiles_for_all(monk
             y.sum().backward()  # the first backward
     assert engine.count == 2  # all of a forward, all of a backward
     assert engine.broken is None
-    found, x.grad = x.grad, None
+    gradient, x.grad = x.grad, None
     with ops.use_backend("reference"):
         block(x).sum().backward()
-    assert_close(found, x.grad)
+    assert_close(gradient, x.grad)
 
 
 @needs_compiler
@@ -170,9 +170,9 @@ def test_a_compiled_network_is_one_graph_and_trains_the_same():
     for training in (True, False):
         ours.train(training)
         plain.train(training)
-        found, expected = step(ours, compiled, x), step(plain, plain, x)
+        values, expected = step(ours, compiled, x), step(plain, plain, x)
         for name, value in expected.items():
-            assert_close(found[name], value, name=name)
+            assert_close(values[name], value, name=name)
     assert counter.frame_count == 2  # training and evaluation
 
 
@@ -183,9 +183,9 @@ def test_a_network_compiled_by_inductor_trains_the_same(memory):
     ours, plain, x = network(ops), network(functional), laid_out(torch.randn(4, 3, 9, 9), memory)
     compiled = torch.compile(ours, fullgraph=True)
     for _ in range(2):
-        found, expected = step(ours, compiled, x), step(plain, plain, x)
+        values, expected = step(ours, compiled, x), step(plain, plain, x)
         for name, value in expected.items():
-            assert_close(found[name], value, name=name)
+            assert_close(values[name], value, name=name)
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -75,10 +75,10 @@ def results(call: Any, p: Problem, layers: Any, act: str, *, training: bool) -> 
     named = {"x": p.x, "weight": p.weight, "bias": p.bias, **dict(zip(NAMES, layers, strict=True))}
     named = {name: t for name, t in named.items() if t is not None and t.requires_grad}
     grads = torch.autograd.grad(y, list(named.values()), p.grad.to(y.dtype))
-    found = {"y": y.detach(), "mean": p.running_mean.clone(), "var": p.running_var.clone()}
+    values = {"y": y.detach(), "mean": p.running_mean.clone(), "var": p.running_var.clone()}
     p.running_mean.copy_(before[0])
     p.running_var.copy_(before[1])
-    return found | {f"d{name}": g for name, g in zip(named, grads, strict=True)}
+    return values | {f"d{name}": g for name, g in zip(named, grads, strict=True)}
 
 
 def compare(p: Problem, layers: Any, act: str, *, training: bool, call: Any = fast) -> None:
@@ -203,7 +203,7 @@ def test_any_other_excitation(act, training, memory, fused):
 def test_a_penalty_on_the_gate_reaches_the_map(training):
     p, layers = given((3, 5, 4, 6))
     statistics = p.running_mean, p.running_var, p.weight, p.bias
-    found = []
+    both_ways = []
     for room in (ops, functional):
         gates: list[Tensor] = []
 
@@ -217,8 +217,8 @@ def test_a_penalty_on_the_gate_reaches_the_map(training):
         tensors = (p.x, p.weight, p.bias, *layers)
         alone = torch.autograd.grad(gates[0].square().sum(), tensors, retain_graph=True)
         both = torch.autograd.grad(gates[0].square().sum() + y.pow(3).sum(), tensors)
-        found.append([*alone, *both])
-    for mine, true in zip(*found, strict=True):
+        both_ways.append([*alone, *both])
+    for mine, true in zip(*both_ways, strict=True):
         assert_close(mine, true)
 
 
@@ -229,13 +229,13 @@ def test_with_the_end_of_a_residual_branch_too(training, call, fused):
     affine = p.running_mean, p.running_var, p.weight, p.bias
     excitation = TwoLayers(*layers) if call is fast else lambda z: functional.excite(z, *layers)
     options = {"inner_activation": "relu6", "identity": p.identity, "activation": "relu"}
-    found = []
+    both_ways = []
     for backend in ("eager", "reference"):
         with ops.use_backend(backend):
             y = ops.batch_norm_se(p.x, *affine, excitation, **options, training=training)
         tensors = (p.x, p.identity, p.weight, p.bias, *layers)
-        found.append([y, *torch.autograd.grad(y, tensors, p.grad)])
-    for mine, true in zip(*found, strict=True):
+        both_ways.append([y, *torch.autograd.grad(y, tensors, p.grad)])
+    for mine, true in zip(*both_ways, strict=True):
         assert_close(mine, true)
     assert len(fused) == (call is fast)
 

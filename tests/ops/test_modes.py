@@ -35,20 +35,20 @@ def expected(x, *, training=True):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # in torch.func itself
 def test_forward_mode_derivatives():
     x, v = torch.randn(2, 4, 3, 5, 5, dtype=torch.float64).unbind()
-    found, along = torch.func.jvp(call, (x,), (v,))
+    output, along = torch.func.jvp(call, (x,), (v,))
     step = 1e-6
     difference = (expected(x + step * v) - expected(x - step * v)) / (2 * step)
-    assert_close(found, expected(x))
+    assert_close(output, expected(x))
     assert_close(along, difference, dtype=torch.float32)
 
 
 def test_per_sample_gradients():
     x = torch.randn(4, 1, 3, 5, 5, dtype=torch.float64)
     loss = lambda x: call(x, training=False).pow(2).sum()  # noqa: E731
-    found = torch.func.vmap(torch.func.grad(loss))(x)
+    gradient = torch.func.vmap(torch.func.grad(loss))(x)
     x.requires_grad_()
     (true,) = torch.autograd.grad(sum(loss(one) for one in x), x)
-    assert_close(found, true)
+    assert_close(gradient, true)
 
 
 def test_fake_tensors_have_the_right_shapes():

@@ -69,8 +69,8 @@ def results(
         named = {n: v for n, v in named.items() if n not in ("weight", "bias")}
     torch.manual_seed(1)
     grads = torch.autograd.grad(y, list(named.values()), torch.randn(y.shape, dtype=y.dtype))
-    found = {"y": y.detach(), "mean": statistics[0], "var": statistics[1]} if statistics else {}
-    return found | {f"d{n}": g for n, g in zip(named, grads, strict=True)}
+    values = {"y": y.detach(), "mean": statistics[0], "var": statistics[1]} if statistics else {}
+    return values | {f"d{n}": g for n, g in zip(named, grads, strict=True)}
 
 
 def masked(case: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
@@ -91,9 +91,9 @@ def test_closed_form_equals_autograd(case: str, norm: str, known: bool, end: str
     options = {"norm": norm, "known": known, "end": end}
     truth = results(t, functional, mask, **options)
     with ops.use_backend("eager"):
-        found = results(t, ops, mask, **options)
+        values = results(t, ops, mask, **options)
 
-    assert_close_in_scale(found, truth, torch.float64)
+    assert_close_in_scale(values, truth, torch.float64)
     unmasked = results(t, functional, None, **options)
     assert not torch.allclose(unmasked["dx"], truth["dx"], rtol=1e-3)
 
@@ -120,9 +120,9 @@ def test_compiled(norm: str, end: str) -> None:
     options = {"norm": norm, "known": True, "end": end}
     truth = results(t, functional, mask, **options)
     with ops.use_backend("inductor"):
-        found = results(t, ops, mask, **options)
+        values = results(t, ops, mask, **options)
 
-    assert_close_in_scale(found, truth, torch.float32)
+    assert_close_in_scale(values, truth, torch.float32)
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen", "none"])

@@ -40,8 +40,8 @@ def test_narrow_types_are_no_further_from_the_truth_than_the_reference(end, dtyp
 
 def test_an_empty_batch_gives_an_empty_map():
     p = problem((0, 3, 4, 4))
-    found = results(p, lambda p: recalibrate(p, fast=True, end=TAIL))
-    assert found["y"].shape == found["dx"].shape == (0, 3, 4, 4)
+    values = results(p, lambda p: recalibrate(p, fast=True, end=TAIL))
+    assert values["y"].shape == values["dx"].shape == (0, 3, 4, 4)
 
 
 @pytest.mark.parametrize("memory", ["contiguous", "channels_last"])

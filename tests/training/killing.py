@@ -78,8 +78,8 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     path = newest_checkpoint(out)
     if path is None:
         raise RuntimeError(f"no checkpoint in {out}")
-    found: dict[str, torch.Tensor] = read_checkpoint(path)["state_dict"]
-    return found
+    state: dict[str, torch.Tensor] = read_checkpoint(path)["state_dict"]
+    return state
 
 
 def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:

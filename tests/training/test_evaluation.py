@@ -29,15 +29,15 @@ from training.tiny import image_folder
 
 
 def invoked(*arguments: str, code: int = 0) -> str:
-    found = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
-    assert found.exit_code == code, (found.output, found.exception)
-    return found.output
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.output
 
 
 def test_evaluation_is_the_test_of_the_training(run: Path, tmp_path: Path) -> None:
     trained = load_run(run)
-    found, unreadable = evaluate([trained], open_split(DataConfig(), training=False))
-    result = summary(found)
+    evaluation, unreadable = evaluate([trained], open_split(DataConfig(), training=False))
+    result = summary(evaluation)
     told = json.loads((run / "run.json").read_text())
     last = told["epochs"][-1]
 
@@ -50,7 +50,7 @@ def test_evaluation_is_the_test_of_the_training(run: Path, tmp_path: Path) -> No
     per_class = result["per_class"].values()
     assert sum(each["n"] for each in per_class) == 599
     assert sum(each["proportion"] * each["n"] for each in per_class) == pytest.approx(correct)
-    torch.testing.assert_close(found.scores.sum(1), torch.ones(599))
+    torch.testing.assert_close(evaluation.scores.sum(1), torch.ones(599))
 
 
 def test_eval_and_predict_on_the_command_line(run: Path, tmp_path: Path) -> None:
@@ -63,19 +63,19 @@ def test_eval_and_predict_on_the_command_line(run: Path, tmp_path: Path) -> None
     right = sum(row["label"] == row["class1"] for row in rows)
     assert right / 599 == result["top1"]["proportion"]
 
-    picture = tmp_path / "digit.png"
-    open_split(DataConfig(), training=False).image(0).save(picture)  # type: ignore[attr-defined]
-    line = invoked("predict", str(picture), "--run", str(run), "--top", "2")
-    assert line.startswith(f"{picture}: {rows[0]['class1']} ")
-    best = json.loads(invoked("predict", str(picture), "--run", str(run), "--json"))
-    assert next(iter(best[str(picture)])) == rows[0]["class1"]
+    digit = tmp_path / "digit.png"
+    open_split(DataConfig(), training=False).image(0).save(digit)  # type: ignore[attr-defined]
+    line = invoked("predict", str(digit), "--run", str(run), "--top", "2")
+    assert line.startswith(f"{digit}: {rows[0]['class1']} ")
+    best = json.loads(invoked("predict", str(digit), "--run", str(run), "--json"))
+    assert next(iter(best[str(digit)])) == rows[0]["class1"]
 
 
 def test_a_file_of_weights_by_the_name_of_the_network(tmp_path: Path) -> None:
     """Two classes, ImageNet's normalisation; the expected scores are computed here."""
     folder = image_folder(tmp_path / "f", train=1, test=4, size=40, colours=("blue", "red"))
     net = create_model("resnet20", num_classes=2)
-    for module in net.modules():  # statistics that tell pictures apart
+    for module in net.modules():  # statistics that tell images apart
         if isinstance(module, nn.BatchNorm2d):
             module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     net.linear.weight.data.mul_(0.02)  # type: ignore[union-attr]
@@ -110,14 +110,14 @@ def test_a_file_of_weights_by_the_name_of_the_network(tmp_path: Path) -> None:
         (given[:2], "does not say what images it expects; say it by --normalization imagenet"),
         ([*given[:2], "--normalization", "data"], "must be 'imagenet' or 'imagenet-mean', got"),
     ):
-        found = CliRunner().invoke(app, ["eval", "--weights", files[0], *data, *wrong])
-        assert message in str(found.exception)
+        result = CliRunner().invoke(app, ["eval", "--weights", files[0], *data, *wrong])
+        assert message in str(result.exception)
     thousand = create_model("resnet20", num_classes=1000)
     torch.save(thousand.state_dict(), tmp_path / "k.pth")
     wide = ["--model", "resnet20", "--weights", str(tmp_path / "k.pth"), "--classes", "1000"]
     wide += given[2:]
-    found = CliRunner().invoke(app, ["eval", *wide, "--data", str(folder)])
-    assert "resnet20 gives 1000 scores, the images have 2 classes" in str(found.exception)
+    result = CliRunner().invoke(app, ["eval", *wide, "--data", str(folder)])
+    assert "resnet20 gives 1000 scores, the images have 2 classes" in str(result.exception)
     line = invoked("predict", str(path), *wide, "--top", "1000")
     assert "goldfish, Carassius auratus (1) 0." in line
     twice = CliRunner().invoke(app, ["predict", str(path), *wide, *wide[2:4]])
@@ -131,9 +131,9 @@ def test_the_classes_of_weights_are_asked_for_by_the_option(tmp_path: Path) -> N
         ([], "10 classes were assumed, other numbers are given by --classes"),
         (["--classes", "3"], "--classes was 3: give the number of classes of the weights"),
     ):
-        found = CliRunner().invoke(app, [*given, *classes])
-        assert message in str(found.exception)
-        assert "head=False" not in str(found.exception)
+        result = CliRunner().invoke(app, [*given, *classes])
+        assert message in str(result.exception)
+        assert "head=False" not in str(result.exception)
 
 
 def test_the_images_of_a_folder_are_named(run: Path, tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_the_images_of_a_folder_are_named(run: Path, tmp_path: Path) -> None:
     assert lines.pop(0) == f"passed over in {tmp_path}: 1 of no image format (.txt 1)"
     assert lines == alone
     (tmp_path / "none").mkdir()
-    found = CliRunner().invoke(app, ["predict", str(tmp_path / "none"), "--run", str(run)])
-    assert str(found.exception) == f"{tmp_path / 'none'} holds no images"
+    result = CliRunner().invoke(app, ["predict", str(tmp_path / "none"), "--run", str(run)])
+    assert str(result.exception) == f"{tmp_path / 'none'} holds no images"
 
 
 def test_images_of_many_kinds_and_one_that_cannot_be_read(run: Path, tmp_path: Path) -> None:
@@ -195,9 +195,9 @@ def test_a_place_that_cannot_be_written_is_said_first(
         "export": [str(run), "--out", str(out / "net.pt2")],
         "eval": [str(run), "--data", str(tmp_path), "--out", str(out)],
     }.get(command, ["--data", str(tmp_path), "--out", str(out)])
-    found = CliRunner().invoke(app, [command, *given])
+    result = CliRunner().invoke(app, [command, *given])
     assert f"must be a folder that can be written to, {out} gives: Not a directory" in (
-        str(found.exception)
+        str(result.exception)
     )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -228,6 +228,7 @@ def test_no_image_can_be_read(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["eval"], "give folders of runs, or --model with --weights"),
+        (["eval", "x", "--classes", "2"], "--classes must come with --model, got a run"),
         (["eval", "gone"], "gone holds no run of senet train that can be read"),
         (["eval", "x", "--method", "two"], "unknown method 'two'"),
         (["eval", "x", "--scales", "8,x", "--method", "dense"], "--scales must be numbers"),
@@ -250,9 +251,9 @@ def test_no_image_can_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str) -> None:
-    found = CliRunner().invoke(app, arguments)
-    assert isinstance(found.exception, (ConfigError, DataError, UnknownNameError)), found.output
-    assert message in str(found.exception)
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, (ConfigError, DataError, UnknownNameError)), result.output
+    assert message in str(result.exception)
 
 
 def test_options_of_the_data_change_the_run_s_own() -> None:
@@ -282,7 +283,7 @@ def test_networks_of_several_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Mean(nn.Module):
-    """Scores are the mean of the picture, and its left half's: what it was shown can be told."""
+    """Scores are the mean of the image, and its left half's: what it was shown can be told."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x.mean((1, 2, 3)), x[..., : x.shape[-1] // 2].mean((1, 2, 3))], 1)
@@ -296,7 +297,7 @@ def looked(image: Image.Image, crops: Crops) -> list[torch.Tensor]:
 
 
 def test_crops_are_where_they_should_be() -> None:
-    """A picture whose red is the column and whose green is the row."""
+    """An image whose red is the column and whose green is the row."""
     image = Image.new("RGB", (20, 10))
     image.putdata([(x * 10, y * 10, 0) for y in range(10) for x in range(20)])
 
@@ -320,16 +321,16 @@ def test_crops_are_where_they_should_be() -> None:
         Crops(crop=5, resize=4)
 
 
-def test_scores_are_the_mean_over_pictures_and_networks() -> None:
+def test_scores_are_the_mean_over_images_and_networks() -> None:
     image = Image.new("RGB", (12, 10))
     image.putdata([(x * 20, 0, 0) for _ in range(10) for x in range(12)])
     view = View((3, 8, 8), (0.0,) * 3, (1.0,) * 3, None, 0.8)
     trained = Trained("mean", Mean().eval(), view, ("whole", "left"))
     (shown,) = looked(image, Crops("ten"))
 
-    found = dict(predict(trained, [image], crops=Crops("ten"))[0])
+    scores = dict(predict(trained, [image], crops=Crops("ten"))[0])
     expected = Mean()(shown).softmax(1).mean(0)
-    assert found["whole"] == pytest.approx(expected[0].item())
+    assert scores["whole"] == pytest.approx(expected[0].item())
     split = open_split(DataConfig(), training=False)
     grey = View((1, 8, 8), (0.0,), (1.0,), None, 1.0)
     one = Trained("a", Mean().eval(), grey, tuple("0123456789"))

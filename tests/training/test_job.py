@@ -162,7 +162,7 @@ def test_bf16_goes_on_to_the_same_end(tmp_path: Path) -> None:
 
 def test_modern_recipe_on_odd_jpegs(tmp_path: Path) -> None:
     """Crops, RandAugment, erasing, rotation, jitter, mixup, CutMix and averaged weights at once."""
-    folder = image_folder(tmp_path / "pictures", colours=("blue", "green", "red"), size=90)
+    folder = image_folder(tmp_path / "images", colours=("blue", "green", "red"), size=90)
     for number, path in enumerate(sorted(folder.rglob("*.png"))):
         image = Image.open(path).resize((1 + 7 * number % 150, 3 + 11 * number % 120))
         image.save(path.with_suffix(".jpg"))

@@ -15,13 +15,13 @@ from senet.schema import overridden
 from senet.training.config import RunConfig
 from senet.training.job import train
 from senet.training.run_folder import check_data, locked
-from training.tiny import CONFIG, CPU, image_folder, picture
+from training.tiny import CONFIG, CPU, coloured_image, image_folder
 
 
 def test_a_run_knows_its_images_again(tmp_path: Path) -> None:
     """An image that is gone, and two folders that were exchanged: the labels would be permuted."""
     folder = image_folder(tmp_path / "f", colours=("blue", "green"), size=8)
-    picture("blue", 99).save(folder / "train" / "blue" / "more.png")
+    coloured_image("blue", 99).save(folder / "train" / "blue" / "more.png")
     changes = {"data.name": str(folder), "image_size": 8, "epochs": 2, "batch_size": 8}
     config = overridden(RunConfig("resnet20"), changes)
 

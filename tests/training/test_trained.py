@@ -49,8 +49,8 @@ def test_a_checkpoint_says_which_network_it_is_of(run: Path, tmp_path: Path) -> 
         (["--model", "se_resnet32"], "says that it is of resnet20 with inserted SE blocks, not of"),
         (["--model", "resnet20", "--classes", "2"], "is of 10 classes, --classes was 2"),
     ):
-        found = CliRunner().invoke(app, ["predict", image, *given, "--weights", str(file)])
-        assert message in str(found.exception)
+        result = CliRunner().invoke(app, ["predict", image, *given, "--weights", str(file)])
+        assert message in str(result.exception)
 
 
 def accuracy(*arguments: str) -> float:
@@ -101,10 +101,10 @@ def test_every_file_of_weights_is_the_very_network(run: Path, tmp_path: Path) ->
 
 
 def test_an_arm_of_a_comparison_is_asked_by_its_checkpoint(tmp_path: Path) -> None:
-    pictures = DataConfig(str(image_folder(tmp_path / "f")), image_size=8)
+    data = DataConfig(str(image_folder(tmp_path / "f")), image_size=8)
     recipe = TrainConfig(epochs=1, batch_size=8)
     result = compare(
-        model="resnet20", data=pictures, train=recipe, se=SEConfig(reduction=4, stages=(2,)),
+        model="resnet20", data=data, train=recipe, se=SEConfig(reduction=4, stages=(2,)),
         seeds=1, out=tmp_path / "out", device="cpu", timing=False,
     )  # fmt: skip
     for run in result["runs"]:

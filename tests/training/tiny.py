@@ -1,4 +1,4 @@
-"""What the tests of training share: pictures that are easy to tell apart, and a small net."""
+"""What the tests of training share: images that are easy to tell apart, and a small net."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from senet.training.loop.placement import Placement
 COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 60, 40)}
 
 
-def picture(colour: str, index: int, *, size: int = 8) -> Image.Image:
+def coloured_image(colour: str, index: int, *, size: int = 8) -> Image.Image:
     """A square of one colour with noise that depends on the index."""
     noise = np.random.default_rng([index, *COLOURS[colour]]).integers(-40, 40, (size, size, 3))
     return Image.fromarray((np.array(COLOURS[colour]) + noise).clip(0, 255).astype(np.uint8))
@@ -37,13 +37,13 @@ def image_folder(
     colours: tuple[str, ...] = ("blue", "red"),
     names: tuple[str, str] = ("train", "test"),
 ) -> Path:
-    """An image folder with so many pictures of each colour in its two splits."""
+    """An image folder with so many images of each colour in its two splits."""
     for split, count, first in ((names[0], train, 0), (names[1], test, 1000)):
         for colour in colours:
             folder = root / split / colour
             folder.mkdir(parents=True)
             for index in range(first, first + count):
-                picture(colour, index, size=size).save(folder / f"{index:04}.png")
+                coloured_image(colour, index, size=size).save(folder / f"{index:04}.png")
     return root
 
 
@@ -59,7 +59,7 @@ def parquet_folder(root: Path, *, train: int = 12, test: int = 4, size: int = 8)
         for index in range(first, first + count):
             for label, colour in enumerate(("blue", "red")):
                 file = io.BytesIO()
-                picture(colour, index, size=size).save(file, "png")
+                coloured_image(colour, index, size=size).save(file, "png")
                 rows["image"].append({"bytes": file.getvalue(), "path": None})
                 rows["label"].append(label)
         root.mkdir(exist_ok=True)
@@ -92,13 +92,13 @@ def tiny_net(num_classes: int, in_chans: int) -> nn.Module:
 
 def tiny_data(root: Path, **options: Any) -> ImageData:
     """An image folder, loaded at 8 px."""
-    folder = image_folder(root / "pictures", **options)
+    folder = image_folder(root / "images", **options)
     return load_data(DataConfig(str(folder), image_size=8), input_size=(3, 8, 8))
 
 
-def compared(pictures: DataConfig, out: Path, **options: Any) -> dict[str, Any]:
+def compared(data: DataConfig, out: Path, **options: Any) -> dict[str, Any]:
     """A comparison of seconds; other options as `senet.compare.compare` takes them."""
-    given = {"model": tiny_net, "data": pictures, "train": RECIPE, "seeds": 2}
+    given = {"model": tiny_net, "data": data, "train": RECIPE, "seeds": 2}
     return compare(out=out, **({"device": "cpu", "timing": False} | given | options))
 
 

@@ -40,10 +40,10 @@ class TinySENet(nn.Module):
         return logits
 
 
-def run(pictures: Path, out: Path, *, train: TrainConfig = RECIPE, stop_after: int = 0) -> Run:
+def run(root: Path, out: Path, *, train: TrainConfig = RECIPE, stop_after: int = 0) -> Run:
     """Train; `stop_after` so many steps."""
     torch.manual_seed(0)
-    data = load_data(DataConfig(str(pictures), image_size=8), input_size=(3, 8, 8))
+    data = load_data(DataConfig(str(root), image_size=8), input_size=(3, 8, 8))
     net, stop = TinySENet(), Stop()
 
     def progress(_what: str, done: int, _total: int) -> None:
@@ -61,7 +61,7 @@ def run(pictures: Path, out: Path, *, train: TrainConfig = RECIPE, stop_after: i
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    pictures, out = Path(sys.argv[1]), Path(sys.argv[2])
-    run(pictures, out, stop_after=5)  # in the middle of the second epoch
-    found = run(pictures, out)
-    (out / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(found.epochs))
+    root, out = Path(sys.argv[1]), Path(sys.argv[2])
+    run(root, out, stop_after=5)  # in the middle of the second epoch
+    trained = run(root, out)
+    (out / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(trained.epochs))

@@ -139,7 +139,7 @@ def class_contrast(
     blocks = gates.blocks if path is None else (gates.block(path),)
     channels = sum(block.channels for block in gates.blocks)
     certain = -torch.special.ndtri(torch.tensor(0.025 / channels, dtype=torch.float64)).item()
-    found = []
+    contrasts = []
     for block in blocks:
         a, b = block.mean[index].unbind(0)
         sizes = block.sums.class_images[index].to(torch.float64)
@@ -148,7 +148,7 @@ def class_contrast(
         for c in effect.abs().nan_to_num(0, 0, 0).argsort(descending=True)[:count].tolist():
             apart, half = (a[c] - b[c]).item(), NORMAL * error[c].item()
             if math.isfinite(effect[c]):
-                found.append(
+                contrasts.append(
                     ClassContrast(
                         path=block.path,
                         channel=c,
@@ -159,4 +159,4 @@ def class_contrast(
                         certain=abs(apart) > certain * error[c].item(),
                     )
                 )
-    return sorted(found, key=lambda each: -abs(each.effect))[:count]
+    return sorted(contrasts, key=lambda each: -abs(each.effect))[:count]

@@ -132,7 +132,7 @@ def drawn_gates(
         "classes": _classes(gates, pair_of(gates, chosen, similarity), similarity),
         "profiles": _profiles(gates, chosen or None),
         "history": _history(history),
-        "pictures": [_picture(i, each) for i, each in enumerate(images)],
+        "images": [_image_figures(i, each) for i, each in enumerate(images)],
     }
 
 
@@ -246,12 +246,12 @@ def _classes(
     }
     contrasts = class_contrast(gates, *pair, count=15)
     apart = figures.class_differences(contrasts, *pair) if contrasts else None
-    found: dict[str, Any] = {"pair": pair, "heat": heat, "contrasts": contrasts, "apart": apart}
+    facts: dict[str, Any] = {"pair": pair, "heat": heat, "contrasts": contrasts, "apart": apart}
     paths = [block.path for block in gates.blocks]
-    found["short"] = dict(zip(paths, short_paths(paths), strict=True))
+    facts["short"] = dict(zip(paths, short_paths(paths), strict=True))
     if similarity is None:
-        return found
-    return found | {
+        return facts
+    return facts | {
         "similarity": figures.similarity_map(similarity),
         "alike": similarity.alike(8),
         "reliability": similarity.reliability.min().item(),
@@ -289,7 +289,7 @@ def _history(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
     ]
 
 
-def _picture(number: int, of: ImageGates) -> dict[str, Any]:
+def _image_figures(number: int, of: ImageGates) -> dict[str, Any]:
     """One image: its strips, and the maps of the block that deviates most."""
     from senet.analysis import figures
 

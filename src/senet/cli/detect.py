@@ -124,7 +124,7 @@ def evaluate(
 
     trained = _opened(run)
     with showing_progress(Console(stderr=as_json)) as on_progress:
-        precisions, images, found = evaluate_detector(
+        precisions, images, detections = evaluate_detector(
             trained,
             data,
             split,
@@ -138,7 +138,7 @@ def evaluate(
     result = {**place, **numbers}
     if out is not None:
         write_text(out / "eval.json", json.dumps(result, indent=1))
-        write_text(out / "detections.json", json.dumps(coco_results(images, found)))
+        write_text(out / "detections.json", json.dumps(coco_results(images, detections)))
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
@@ -182,7 +182,7 @@ def predict(
 ) -> None:
     """Find the objects in images, or in those of a folder; with --out, draw them."""
     with optional("senet detect predict"):
-        from senet.detection.pictures import detect, drawn, image_files
+        from senet.detection.predicted_boxes import detect, drawn, image_files
 
     paths, notes = image_files(images)
     trained = _opened(run)
@@ -194,8 +194,8 @@ def predict(
             name = path.name if len({p.name for p in paths}) == len(paths) else f"{len(listed)}"
             drawn(image, boxes, trained.classes).save(out / f"{name}.png")
         if not as_json:
-            found = ", ".join(f"{each['class']} {each['score']:.2f}" for each in boxes[:8])
-            typer.echo(f"{path}: {len(boxes)} boxes{': ' * bool(found)}{found}")
+            surest = ", ".join(f"{each['class']} {each['score']:.2f}" for each in boxes[:8])
+            typer.echo(f"{path}: {len(boxes)} boxes{': ' * bool(surest)}{surest}")
     for line in notes:
         typer.echo(line, err=True)
     if as_json:

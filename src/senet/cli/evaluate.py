@@ -75,7 +75,9 @@ def _networks(
             "give folders of runs, or --model with --weights, or --model with an exported file"
         )
     if not models and classes:
-        raise ConfigError("--classes goes with --model, a run says it itself")
+        raise ConfigError(
+            "--classes must come with --model, got a run, which records its classes; leave it out"
+        )
     if len(models) not in (0, 1, len(weights)):
         raise ConfigError(
             f"--model must be given once, or once for each of the {len(weights)} --weights, got "

@@ -162,7 +162,10 @@ def _network(
         options: Any = {"num_classes": num_classes, "normalization": normalization}
         return load_published_network(source, weights, **options)
     if num_classes is not None:
-        raise ConfigError("--num-classes goes with --weights, a saved network says it itself")
+        raise ConfigError(
+            f"--num-classes must come with --weights, got {source}, which records its classes; "
+            "leave it out"
+        )
     if "/" not in source and not Path(source).exists():
         raise ConfigError(f"{source} is no folder and no file; a network by name needs --weights")
     return load_written(source, normalization=normalization)

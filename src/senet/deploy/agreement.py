@@ -33,13 +33,13 @@ def comparable(touched: list[tuple[str, ...]], hosts: list[str], joined: list[st
         whole = all(len({each.startswith(f"{path}.") for each in span}) == 1 for span in touched)
         return outside and called and whole
 
-    found = set()
+    smallest = set()
     for span in touched:
         path = span[0].rpartition(".")[0]
         while path and not fits(path):
             path = path.rpartition(".")[0]
-        found.add(path)
-    return found
+        smallest.add(path)
+    return smallest
 
 
 def check_agreement(model: nn.Module, net: nn.Module, example: Any, paths: set[str]) -> None:

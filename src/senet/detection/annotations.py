@@ -101,19 +101,19 @@ def open_boxes(
     """
     path = Path(root)
     if path.is_dir() and (path / "Annotations").is_dir():
-        found = _voc(path, split, images)
+        annotated = _voc(path, split, images)
     else:
-        found = _coco(_coco_file(path, split), path, split, images)
-    names = tuple(classes) or found.classes
+        annotated = _coco(_coco_file(path, split), path, split, images)
+    names = tuple(classes) or annotated.classes
     checks = _Checks(split)
-    kept = tuple(_checked(image, names, checks) for image in found.images)
+    kept = tuple(_checked(image, names, checks) for image in annotated.images)
     if not any(not each.crowd for image in kept for each in image.objects):
         why = f"; {checks.lines()[0]}" if checks.lines() else ""
         raise DataError(
             f"the {split} split of {root} must have a box that can be used, and has none in "
             f"{len(kept)} images{why}"
         )
-    ids = dict(zip(found.classes, found.category_ids, strict=True))
+    ids = dict(zip(annotated.classes, annotated.category_ids, strict=True))
     spare = max(ids.values(), default=0)
     category_ids = tuple(ids.get(name, spare + k) for k, name in enumerate(names, 1))
     return BoxSplit(split, names, category_ids, kept, tuple(checks.lines()))
@@ -277,9 +277,9 @@ class _Checks:
 
     def lines(self) -> list[str]:
         return [
-            f"{self.split}: {len(found)} {'box' if len(found) == 1 else 'boxes'} {kind}: "
-            f"{'; '.join(found[:_SEVERAL])}{'; ...' * (len(found) > _SEVERAL)}"
-            for kind, found in self.seen.items()
+            f"{self.split}: {len(examples)} {'box' if len(examples) == 1 else 'boxes'} {kind}: "
+            f"{'; '.join(examples[:_SEVERAL])}{'; ...' * (len(examples) > _SEVERAL)}"
+            for kind, examples in self.seen.items()
         ]
 
 

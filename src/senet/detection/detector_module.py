@@ -50,7 +50,7 @@ class Detector(Classifier):
         self.train_loss = MeanMetric(nan_strategy=math.nan)
         self._frozen: list[nn.Parameter] = []
         self._done, self._resumed = (0, 0), None
-        self._found: dict[int, dict[str, Tensor]] = {}
+        self._detections: dict[int, dict[str, Tensor]] = {}
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
 
     def training_step(self, batch: Any, index: int) -> Tensor:
@@ -74,17 +74,17 @@ class Detector(Classifier):
         images, targets = batch
         with torch.autocast(self.device.type, enabled=False):
             detections = self.net(images)
-        for target, found in zip(targets, detections, strict=True):
-            self._found[int(target["position"])] = {k: v.cpu() for k, v in found.items()}
+        for target, detected in zip(targets, detections, strict=True):
+            self._detections[int(target["position"])] = {k: v.cpu() for k, v in detected.items()}
 
     def epoch_metrics(self) -> dict[str, Any]:
         """Return the metrics of the part that ends; write the boxes as COCO's results."""
         metrics: dict[str, Any] = {"train_loss": float(self.train_loss.compute())}
         metrics |= {"test_loss": None, "test_accuracy": None}
-        found = self._gathered()
-        positions = sorted(found)
+        gathered = self._gathered()
+        positions = sorted(gathered)
         split = sub_split(self.data.test, positions)
-        detections = [found[position] for position in positions]
+        detections = [gathered[position] for position in positions]
         numbers = average_precision(split, detections).to_dict()
         del numbers["per_class"]
         metrics |= {f"test_{name}": value for name, value in numbers.items()}
@@ -92,13 +92,13 @@ class Detector(Classifier):
             folder = Path(self.trainer.default_root_dir)
             write_text(folder / "detections.json", json.dumps(coco_results(split, detections)))
         self.train_loss.reset()
-        self._found.clear()
+        self._detections.clear()
         return metrics
 
     def _gathered(self) -> dict[int, dict[str, Tensor]]:
         """Return what all processes have found."""
         if self.trainer.world_size == 1:
-            return self._found
+            return self._detections
         parts: list[Any] = [None] * self.trainer.world_size
-        dist.all_gather_object(parts, self._found)
-        return {position: found for part in parts for position, found in part.items()}
+        dist.all_gather_object(parts, self._detections)
+        return {position: detected for part in parts for position, detected in part.items()}

@@ -263,7 +263,7 @@ def evaluate_detector(
     images = split_images(trained, root, split)
     target, unreadable = find_device(device), Unreadable(max_bad_images)
     net = trained.net.to(target).eval()
-    found: dict[int, dict[str, torch.Tensor]] = {}
+    detected: dict[int, dict[str, torch.Tensor]] = {}
     rows = BoxImages(images)
     for positions in BatchSampler(len(images), batch_size):
         kept = []
@@ -276,8 +276,8 @@ def evaluate_detector(
         with torch.no_grad():
             outputs = net([image.to(target) for _, image in kept]) if kept else []
         for (position, _), output in zip(kept, outputs, strict=True):
-            found[position] = {name: value.cpu() for name, value in output.items()}
+            detected[position] = {name: value.cpu() for name, value in output.items()}
         on_progress(f"testing on {images.name}", max(positions) + 1, len(images))
-    tested = sub_split(images, sorted(found))
-    detections = [found[position] for position in sorted(found)]
+    tested = sub_split(images, sorted(detected))
+    detections = [detected[position] for position in sorted(detected)]
     return average_precision(tested, detections), tested, detections

@@ -82,7 +82,7 @@ def compare_detectors(
     result |= {"versions": versions(), "date": now(), "config": asked, "runs": []}
     folder.mkdir(parents=True, exist_ok=True)
     write_result(folder / "results.json", result)
-    found: dict[str, list[Precisions]] = {arm: [] for arm in _ARMS}
+    tested: dict[str, list[Precisions]] = {arm: [] for arm in _ARMS}
     for seed in range(seeds):
         for arm in _ARMS:
             place = folder / "runs" / f"{arm}-seed{seed}"
@@ -96,11 +96,11 @@ def compare_detectors(
                 return result
             trained = load_detector(place)
             precisions, *_ = evaluate_detector(trained, split=split, device=device)
-            found[arm].append(precisions)
+            tested[arm].append(precisions)
             result["data"] = run["data"]
             result["runs"].append(_entry(arm, seed, run, precisions, trained.net))
             write_result(folder / "results.json", result)
-    result["summary"] = _summary(result["runs"], found)
+    result["summary"] = _summary(result["runs"], tested)
     result["state"] = "done"
     write_result(folder / "results.json", result)
     return result
@@ -138,7 +138,7 @@ def _entry(
     }
 
 
-def _summary(runs: list[dict[str, Any]], found: dict[str, list[Precisions]]) -> dict[str, Any]:
+def _summary(runs: list[dict[str, Any]], tested: dict[str, list[Precisions]]) -> dict[str, Any]:
     """Return mean and spread of each arm, and the difference with its interval."""
     summary: dict[str, Any] = {}
     for arm in _ARMS:
@@ -147,6 +147,6 @@ def _summary(runs: list[dict[str, Any]], found: dict[str, list[Precisions]]) -> 
             name: asdict(mean_std([run[name] for run in mine]))
             for name in ("AP", "AP50", "VOC_AP50", "seconds_per_step", "parameters")
         }
-    mean, low, high = paired_interval(found["plain"], found["se"])
+    mean, low, high = paired_interval(tested["plain"], tested["se"])
     summary["difference"] = {"AP": mean, "low": low, "high": high, "confidence": 0.95}
     return summary

@@ -77,8 +77,10 @@ def detect(
             raise DataError(f"{path} cannot be read: {reason(error)}") from error
         pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
         with torch.no_grad():
-            [found] = net([pixels.to(target)])
-        boxes = zip(*(found[name].tolist() for name in ("labels", "scores", "boxes")), strict=True)
+            [detected] = net([pixels.to(target)])
+        boxes = zip(
+            *(detected[name].tolist() for name in ("labels", "scores", "boxes")), strict=True
+        )
         listed = [
             {
                 "class": trained.classes[label - 1],
@@ -95,9 +97,9 @@ def drawn(
     image: Image.Image, boxes: Sequence[dict[str, Any]], classes: Sequence[str]
 ) -> Image.Image:
     """Return the image with its boxes, each class in a colour of its own, and their scores."""
-    picture = image.convert("RGB")
-    pen = ImageDraw.Draw(picture)
-    width = max(1, round(max(picture.size) / 400))
+    canvas = image.convert("RGB")
+    pen = ImageDraw.Draw(canvas)
+    width = max(1, round(max(canvas.size) / 400))
     for each in reversed(boxes):  # the surest on top
         colour = _COLOURS[list(classes).index(each["class"]) % len(_COLOURS)]
         x1, y1, x2, y2 = each["box"]
@@ -106,4 +108,4 @@ def drawn(
         corner = (x1, max(0, y1 - 12))
         pen.rectangle(pen.textbbox(corner, text), fill=colour)
         pen.text(corner, text, fill="white")
-    return picture
+    return canvas

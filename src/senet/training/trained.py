@@ -91,7 +91,7 @@ def load_written(
             saved before it knew its images.
 
     Raises:
-        ConfigError: `normalization` is given for a network that says it itself.
+        ConfigError: `normalization` is given for a network that records its own.
         DataError: there is nothing of the kind, or it does not say which network it is or what
             images it expects.
     """
@@ -99,7 +99,10 @@ def load_written(
     path, called = Path(source), name or str(source)
     if path.is_dir() and not (path / "model.safetensors").is_file():
         if normalization is not None:
-            raise ConfigError(f"normalization is said by a run itself, as {source} is")
+            raise ConfigError(
+                f"normalization must be left out for {source}, a run that records its own, got "
+                f"{normalization!r}"
+            )
         return load_run(path)
     if not path.exists() and (path.suffix in _WEIGHTS or str(source).count("/") != 1):
         raise DataError(f"{source} holds no run of senet train that can be read: it does not exist")
@@ -115,7 +118,10 @@ def load_written(
     else:
         net = from_pretrained(str(source))
     if normalization is not None and "preprocessing" in facts_of(net):
-        raise ConfigError(f"normalization is said by a network itself, as {source} is")
+        raise ConfigError(
+            f"normalization must be left out for {source}, a network that records its own, got "
+            f"{normalization!r}"
+        )
     return _ready(called, net, str(source), normalization, data)
 
 

@@ -73,7 +73,7 @@ def test_a_strided_module_passes_its_pooled_input_through() -> None:
 
 
 @pytest.mark.parametrize("size", [33, 64, 75, 80])
-def test_takes_pictures_of_any_size(size: int) -> None:
+def test_takes_images_of_any_size(size: int) -> None:
     model = BNInception(se={"reduction": 16}, num_classes=3).eval()
     with torch.no_grad():
         maps = model.forward_features(torch.zeros(1, 3, size, size))

@@ -11,7 +11,7 @@ from senet.models.nets.shake import Shake, _Shortcut
 
 
 def gradients(shake: Shake) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return alpha and beta of each picture, and the sums of the two gradients."""
+    """Return alpha and beta of each image, and the sums of the two gradients."""
     a, b = torch.ones(6, 2, 3, 3, requires_grad=True), torch.zeros(6, 2, 3, 3, requires_grad=True)
     y = shake(a, b)
     y.sum().backward()
@@ -21,11 +21,11 @@ def gradients(shake: Shake) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("backward", ["shake", "even"])
-def test_one_random_number_for_each_picture_and_direction(backward: str) -> None:
+def test_one_random_number_for_each_image_and_direction(backward: str) -> None:
     y, da, db = gradients(Shake(backward).train())
 
     for value in (y, da):
-        assert (value == value[:, :1, :1, :1]).all()  # the same within a picture
+        assert (value == value[:, :1, :1, :1]).all()  # the same within an image
         assert ((value >= 0) & (value <= 1)).all()
     assert len(y[:, 0, 0, 0].unique()) == 6
     assert torch.allclose(da + db, torch.ones_like(da))

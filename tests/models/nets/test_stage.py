@@ -20,8 +20,8 @@ from senet.models import Classifier, create_model
 def trained(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     out = model.train()(x)
     out.square().sum().backward()
-    found = {"out": out.detach()} | {name: p.grad for name, p in model.named_parameters()}
-    return found | dict(model.named_buffers())
+    values = {"out": out.detach()} | {name: p.grad for name, p in model.named_parameters()}
+    return values | dict(model.named_buffers())
 
 
 @pytest.mark.parametrize("name", ["se_resnet18", "se_resnet20", "se_shufflenet_v1_g3"])
@@ -34,10 +34,10 @@ def test_checkpointing_changes_nothing_but_memory(name: str) -> None:
     stage = next(m for m in saving.children() if type(m).__name__ == "Stage")
     stage[0].register_forward_pre_hook(lambda *_: runs.append("forward"))
 
-    expected, found = trained(plain, x), trained(saving, x)
+    expected, computed = trained(plain, x), trained(saving, x)
 
     assert runs == ["forward", "forward"]  # the second one in the backward
-    assert_close(found, expected)  # running statistics and their counters as well
+    assert_close(computed, expected)  # running statistics and their counters as well
     saving.set_grad_checkpointing(enable=False)
     trained(saving, x)
     assert len(runs) == 3
@@ -73,8 +73,8 @@ def test_network_without_stages_refuses() -> None:
 
 
 def groups(model: Any, *, coarse: bool) -> list[list[str]]:
-    found = group_parameters(model, model.group_matcher(coarse=coarse))
-    return [found[key] for key in sorted(found)]
+    grouped = group_parameters(model, model.group_matcher(coarse=coarse))
+    return [grouped[key] for key in sorted(grouped)]
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,12 @@ def test_parameters_are_grouped_from_the_stem_to_the_head(
     model: Any = on_meta(name)
 
     for coarse, count in ((True, stages), (False, blocks)):
-        found = groups(model, coarse=coarse)
+        grouped = groups(model, coarse=coarse)
 
-        assert len(found) == 1 + count + 1
-        assert all(path.split(".")[0] in model._stem for path in found[0])
-        assert {path.rpartition(".")[0] for path in found[-1]} == {model._last}
-        assert list(itertools.chain(*found)) == [
+        assert len(grouped) == 1 + count + 1
+        assert all(path.split(".")[0] in model._stem for path in grouped[0])
+        assert {path.rpartition(".")[0] for path in grouped[-1]} == {model._last}
+        assert list(itertools.chain(*grouped)) == [
             name for name, _ in model.named_parameters()
         ]  # in order
 

@@ -28,8 +28,8 @@ SENET = {"groups": 64, "width_per_group": 4, "stem": "3x3", "thin": 2, "projecti
 SHORT = (1, 2, 1, 1)
 
 
-def pictures(size: int = 64) -> Tensor:
-    """Two pictures, RGB in 0..255."""
+def images(size: int = 64) -> Tensor:
+    """Two images, RGB in 0..255."""
     return torch.randint(256, (2, 3, size, size)).double()
 
 
@@ -77,7 +77,7 @@ def whole_inception() -> tuple[nn.Module, caffe_net.Net]:
 )
 def test_outputs_equal_the_layers_run_one_by_one(built, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model, caffe = built()
-    rgb = pictures()
+    rgb = images()
     expected = in_sorted_order(caffe_net.run(caffe, caffe_input(rgb)))
     path = caffe_net.write(caffe, tmp_path / "net.caffemodel")
 
@@ -91,7 +91,7 @@ def test_outputs_equal_the_layers_run_one_by_one(built, tmp_path: Path) -> None:
 
 def test_a_factor_that_is_no_power_of_two(tmp_path: Path) -> None:
     """Caffe's own factor is near 1000, and the division rounds in float32 (relative 6e-8)."""
-    caffe, rgb = caffe_net.residual((1, 1, 1, 1), classes=10, factor=999.982), pictures(32)
+    caffe, rgb = caffe_net.residual((1, 1, 1, 1), classes=10, factor=999.982), images(32)
     path = caffe_net.write(caffe, tmp_path / "net.caffemodel")
     model = ResNet(depths=(1, 1, 1, 1), stride_first=True, se=SE, num_classes=10)
     load_weights(model, path)
@@ -142,11 +142,11 @@ def test_every_tensor_of_the_seven_networks_has_its_place(
     with torch.device("meta"):
         model = senet.create_model(name)
 
-    found = match(model, Source("net", state, "caffe"))
+    matched = match(model, Source("net", state, "caffe"))
 
     counters = {key for key in model.state_dict() if key.endswith("num_batches_tracked")}
-    assert set(found.tensors) == set(model.state_dict()) - counters
-    assert found.absent_se == found.ignored == []
+    assert set(matched.tensors) == set(model.state_dict()) - counters
+    assert matched.absent_se == matched.ignored == []
 
 
 def test_classes_and_channels() -> None:

@@ -276,14 +276,14 @@ def test_no_name_of_a_file_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None
 
     for module, name in [*names, ("not_loaded", "name"), ("torch.nn", "Module.forward")]:
         try:
-            found = unpickler.find_class(module, name)
+            loaded = unpickler.find_class(module, name)
         except pickle.UnpicklingError:
             continue  # refused
-        if isinstance(found, inert._Called):
+        if isinstance(loaded, inert._Called):
             assert f"{module}.{name}" in inert._CALLED
         else:
-            assert issubclass(found, StandIn)
-            assert vars(found).keys() <= {"__module__", "__doc__", "asked"}
+            assert issubclass(loaded, StandIn)
+            assert vars(loaded).keys() <= {"__module__", "__doc__", "asked"}
 
 
 @pytest.mark.parametrize("state", [b"}", b"N}\x86"], ids=["attributes", "slots"])

@@ -59,15 +59,15 @@ def test_whole_networks_of_timm_have_their_place(theirs: str, ours: str, layout:
         source = Source(theirs, timm.create_model(theirs).state_dict(), layout=layout)
         model = senet.create_model(ours, layout=layout)
     check_layout(model, source)
-    found = match(model, source)
+    matched = match(model, source)
 
     counters = {key for key in model.state_dict() if key.endswith("num_batches_tracked")}
     absent = {
         key
         for key in model.state_dict()
-        if any(key.startswith(f"{path}.") for path in found.absent_se)
+        if any(key.startswith(f"{path}.") for path in matched.absent_se)
     }
-    assert set(found.tensors) - counters == set(model.state_dict()) - counters - absent
+    assert set(matched.tensors) - counters == set(model.state_dict()) - counters - absent
     assert bool(absent) == (ours.startswith("se") and "se" not in theirs)
 
 

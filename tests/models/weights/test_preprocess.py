@@ -1,4 +1,4 @@
-"""What pictures the weights expect comes with them."""
+"""What images the weights expect comes with them."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from senet.models.weights import CAFFE, IMAGENET, Preprocessing, preprocessing
 from senet.models.weights.preprocess import CIFAR, remember
 
 
-def test_the_authors_pictures() -> None:
+def test_the_authors_images() -> None:
     """RGB in [0, 1] with this mean and deviation is RGB in 0..255 minus (123, 117, 104)."""
     assert pytest.approx((123, 117, 104)) == tuple(255 * m for m in CAFFE.mean)
     assert tuple(255 * s for s in CAFFE.std) == (1, 1, 1)
-    picture = Image.fromarray(np.full((256, 300, 3), (200, 100, 50), dtype=np.uint8))
+    image = Image.fromarray(np.full((256, 300, 3), (200, 100, 50), dtype=np.uint8))
 
-    found = CAFFE.transform()(picture)
+    pixels = CAFFE.transform()(image)
 
-    assert found.shape == (3, 224, 224)
-    assert found.dtype == torch.float32
+    assert pixels.shape == (3, 224, 224)
+    assert pixels.dtype == torch.float32
     expected = torch.tensor([77.0, -17.0, -54.0]).reshape(3, 1, 1).expand(3, 224, 224)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-4)
 
 
 def test_the_shorter_side_is_resized_and_the_middle_cut_out() -> None:
     ramp = np.zeros((128, 512, 3), dtype=np.uint8)
     ramp[:, 256:] = 255  # black on the left, white on the right
-    found = Preprocessing((0, 0, 0), (1, 1, 1), crop=64, resize=64).transform()(
+    pixels = Preprocessing((0, 0, 0), (1, 1, 1), crop=64, resize=64).transform()(
         Image.fromarray(ramp)
     )
 
-    assert found.shape == (3, 64, 64)
-    assert found[:, :, :30].max() == 0
-    assert found[:, :, 34:].min() == 1
+    assert pixels.shape == (3, 64, 64)
+    assert pixels[:, :, :30].max() == 0
+    assert pixels[:, :, 34:].min() == 1
 
 
-def test_small_pictures_are_not_resized() -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
-    found = CIFAR.transform()(picture)
-    raw = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1) / 255
+def test_small_images_are_not_resized() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
+    pixels = CIFAR.transform()(image)
+    raw = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
-    torch.testing.assert_close(found, (raw - mean) / std)
+    torch.testing.assert_close(pixels, (raw - mean) / std)
 
 
 def test_a_network_of_timm_says_itself() -> None:
     with torch.device("meta"):
         model = timm.create_model("seresnet50")
-    found = preprocessing(model)
-    assert (found.mean, found.crop, found.interpolation) == (IMAGENET.mean, 224, "bicubic")
-    assert found.resize == int(224 / model.pretrained_cfg["crop_pct"])
+    declared = preprocessing(model)
+    assert (declared.mean, declared.crop, declared.interpolation) == (IMAGENET.mean, 224, "bicubic")
+    assert declared.resize == int(224 / model.pretrained_cfg["crop_pct"])
 
     remember(model, CAFFE)
 

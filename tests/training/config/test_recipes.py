@@ -51,8 +51,8 @@ PUBLISHED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "expected"), PUBLISHED)
 def test_values_are_the_published_ones(name: str, expected: dict[str, Any]) -> None:
-    found = flat(recipe(name))
-    assert {key: found[key] for key in expected} == expected
+    fields = flat(recipe(name))
+    assert {key: fields[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_cifar_is_each_networks_own(
     decay: float,
     batch: int,
 ) -> None:
-    found = recipe("cifar", model=model)
-    train = found.train
-    assert found.model == model
-    assert (found.se is None) == (not model.startswith("se_"))
+    config = recipe("cifar", model=model)
+    train = config.train
+    assert config.model == model
+    assert (config.se is None) == (not model.startswith("se_"))
     assert (train.lr, train.epochs, train.milestones) == (lr, epochs, milestones)
     assert (train.gamma, train.weight_decay, train.batch_size) == (gamma, decay, batch)
 
@@ -192,9 +192,9 @@ def test_files_that_are_no_values(tmp_path: Path) -> None:
 
 
 def said(*arguments: str) -> str:
-    found = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
-    assert found.exit_code == 0, (found.output, found.exception)
-    return found.output
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
 
 
 def test_recipes_are_listed_shown_and_compared() -> None:

@@ -127,7 +127,7 @@ def test_it_is_said_by_the_data(tmp_path: Path) -> None:
 
 def test_class_without_images_is_named(tmp_path: Path) -> None:
     root = folder(tmp_path / "f", "train/blue/a.png", "train/red/a.png", "train/yellow", "train/.x")
-    (root / "train" / "yellow" / "notes.txt").write_text("no picture")
+    (root / "train" / "yellow" / "notes.txt").write_text("no image")
 
     for config in (DataConfig(str(root)), tarred(root)):
         with pytest.raises(DataError, match=r"has classes without images: yellow; add some"):

@@ -24,9 +24,9 @@ def saved(image: Image.Image, kind: str, **options: object) -> io.BytesIO:
 
 
 def pixel(file: io.BytesIO) -> tuple[int, ...]:
-    found = opened_image(file)
-    assert found.mode == "RGB"
-    value = found.getpixel((1, 1))
+    image = opened_image(file)
+    assert image.mode == "RGB"
+    value = image.getpixel((1, 1))
     assert isinstance(value, tuple)
     return value
 

@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from senet.errors import DataError, MissingPackageError, UnknownNameError
 from senet.training import DataConfig
 from senet.training.data import Split, Stream, load_data, open_splits, register_data
-from training.tiny import image_folder, parquet_folder, picture
+from training.tiny import coloured_image, image_folder, parquet_folder
 
 
 def indexed(config: DataConfig) -> tuple[Split, Split]:
@@ -44,7 +44,7 @@ def test_image_folder(tmp_path: Path, names: tuple[str, str]) -> None:
 
         assert train.classes == ("blue", "red")
         assert (train.labels, test.labels) == ([0, 0, 1, 1], [0, 1])
-        assert train.image(3).tobytes() == picture("red", 1).tobytes()
+        assert train.image(3).tobytes() == coloured_image("red", 1).tobytes()
 
 
 def test_prefix_comes_before_a_folder_of_its_name(
@@ -64,7 +64,7 @@ def test_hugging_face_folder(tmp_path: Path) -> None:
 
     assert train.classes == ("blue", "red")
     assert (train.labels, test.labels) == ([0, 1, 0, 1], [0, 1])
-    assert train.image(3).tobytes() == picture("red", 1).tobytes()
+    assert train.image(3).tobytes() == coloured_image("red", 1).tobytes()
 
 
 def test_hugging_face_columns_are_named_where_they_have_other_names(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_server_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_torchvision_data(tmp_path: Path) -> None:
-    """Three grey pictures of two classes in the format of MNIST, for each split."""
+    """Three grey images of two classes in the format of MNIST, for each split."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for prefix in ("train", "t10k"):
@@ -179,7 +179,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unreadable_image_is_named(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "f", train=2, test=1)
-    (folder / "train" / "red" / "0000.png").write_bytes(b"no picture")
+    (folder / "train" / "red" / "0000.png").write_bytes(b"no image")
     train, _ = indexed(DataConfig(str(folder)))
 
     with pytest.raises(DataError, match=r"image 2 of the train split cannot be read: .*0000.png"):

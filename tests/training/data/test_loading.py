@@ -19,7 +19,7 @@ from senet.training.data import ImageData, load_data
 from senet.training.data.class_names import stratified
 from senet.training.data.dataset import Split, Stream
 from senet.training.data.memory import MemoryImages
-from training.tiny import image_folder, parquet_folder, picture
+from training.tiny import coloured_image, image_folder, parquet_folder
 
 
 def loaded(folder: Path, **options: object) -> ImageData:
@@ -42,7 +42,7 @@ def test_small_images_are_held_as_they_are(tmp_path: Path) -> None:
         "left_out": [],
         "passed_over": [],
     }
-    expected = torch.frombuffer(bytearray(picture("red", 1).tobytes()), dtype=torch.uint8)
+    expected = torch.frombuffer(bytearray(coloured_image("red", 1).tobytes()), dtype=torch.uint8)
     assert torch.equal(data.train.images[3], expected.reshape(8, 8, 3).permute(2, 0, 1))
 
 
@@ -238,7 +238,7 @@ class Stream3:
         return 4
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        return iter([(picture(("blue", "red")[k % 2], k, size=80), k % 2) for k in range(3)])
+        return iter([(coloured_image(("blue", "red")[k % 2], k, size=80), k % 2) for k in range(3)])
 
 
 @pytest.mark.parametrize("size", [8, 72])

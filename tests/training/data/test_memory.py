@@ -30,9 +30,9 @@ def batches(
     return Batches(held, sampler, workers=0, unreadable=Unreadable())
 
 
-def gathered(found: Batches) -> tuple[Tensor, Tensor]:
-    parts = list(found)
-    assert len(parts) == len(found)
+def gathered(given: Batches) -> tuple[Tensor, Tensor]:
+    parts = list(given)
+    assert len(parts) == len(given)
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
@@ -49,14 +49,14 @@ def test_training_pass_is_a_function_of_its_key() -> None:
 
 def test_each_batch_of_each_epoch_and_seed_is_augmented_in_its_own_way() -> None:
     same = IMAGES[:1].expand(16, -1, -1, -1)  # so that nothing but the augmentation tells apart
-    found = [
+    orders = [
         images
         for key in ((0, 0), (0, 1), (1, 0))
         for images, _ in batches(key, same, 8, padding=2, flip=True)
     ]
 
-    assert len(found) == 6
-    assert not any(torch.equal(a, b) for a, b in itertools.combinations(found, 2))
+    assert len(orders) == 6
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(orders, 2))
 
 
 def test_test_pass_has_every_image_in_order_and_normalised() -> None:
@@ -86,10 +86,12 @@ def windows(image: Tensor, padding: int) -> list[Tensor]:
 @pytest.mark.parametrize("flip", [False, True])
 def test_each_image_becomes_one_of_its_windows(flip: bool) -> None:
     images = (IMAGES + 1).repeat(20, 1, 1, 1)
-    found = crop_and_flip(images, padding=1, flip=flip, generator=torch.Generator().manual_seed(0))
+    changed = crop_and_flip(
+        images, padding=1, flip=flip, generator=torch.Generator().manual_seed(0)
+    )
 
     mirrored = 0
-    for before, after in zip(images, found, strict=True):
+    for before, after in zip(images, changed, strict=True):
         which = [k for k, window in enumerate(windows(before, 1)) if torch.equal(window, after)]
         assert which
         mirrored += which[0] >= 9

@@ -15,7 +15,7 @@ from senet.training import DataConfig, TrainConfig
 from senet.training.data import ImageData, Split, load_data
 from senet.training.data.memory import MemoryImages
 from senet.training.data.shards import tar_split
-from training.tiny import picture
+from training.tiny import coloured_image
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -26,7 +26,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def png(colour: str, index: int, *, size: int = 8) -> bytes:
     file = io.BytesIO()
-    picture(colour, index, size=size).save(file, "png")
+    coloured_image(colour, index, size=size).save(file, "png")
     return file.getvalue()
 
 
@@ -61,7 +61,7 @@ def shards(root: Path, *, broken: str = "") -> Path:
 
 
 def colours(data: ImageData) -> list[str]:
-    """What the pictures of the training split are, by the channel that is largest."""
+    """What the images of the training split are, by the channel that is largest."""
     assert isinstance(data.train, MemoryImages)
     largest = data.train.images.float().mean((2, 3)).argmax(1).tolist()
     return ["blue" if channel == 2 else "red" for channel in largest]
@@ -167,7 +167,7 @@ def test_links_in_a_tar(tmp_path: Path) -> None:
     split = tar_split("train", [tmp_path / "train.tar"])
 
     assert [split.named(k) for k in range(2)] == ["train.tar:red/0.png", "train.tar:blue/0.png"]
-    assert split.image(1).tobytes() == picture("red", 0).tobytes()
+    assert split.image(1).tobytes() == coloured_image("red", 0).tobytes()
     assert split.passed_over == "passed over in train: 1 of no image format (symbolic links 1)"
 
 

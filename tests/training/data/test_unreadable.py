@@ -21,12 +21,12 @@ from training.tiny import CPU, image_folder
 
 
 def broken_folder(root: Path, *, size: int) -> Path:
-    """Two training images and one test image that cannot be read: empty, cut off, no picture."""
-    folder = image_folder(root / "pictures", train=8, test=4, size=size)
+    """Two training images and one test image that cannot be read: empty, cut off, no image."""
+    folder = image_folder(root / "images", train=8, test=4, size=size)
     whole = (folder / "train" / "blue" / "0003.png").read_bytes()
     (folder / "train" / "blue" / "0003.png").write_bytes(whole[: len(whole) // 2])
     (folder / "train" / "red" / "0005.png").write_bytes(b"")
-    (folder / "test" / "red" / "1001.png").write_bytes(b"no picture")
+    (folder / "test" / "red" / "1001.png").write_bytes(b"no image")
     return folder
 
 
@@ -75,7 +75,7 @@ def test_run_over_a_folder_with_everything_in_it(tmp_path: Path) -> None:
     red.save(here / "moving.gif", save_all=True, append_images=[blue])
     red.save(here / "photo.webp")
     Image.fromarray(np.full((80, 90), 0.5, np.float32)).save(here / "float.tiff")
-    (here / "notes.txt").write_text("no picture, and not meant to be one")
+    (here / "notes.txt").write_text("no image, and not meant to be one")
     changes = {"model": "resnet20", "data.name": str(folder), "epochs": 1, "image_size": 72}
     changes |= {"batch_size": 22, "workers": 0, "max_bad_images": 4}
     config = overridden(RunConfig(), changes)
@@ -108,11 +108,11 @@ def test_what_was_left_out_is_remembered(tmp_path: Path) -> None:
 
 
 def test_an_image_counts_once() -> None:
-    found = Unreadable(1)
-    found.add("a")
-    found.add("a")
+    unreadable = Unreadable(1)
+    unreadable.add("a")
+    unreadable.add("a")
 
-    assert len(found) == 1
+    assert len(unreadable) == 1
     assert left_out([]) == ""
     with pytest.raises(DataError, match=r"^b; mend or remove it, or .* max_bad_images$"):
         Unreadable().add("b")

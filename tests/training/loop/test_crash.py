@@ -55,10 +55,10 @@ def test_killed_twice_and_the_weights_are_bit_identical(tmp_path: Path) -> None:
     train(short_config(options), out=tmp_path / "calm", placement=Placement("cpu"), save_every=2)
 
     for _ in range(2):
-        found = killing.killed(
+        record = killing.killed(
             tmp_path / "rough", *options, after=killing.step(tmp_path / "rough"), draw=draw
         )
-        assert found["newest_step"] > 0
+        assert record["newest_step"] > 0
     again = {"placement": Placement("cpu"), "save_every": 2, "resume": True}
     train(short_config(options), out=tmp_path / "rough", **again)
 
@@ -95,7 +95,7 @@ def test_batch_system_asks_to_end(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGTERM")
 def test_asked_to_end_while_it_reads_the_data(tmp_path: Path) -> None:
-    folder, said = image_folder(tmp_path / "pictures"), []
+    folder, said = image_folder(tmp_path / "images"), []
 
     def progress(what: str, _done: int, _total: int) -> None:
         said.append(what)
@@ -115,9 +115,9 @@ def test_exit_code_asks_to_be_started_again(
     for state, code in (("requeue", 75), ("stopped", 130), ("done", 0)):
         result = {"state": state, "epochs": [], "stuck_gates": {}, "data": {"left_out": []}}
         monkeypatch.setattr("senet.training.job.train", lambda *_, result=result, **__: result)
-        found = CliRunner().invoke(app, ["train", "--device", "cpu", "--out", str(tmp_path)])
-        assert found.exit_code == code, found.output
-        assert ("interrupted; go on with: senet" in found.output) == (code != 0)
+        invoked = CliRunner().invoke(app, ["train", "--device", "cpu", "--out", str(tmp_path)])
+        assert invoked.exit_code == code, invoked.output
+        assert ("interrupted; go on with: senet" in invoked.output) == (code != 0)
 
 
 @pytest.mark.parametrize("hurt", ["cut off", "changed", "empty"])

@@ -24,7 +24,7 @@ TRAIN = TrainConfig(batch_size=8, workers=0)
 
 
 def loaded(root: Path, *, size: int) -> ImageData:
-    folder = image_folder(root / f"pictures{size}", train=13, test=3, size=size)
+    folder = image_folder(root / f"images{size}", train=13, test=3, size=size)
     return load_data(DataConfig(str(folder), image_size=size), input_size=(3, size, size))
 
 
@@ -98,21 +98,21 @@ def test_two_gloo_processes_and_one_give_the_same(tmp_path: Path) -> None:
 
     Float32 sums in another order differ by some 1e-7 a step; nine steps keep that below 1e-5.
     """
-    pictures = image_folder(tmp_path / "pictures", train=13, test=3)
-    (pictures / "test" / "red" / "extra.png").write_bytes(
-        (pictures / "test" / "red" / "1000.png").read_bytes()
+    root = image_folder(tmp_path / "images", train=13, test=3)
+    (root / "test" / "red" / "extra.png").write_bytes(
+        (root / "test" / "red" / "1000.png").read_bytes()
     )
-    alone = two_processes.run(pictures, tmp_path / "one")
+    alone = two_processes.run(root, tmp_path / "one")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     here = Path(__file__).resolve().parents[1]
-    launch += [str(here / "two_processes.py"), str(pictures), str(tmp_path / "two")]
+    launch += [str(here / "two_processes.py"), str(root), str(tmp_path / "two")]
     paths = [str(here.parents[1] / "src"), str(here.parent)]
     done = subprocess.run(
         [
             sys.executable,
             *launch,
             str(here / "two_processes.py"),
-            str(pictures),
+            str(root),
             str(tmp_path / "two"),
         ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},

@@ -24,8 +24,8 @@ Points = dict[str, list[tuple[int, float]]]
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    pictures = DataConfig(str(image_folder(tmp_path_factory.mktemp("pictures"))), image_size=8)
-    return RunConfig(tiny_net, se=SEConfig(reduction=2), data=pictures, train=RECIPE)
+    data = DataConfig(str(image_folder(tmp_path_factory.mktemp("images"))), image_size=8)
+    return RunConfig(tiny_net, se=SEConfig(reduction=2), data=data, train=RECIPE)
 
 
 def interrupted(out: Path, config: RunConfig, logger: str) -> None:

@@ -51,11 +51,11 @@ def test_loss_that_is_no_number_shows(tmp_path: Path) -> None:
     for loss in (1.0, math.nan, 2.0):
         module.train_loss(torch.tensor(loss), weight=4)
 
-    found = module.epoch_metrics()
+    metrics = module.epoch_metrics()
 
-    assert math.isnan(found.pop("train_loss") or 0)
+    assert math.isnan(metrics.pop("train_loss") or 0)
     names = {"loss", "accuracy", "top5", "balanced_accuracy", "macro_f1", "majority_share"}
-    assert found == dict.fromkeys(f"test_{name}" for name in (*names, "only_answer"))
+    assert metrics == dict.fromkeys(f"test_{name}" for name in (*names, "only_answer"))
 
 
 class Heads(NamedTuple):
@@ -102,14 +102,14 @@ def test_metrics_are_those_of_all_test_images(tmp_path: Path) -> None:
     for batch in batches:
         module.validation_step(batch, 0)
 
-    found = module.epoch_metrics()
+    metrics = module.epoch_metrics()
 
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     logits = module.net(images)
-    assert found["train_loss"] == 1.5
-    assert found["test_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert metrics["train_loss"] == 1.5
+    assert metrics["test_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     correct = int((logits.argmax(1) == labels).sum())
-    assert found["test_accuracy"] == correct / 10  # exactly, not to float32
+    assert metrics["test_accuracy"] == correct / 10  # exactly, not to float32
     assert module.counts.update_count == module.train_loss.update_count == 0
 
 
@@ -137,8 +137,8 @@ def test_averaged_weights_follow_each_step(tmp_path: Path, monkeypatch: pytest.M
     average = seen[0]
     for weight in seen[1:]:
         average = 0.75 * average + 0.25 * weight
-    found = load_weights(TinyNet(2), tmp_path / "run")
-    torch.testing.assert_close(found.linear.weight.detach(), average)  # type: ignore[union-attr]
+    loaded = load_weights(TinyNet(2), tmp_path / "run")
+    torch.testing.assert_close(loaded.linear.weight.detach(), average)  # type: ignore[union-attr]
     assert not torch.equal(seen[-1], average)
 
 
@@ -158,7 +158,7 @@ def test_learning_rate_is_scaled_to_the_batch() -> None:
 
 
 def test_mixed_images_have_mixed_labels(tmp_path: Path) -> None:
-    """Mixup of pictures that are constant: the loss is that of the shares in each picture."""
+    """Mixup of images that are constant: the loss is that of the shares in each image."""
     data = tiny_data(tmp_path)
     module = Classifier(TwoHeads(), data, TrainConfig(mixup=1.0, augmentation="none"))
     images = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 8, 8).contiguous()
@@ -167,7 +167,7 @@ def test_mixed_images_have_mixed_labels(tmp_path: Path) -> None:
     torch.manual_seed(3)
     loss = module.training_step((images, torch.tensor([0, 1])), 0)
 
-    share = seen[0].mean((1, 2, 3))  # of the second picture, and so of its class
+    share = seen[0].mean((1, 2, 3))  # of the second image, and so of its class
     assert 0 < share[0] < 1
     labels = torch.stack([1 - share, share], 1)
     heads = module.net(seen[0])

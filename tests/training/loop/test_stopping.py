@@ -30,14 +30,14 @@ def test_handler_is_restored_after_an_error() -> None:
 
 
 def test_other_threads_run_without_a_handler() -> None:
-    found: list[Stop] = []
+    stops: list[Stop] = []
 
     def run() -> None:
         with stop_on_interrupt() as stop:
-            found.append(stop)
+            stops.append(stop)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
 
-    assert not found[0].requested
+    assert not stops[0].requested

@@ -32,7 +32,7 @@ def similarity_map(similarity: Similarity, *, name: str = "similarity") -> Drawi
         side = min(7.2, 1.7 + 0.22 * len(labelled))
         figure, (axis,) = canvas(1, 1, width=side + 0.8, height=side)
         panel(axis, "Classes with gates alike")
-        picture = axis.imshow(
+        cells = axis.imshow(
             table.tolist(), cmap=mpl.colormaps["PuOr_r"], vmin=-1, vmax=1, interpolation="nearest"
         )
         names = [shorten(similarity.classes[order[i]], 16) for i in labelled]
@@ -40,7 +40,7 @@ def similarity_map(similarity: Similarity, *, name: str = "similarity") -> Drawi
         axis.set_yticks(labelled, names)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
-        bar = figure.colorbar(picture, ax=axis, fraction=0.04, pad=0.02, aspect=18)
+        bar = figure.colorbar(cells, ax=axis, fraction=0.04, pad=0.02, aspect=18)
         bar.outline.set_visible(False)
     return Drawing(name, f"Cosine of the gates' deviations of {total} classes", figure)
 

@@ -82,7 +82,10 @@ def image_itself(of: ImageGates, *, name: str = "image") -> Drawing:
         InputError: it was not given.
     """
     if of.image is None:
-        raise InputError(f"the gates of {of.name} are there without the image; give it as `shown`")
+        raise InputError(
+            f"the image {of.name} must be kept with its gates, got the gates alone; give it to "
+            "image_gates as `shown`"
+        )
     pixels = of.image.expand(*of.image.shape[:2], 3)
     with style():
         figure = Figure(figsize=(2.2, 2.2), layout="constrained")

@@ -163,8 +163,8 @@ def paired_accuracy(
     Raises:
         InputError: no seed has a finished run of both networks.
     """
-    found = {both: pairs(runs, *both) for both in contrasts(arms)}
-    compared = {both: values for both, values in found.items() if values[0]}
+    paired = {both: pairs(runs, *both) for both in contrasts(arms)}
+    compared = {both: values for both, values in paired.items() if values[0]}
     if not compared:
         raise InputError("no seed has a finished run of both networks; there is no pair to draw")
     lines = [line for line in by_seed(runs, arms) if len(line) > 1]
