@@ -1,17 +1,15 @@
-"""Networks in folders of the Hub's form: saved, built again, pushed; without a network."""
+"""Networks in folders of the Hub's form: saved and built again, without a network."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from torch import nn
 
@@ -20,7 +18,6 @@ from senet.insertion import SEConfig, insert, remove, se_modules
 from senet.models import (
     create_model,
     from_pretrained,
-    push_to_hub,
     register_with_timm,
     save_pretrained,
 )
@@ -205,60 +202,6 @@ def test_offline_is_one_line(tmp_path: Path) -> None:
 
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
-
-
-@pytest.mark.parametrize("card", [False, True])
-def test_push_makes_the_repository_and_uploads_the_folder(
-    card: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A card that is there stays, and the plan of an earlier network does not."""
-    done: list[Any] = []
-
-    class Hub:
-        def __init__(self, token: str | None) -> None:
-            done.append(("token", token))
-
-        def create_repo(self, repository: str, **options: Any) -> None:
-            done.append((repository, options))
-
-        def file_exists(self, repository: str, name: str, *, revision: str | None) -> bool:
-            assert (repository, name, revision) == ("me/net", "README.md", "dev")
-            return card
-
-        def upload_folder(self, **options: Any) -> Any:
-            files = {path.name for path in Path(options.pop("folder_path")).iterdir()}
-            done.append((files, options))
-            return SimpleNamespace(commit_url="https://hub/commit/1")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-
-    address = push_to_hub(changed("resnet20"), "me/net", private=True, token="t", revision="dev")
-
-    assert address == "https://hub/commit/1"
-    assert done == [
-        ("token", "t"),
-        ("me/net", {"private": True, "exist_ok": True}),
-        (
-            CHANGED,
-            {
-                "repo_id": "me/net",
-                "ignore_patterns": ["README.md"] if card else None,
-                "delete_patterns": ["senet.json"],
-                "commit_message": "Upload a network with senet",
-                "revision": "dev",
-            },
-        ),
-    ]
-
-
-def test_push_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise LocalEntryNotFoundError("no\nroute")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
-
-    with pytest.raises(DataError, match=r"me/net must be a repository .*but: no route; connect"):
-        push_to_hub(create_model("resnet20"), "me/net")
 
 
 # ---- whole or not at all
