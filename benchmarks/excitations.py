@@ -40,7 +40,7 @@ from senet.training.trained import load_written
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results" / "excitations.md"
-PARTS = ("se", "finetune", "scratch", "gates_se", "gates_pretrained")
+PARTS = ("se", "finetune", "gates_se", "gates_pretrained")
 
 # The training of the first part, as changes of the recipe "cifar" for SE-ResNet-20.
 TRAINING = {
@@ -52,16 +52,16 @@ TRAINING = {
     "train.weight_decay": 5e-4,
     "train.nesterov": True,
 }
-# The comparisons: plain, SE and a constant gate, alike in everything else.
+# The comparison: plain, SE and a constant gate, alike in everything else.
 ARMS = ("plain", "se", "constant")
 BLOCKS = SEConfig(reduction=4)
-IMAGES, SEEDS = 10_000, {"finetune": 5, "scratch": 3}
-COMMON: dict[str, Any] = {"batch_size": 128, "weight_decay": 5e-4, "precision": "bf16"}
-FINETUNE = TrainConfig(epochs=2, lr=0.02, warmup_epochs=0.2, **COMMON)
+IMAGES, SEEDS = 10_000, 5
+FINETUNE = TrainConfig(
+    epochs=2, lr=0.02, warmup_epochs=0.2, batch_size=128, weight_decay=5e-4, precision="bf16"
+)
 # The networks whose gates are looked at: where their runs are.
 RUNS = {"se": "se", "pretrained": "finetune/runs/se-seed0"}
 CHOICE, MAX_DROP = 2500, 0.1  # training images for the constants and the choice; points
-SCRATCH = TrainConfig(epochs=3, test_every=3, lr=0.1, **COMMON)
 
 
 def arguments() -> argparse.Namespace:
@@ -95,28 +95,22 @@ def trained(options: argparse.Namespace) -> dict[str, Any]:
     return finished(result)
 
 
-def comparison(options: argparse.Namespace, part: str) -> dict[str, Any]:
-    """One comparison of the three arms: from the published weights, or from scratch."""
-    pretrained = part == "finetune"
-    data = DataConfig(
-        f"hfds/{options.data}",
-        train_images=IMAGES,
-        normalization="imagenet" if pretrained else "data",
-    )
+def comparison(options: argparse.Namespace) -> dict[str, Any]:
+    """The comparison of the three arms, from the published weights."""
     result = compare(
         model="resnet20",
-        data=data,
-        train=FINETUNE if pretrained else SCRATCH,
+        data=DataConfig(f"hfds/{options.data}", train_images=IMAGES, normalization="imagenet"),
+        train=FINETUNE,
         se=BLOCKS,
         arms=ARMS,
-        weights=options.weights if pretrained else None,
-        seeds=SEEDS[part],
-        out=Path(options.runs) / part,
+        weights=options.weights,
+        seeds=SEEDS,
+        out=Path(options.runs) / "finetune",
         resume=True,
         device=options.device,
         timing=False,
         command=command(),
-        on_progress=Lines(part),
+        on_progress=Lines("finetune"),
     )
     result["excitations"] = None  # in the report of the runs folder
     return finished(result)
@@ -148,8 +142,6 @@ def gates(options: argparse.Namespace, name: str) -> dict[str, Any]:
     return {
         "command": command(),
         "versions": versions(),
-        "commit": commit(),
-        "processor": processor("cpu"),
         "date": now(),
         "network": NETWORKS[name],
         "images": trials.tested.images if trials.tested else 0,
@@ -193,7 +185,8 @@ def main() -> None:
         elif part.startswith("gates_"):
             result = gates(options, part.removeprefix("gates_"))
         else:
-            result = comparison(options, part)
+            result = comparison(options)
+        result |= {"commit": commit(), "processor": processor("cpu")}
         path = results / f"excitations_{part}.json"
         write_text(path, json.dumps(result, indent=1) + "\n")
         print(f"{part}: {path}", flush=True)
