@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 import senet
+from deploy.as_trained import bottleneck
 from senet import SqueezeExcitation
 from senet.slim import FoldPlan
 
@@ -41,6 +42,12 @@ def inserted(net: nn.Module, **options: Any) -> nn.Module:
 
 def resnet18(**options: Any) -> nn.Module:
     return inserted(torchvision.models.resnet18(num_classes=10), **options)
+
+
+def small() -> nn.Module:
+    """Two bottlenecks of eight channels, with a block each."""
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    return inserted(nn.Sequential(bottleneck(2), *head))
 
 
 # name: the network, and how many of its constants go where
