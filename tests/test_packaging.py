@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 import architecture
 from environments import ROOT, Environment, project, requirements
 from senet.errors import _EXTRAS
+from test_pages import same_output
 
 # An import name whose package has another one.
 PUBLISHED_AS = {
@@ -212,5 +213,5 @@ def test_the_first_lines_of_the_readme_run_where_only_the_wheel_is_installed(
     assert len(code.splitlines()) <= 10
 
     done = environment.run("-c", code, cwd=tmp_path, source=False)
-    assert done.stdout == printed, done.stderr
+    assert same_output(done.stdout, printed), f"{done.stdout}{done.stderr}"
     assert "senet[cli]" in environment.run("-m", "senet", cwd=tmp_path, source=False).stderr
