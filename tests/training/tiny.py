@@ -96,9 +96,9 @@ def tiny_data(root: Path, **options: Any) -> ImageData:
     return load_data(DataConfig(str(folder), image_size=8), input_size=(3, 8, 8))
 
 
-def compared(data: DataConfig, out: Path, **options: Any) -> dict[str, Any]:
+def compared(coloured: DataConfig, out: Path, **options: Any) -> dict[str, Any]:
     """A comparison of seconds; other options as `senet.compare.compare` takes them."""
-    given = {"model": tiny_net, "data": data, "train": RECIPE, "seeds": 2}
+    given = {"model": tiny_net, "data": coloured, "train": RECIPE, "seeds": 2}
     return compare(out=out, **({"device": "cpu", "timing": False} | given | options))
 
 
