@@ -7,7 +7,8 @@ drifts slows all of them alike:
     undeployed   with SE, as it was trained, or as timm and torchvision build it
     deployed     after `senet.deploy`
     portable     after `senet.deploy(form="portable")`: the blocks as a module of their own
-    single       at batch 1, after `senet.deploy(form="single")`, where that differs
+    blocked      in ONNX Runtime, after `senet.export(form="blocked")`
+    timm         where SE is inserted: timm's module behind the same batch norms, not deployed
 
 A row is the median of the pairwise ratios to the plain network. Each network is loaded several
 times, since where its weights lie in memory moves a latency by some percent: the interval reaches
@@ -83,34 +84,35 @@ def without_blocks(net: nn.Module) -> nn.Module:
     return net
 
 
-def build(name: str, image: Tensor) -> tuple[nn.Module, nn.Module]:
-    """Return the plain network and the one with SE."""
+def with_module(net: nn.Module) -> nn.Module:
+    """Put timm's SE module behind the last batch norm of each bottleneck."""
+    from timm.layers import SEModule
+
+    for block in [module for module in net.modules() if hasattr(module, "bn3")]:
+        norm: Any = block.bn3
+        block.bn3 = nn.Sequential(norm, SEModule(norm.num_features, rd_ratio=1 / 16))
+    return net.eval()
+
+
+def variants(name: str, image: Tensor, engine: str) -> engines.Nets:
+    """Return the networks that take turns; "plain" comes first."""
     library, bare, insert = NETWORKS[name]
 
     def make() -> nn.Module:
         torch.manual_seed(0)
         return senet.create_model(f"{library}/{bare}").eval()
 
-    plain, with_se = make(), make()
+    plain, with_se, nets = make(), make(), dict[str, nn.Module]()
     if insert:
         senet.insert(with_se, image)
-        return plain, as_trained(with_se)
-    return without_blocks(plain), with_se
-
-
-def variants(name: str, image: Tensor) -> engines.Nets:
-    """Return the networks that take turns; "plain" comes first."""
-    plain, with_se = build(name, image)
-    nets = {
-        "plain": senet.deploy(plain, image),
-        "undeployed": with_se,
-        "deployed": senet.deploy(with_se, image),
-        "portable": senet.deploy(with_se, image, form="portable"),
-    }
-    if len(image) == 1:
-        single: Any = senet.deploy(with_se, image, form="single")
-        nets |= {"single": single} if single.deployment.weighted else {}
-    return nets
+        as_trained(with_se)
+        nets["timm"] = with_module(make())
+    else:
+        without_blocks(plain)
+    nets = {"plain": senet.deploy(plain, image), "undeployed": with_se, **nets}
+    nets["deployed"] = senet.deploy(with_se, image)
+    nets["portable"] = senet.deploy(with_se, image, form="portable")
+    return nets | ({"blocked": nets["portable"]} if engine == "onnx" else {})
 
 
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -232,7 +234,7 @@ def row(case: Case, image: Tensor, seconds: float, loads: int) -> None:
     """Measure one network in one engine, print and keep it."""
     name, engine, precision, batch = case
     load = os.getloadavg()[0]
-    nets, times = variants(name, image), []
+    nets, times = variants(name, image, engine), []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(loads):
             calls = engines.ENGINES[engine](nets, image, precision, Path(folder))
@@ -286,7 +288,7 @@ def profile(name: str, engine: str, precision: str, image: Tensor) -> None:
                 precision,
                 image,
             )
-            for variant, net in variants(name, image).items()
+            for variant, net in variants(name, image, engine).items()
         }
         for _ in range(engines.ROUNDS):
             for run in runs.values():

@@ -139,12 +139,15 @@ class _Compiled(nn.Module):
 
 def written(net: nn.Module, image: Tensor, path: Path) -> Path:
     """Write a network as it is, for images of this number and size, and return the file."""
+    from senet.deploy.blocked import BLOCKED, keep_blocked
     from senet.deploy.engines import engine_of
 
     if not path.exists():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             engine_of(path).write(torch.export.export(net, (image,)), path, {})
+        if path.stem == BLOCKED:
+            keep_blocked(path)
     return path
 
 

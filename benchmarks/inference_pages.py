@@ -26,7 +26,8 @@ VARIANTS = {
     "undeployed": "not deployed",
     "portable": '`"portable"`',
     "deployed": '`"fast"`',
-    "single": '`"single"`',
+    "blocked": '`"blocked"`',
+    "timm": "timm's module",
 }
 Rows = list[dict[str, str]]
 

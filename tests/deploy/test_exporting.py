@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 import senet
-from deploy.as_trained import Bottleneck
+from deploy.as_trained import Bottleneck, as_trained
 from senet.deploy import engines
 from senet.errors import ConfigError, DataError, ExportError, InputError, UnknownNameError
 
@@ -104,17 +105,38 @@ def test_a_fixed_number_of_images(tmp_path: Path, ending: str) -> None:
         senet.load_exported(path).run(images(2))
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_the_form_for_one_image(tmp_path: Path, ending: str) -> None:
-    net, path, x = classifier(), tmp_path / f"net.{ending}", images(3)
+def test_the_blocked_form_keeps_the_layout_of_the_convolutions(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
+    engine = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    net, x, operators = resnet18(num_classes=5), torch.randn(3, 3, 64, 64), {}
+    senet.insert(net, x, senet.SEConfig(reduction=4))  # layers of whole blocks of channels
+    as_trained(net)
 
-    report = senet.export(net, path, x[:1], form="single", images=x)
+    for form in ("portable", "blocked"):
+        path, options = tmp_path / f"{form}.onnx", engine.SessionOptions()
+        report = senet.export(net, path, x[:1], form=form, images=x)
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        engine.InferenceSession(str(path), options)
+        nodes = onnx.load(options.optimized_model_filepath).graph.node
+        operators[form] = Counter(node.op_type for node in nodes)
+        assert (report.images, report.blocks, report.same_class) == (3, 8, 1)
+        assert report.difference <= 1e-5
 
-    assert (report.images, senet.load_exported(path).batch) == (3, 1)
-    with pytest.raises(InputError, match="takes one image at a time, got 2; give one"):
-        senet.export(net, path, images(2), form="single")
-    with pytest.raises(ConfigError, match="int8 needs"):  # pt2 has none at all
-        senet.export(net, path, x[:1], form="single", int8=x)
+    turned = {form: sum(n for k, n in c.items() if "Reorder" in k) for form, c in operators.items()}
+    if turned["portable"] == 0:
+        pytest.skip("ONNX Runtime has no blocked layout on this processor")
+    assert turned["blocked"] == 1  # the output of the last convolution
+    assert operators["blocked"]["Add"] == operators["blocked"]["ReduceMean"] == 0
+
+
+def test_other_files_have_no_blocked_form(tmp_path: Path) -> None:
+    given = classifier(), images()
+    with pytest.raises(ConfigError, match="of one image size, got a file for openvino; try form"):
+        senet.export(given[0], tmp_path / "net.xml", given[1], form="blocked")
+    for options, came in (({"dynamic_size": True}, "any image size"), ({"int8": images()}, "int8")):
+        with pytest.raises(ConfigError, match=f"got {came}"):
+            senet.export(given[0], tmp_path / "net.onnx", given[1], form="blocked", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_of_the_training_form_is_in_the_file(tmp_path: Path) -> None:

@@ -45,37 +45,6 @@ def test_every_gate_in_every_dimension(dims: int, init: str, excitation: str, fo
     assert (CanonicalSE in kinds) == (form == "portable")
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("excitation", ["sigmoid", "relu"])
-def test_the_gate_goes_over_the_weights_for_one_image(dims: int, excitation: str) -> None:
-    net, x = bottleneck(dims), example(dims)
-    senet.insert(net, x, senet.SEConfig(reduction=2, excitation=excitation))
-    as_trained(net)
-
-    deployed = deploy(net, x[:1], form="single")
-
-    assert_equal(net, deployed, x[:1])
-    assert_equal(net, deployed, x[1:])
-    assert len(report(deployed).weighted) == 2
-    assert "In 2 convolutions the gate goes over the weights" in str(report(deployed))
-    with pytest.raises(AssertionError, match="takes one image at a time"):
-        deployed(x)
-    with pytest.raises(InputError, match="takes one image at a time, got 2; give one"):
-        deploy(net, x, form="single")
-
-
-def test_a_map_smaller_than_the_weights_is_multiplied_itself() -> None:
-    net, x = bottleneck(2), torch.randn(1, 3, 4, 4)  # maps of 8 x 2 x 2, weights of 8 x 4
-    senet.insert(net, torch.randn(2, 3, 8, 8), senet.SEConfig(reduction=2))
-    as_trained(net)
-
-    deployed = deploy(net, x, form="single")
-
-    assert_equal(net, deployed, x)
-    assert report(deployed).weighted == []
-    assert len(report(deployed).joined) == 2
-
-
 @pytest.mark.parametrize("squeeze", ["avg", "max", "constant"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(

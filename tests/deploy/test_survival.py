@@ -76,21 +76,6 @@ def test_a_deployed_network_survives(way: str) -> None:
     assert_equal(net, again, other)
 
 
-@pytest.mark.parametrize("way", SURVIVES)
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_the_form_for_one_image_survives(way: str) -> None:
-    net, _, images = survivor()
-    x, other = images.split(1)
-    deployed = deploy(net, x, form="single")
-    ways = SURVIVES | {"export": lambda net, x: torch.export.export(net, (x,)).module()}
-
-    again = ways[way](deployed, x)
-
-    assert_equal(net, again, x)
-    assert_equal(net, again, other)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_deployed_network_in_another_type(dtype: torch.dtype) -> None:
     net, deployed, x = survivor()

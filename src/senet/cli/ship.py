@@ -41,7 +41,7 @@ Format = Annotated[
 Form = Annotated[
     str,
     typer.Option(
-        help="fast; portable, which other tools know as SE; single, for one image at a time."
+        help="fast; portable, which other tools know as SE; blocked, for ONNX Runtime on CPUs."
     ),
 ]
 DynamicSize = Annotated[
@@ -89,21 +89,24 @@ def export(
 ) -> None:
     """Write a trained network for ONNX Runtime, OpenVINO or PyTorch, and compare it there."""
     from senet.cli.ship_detector import ship_detector
+    from senet.deploy.blocked import BLOCKED, check_blocked
     from senet.deploy.engines import engine_of
     from senet.deploy.quantization import check_tool
     from senet.deploy.rewrite import FORMS
     from senet.training.run_folder import check_writable
 
     target = _target(source, out, file_format)
-    if form not in FORMS:
-        raise unknown_name("form", form, FORMS)
+    if form not in (*FORMS, BLOCKED):
+        raise unknown_name("form", form, (*FORMS, BLOCKED))
     other = {"--int8": int8, "--weights": weights, "--classes": classes, **changes}
     other |= {"--normalization": normalization, "--image-size": image_size}
     other["--form"] = form != "fast"
     if ship_detector(source, target, images, other, as_json=as_json):
         return
+    if form == BLOCKED:
+        check_blocked(engine_of(target).name, dynamic_size=dynamic_size, int8=int8)
     if int8:
-        check_tool(engine_of(target).name, form, int8_tool, int8_blocks)
+        check_tool(engine_of(target).name, int8_tool, int8_blocks)
     check_writable(target.parent)
     trained = _network(source, weights, classes, normalization, image_size)
     options = {"form": form, "dynamic_size": dynamic_size}

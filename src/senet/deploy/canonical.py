@@ -35,7 +35,6 @@ __all__ = [
     "Excitation",
     "GatedConv",
     "GatedConvAdd",
-    "GatedWeights",
     "read_excitation",
 ]
 
@@ -115,25 +114,6 @@ class GatedConvAdd(GatedConv):
     def forward(self, x: Tensor, identity: Tensor) -> Tensor:  # type: ignore[override]
         """Return the sum."""
         return torch.addcmul(identity, self.conv(x), self.gate(x))
-
-
-@final
-class GatedWeights(GatedConv):
-    """y = (s W) x + s b of a 1x1 convolution, for one image: the gate goes over the weights."""
-
-    def __init__(self, conv: Any, gate: nn.Module) -> None:
-        super().__init__(conv, gate)
-        self.conv: Any = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the rescaled output of the convolution."""
-        s = self.gate(x)
-        torch._assert(s.shape[0] == 1, "form 'single' of senet.deploy takes one image at a time")
-        bias = self.conv.bias
-        if bias is not None:
-            bias = bias * s.flatten()
-        y: Tensor = self.conv._conv_forward(x, self.conv.weight * s.transpose(0, 1), bias)
-        return y
 
 
 @final

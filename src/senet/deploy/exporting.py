@@ -15,6 +15,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor, nn
 
+from senet.deploy.blocked import BLOCKED, check_blocked, keep_blocked
 from senet.deploy.engines import Engine, Loaded, engine_of, quiet
 from senet.deploy.quantization import check_tool, hide_blocks, quantise
 from senet.deploy.rewrite import Deployment, deploy
@@ -99,8 +100,9 @@ def export(
         path: the file: NAME.onnx (ONNX), NAME.xml (OpenVINO IR, with NAME.bin beside it) or
             NAME.pt2 (torch.export).
         example_input: images [N, C, *spatial].
-        form: of `senet.deploy`.
-        dynamic_batch: let the file take any number of images; never so in the form "single".
+        form: of `senet.deploy`; or "blocked", for ONNX Runtime on CPUs: "portable" in operators
+            that keep the layout of its convolutions. Of one image size; on a GPU take "fast".
+        dynamic_batch: let the file take any number of images.
         dynamic_size: let it take images of any size.
         images: what is compared, [N, C, *spatial]; random images if not given.
         metadata: JSON-able values to keep in the file, such as class names.
@@ -115,7 +117,8 @@ def export(
         What was written, and how it compares.
 
     Raises:
-        ConfigError: int8 in a format that no tool quantises, or in the form "single".
+        ConfigError: int8 in a format that no tool quantises; "blocked" of any image size, in int8,
+            or in another format than ONNX.
         ExportError: the network cannot be exported, or the file does not compute what the network
             does; no file is left then, and one that was there before stays. An int8 file must keep
             half of the outputs' standard deviation.
@@ -129,10 +132,11 @@ def export(
     if not isinstance(example_input, Tensor):
         raise InputError(f"an exported network takes one tensor of images, got {kind}{_DETECTOR}")
     if int8 is not None:
-        check_tool(engine.name, form, int8_tool, int8_blocks)
+        check_tool(engine.name, int8_tool, int8_blocks)
+    if form == BLOCKED:
+        check_blocked(engine.name, dynamic_size=dynamic_size, int8=int8 is not None)
     example = example_input.detach()
-    dynamic_batch = dynamic_batch and form != "single"
-    net = deploy(model, example, form=form)
+    net = deploy(model, example, form="portable" if form == BLOCKED else form)
     if int8 is not None and int8_blocks == "int8":
         hide_blocks(net)
     program = _program(net, example, batch=dynamic_batch, size=dynamic_size)
@@ -142,6 +146,8 @@ def export(
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / target.name
         engine.write(program, written, metadata or {})
+        if form == BLOCKED:
+            keep_blocked(written)
         loaded = engine.read(written)
         compared = _checked(compare(loaded), loaded, target)
         if int8 is not None:

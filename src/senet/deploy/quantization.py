@@ -21,11 +21,11 @@ __all__ = ["BLOCKS", "TOOLS", "check_tool", "hide_blocks", "quantise"]
 BLOCKS = ("float", "int8")
 
 
-def check_tool(engine: str, form: str, tool: str, blocks: str) -> None:
-    """Raise where a format or a form of `senet.deploy` has no int8, or not by this tool.
+def check_tool(engine: str, tool: str, blocks: str) -> None:
+    """Raise where a format has no int8, or not by this tool.
 
     Raises:
-        ConfigError: no tool writes int8 files of this format, or of networks of this form.
+        ConfigError: no tool writes int8 files of this format.
         UnknownNameError: no such tool for this format, or no such choice for the blocks.
     """
     if not TOOLS[engine]:
@@ -34,8 +34,6 @@ def check_tool(engine: str, form: str, tool: str, blocks: str) -> None:
             f"int8 needs a format of {' or '.join(formats)}, got {engine}: the quantisers write "
             "no torch.export files without torchao"
         )
-    if form == "single":
-        raise ConfigError("int8 needs constant weights, form 'single' has none; try form 'fast'")
     if tool not in TOOLS[engine]:
         raise unknown_name(f"int8 tool for {engine}", tool, TOOLS[engine])
     if blocks not in BLOCKS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -14,7 +13,6 @@ from senet.deploy.canonical import (
     CanonicalSE,
     Excitation,
     GatedConv,
-    GatedWeights,
     is_block,
     read_excitation,
 )
@@ -32,7 +30,7 @@ from senet.insertion.trace import Call, Flow, record_flow
 
 __all__ = ["FORMS", "Deployment", "deploy"]
 
-FORMS = ("fast", "portable", "single")
+FORMS = ("fast", "portable")
 
 
 @final
@@ -44,7 +42,6 @@ class Deployment:
         folded: batch norms that went into the layer in front of them.
         moved: blocks whose squeeze reads the input of a 1x1 convolution.
         canonical: the other blocks.
-        weighted: of those that moved, the ones whose gate goes over the weights.
         constant: blocks whose gate did not depend on the image, and are gone.
         joined: modules in which a block's product and the addition behind it are one pass.
         kept: what could not be rewritten, as (module path, reason).
@@ -54,7 +51,6 @@ class Deployment:
     moved: list[str] = field(default_factory=list)
     canonical: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
-    weighted: list[str] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
 
@@ -71,8 +67,6 @@ class Deployment:
             f"{len(self.constant)} were constant and are gone. In {len(self.joined)} modules "
             "product and addition are one pass."
         )
-        if self.weighted:
-            head += f" In {len(self.weighted)} convolutions the gate goes over the weights."
         return "\n".join([head, *(f"kept {path}: {reason}" for path, reason in self.kept)])
 
 
@@ -91,17 +85,14 @@ def deploy(model: nn.Module, example_input: Any = None, *, form: str = "fast") -
             makes an image of 224 x 224 with the channels of the first convolution.
         form: "fast" also moves the squeeze in front of a 1x1 convolution that makes more channels
             than it reads, and lets product and residual addition be one pass. "portable" leaves
-            each block as the one pattern by which engines and quantisers know it. "single" is
-            "fast" for one image at a time: where such a convolution has fewer weights than its map
-            has numbers, the gate goes over the weights.
+            each block as the one pattern by which engines and quantisers know it.
 
     Returns:
         A network of `torch.nn` modules and the few of `senet.deploy`, in evaluation mode, without
         gradients; its attribute `deployment` says what was done and what could not be.
 
     Raises:
-        InputError: the model does not run on the example input; or it is of several images, and
-            the form "single".
+        InputError: the model does not run on the example input.
         InsertionError: the model cannot be copied, or the new network computes something else.
         UnknownNameError: no such form.
 
@@ -229,24 +220,12 @@ class _Rewriting:
             matrix = pointwise_matrix(layer)
         if layer is not None and matrix is not None and matrix[0].shape[1] <= matrix[0].shape[0]:
             gate = excitation.through(*matrix).build(spatial, like)
-            replace_module(self.net, layer, self._gated(path, layer, read.shape)(layer, gate))
+            replace_module(self.net, layer, GatedConv(layer, gate))
             replace_module(self.net, block, nn.Identity())
             self.done.moved.append(path)
         else:
             replace_module(self.net, block, CanonicalSE(excitation.build(spatial, like)))
             self.done.canonical.append(path)
-
-    def _gated(self, path: str, layer: nn.Module, shape: tuple[int, ...]) -> type[GatedConv]:
-        """Return what multiplies by the gate: the smaller of map and weights, where it may."""
-        if self.form != "single":
-            return GatedConv
-        if shape[0] != 1:
-            raise InputError(f"form 'single' takes one image at a time, got {shape[0]}; give one")
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        if weight.numel() >= math.prod(shape):
-            return GatedConv
-        self.done.weighted.append(path)
-        return GatedWeights
 
 
 def _join(net: nn.Module, done: Deployment) -> None:

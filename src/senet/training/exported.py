@@ -82,7 +82,7 @@ def export_network(
     Args:
         trained: the network; it is not touched.
         path: as in `senet.export`.
-        form: of `senet.deploy`.
+        form: of `senet.export`.
         dynamic_size: let the file take images of any size, beside any number of them.
         images: what the file is compared on, [N, C, H, W], as the network gets them; random ones if
             not given.
@@ -93,7 +93,7 @@ def export_network(
         plain: also count and time the same network without SE.
 
     Raises:
-        ConfigError: int8 in a format that no tool quantises.
+        ConfigError: int8 in a format that no tool quantises, or a form that the file cannot have.
         ExportError: the network cannot be exported, or the file computes something else.
         MissingPackageError: the engine is not installed.
         UnknownNameError: no such form, or no engine of this file ending.
@@ -157,7 +157,7 @@ def _compared_with_plain(
 ) -> tuple[int, dict[str, Quartiles]] | None:
     """Return the operators without SE, and milliseconds of one image, all files in turn."""
     plain = _without_blocks(net)
-    done: Any = plain and deploy(plain, example, form=options["form"]).deployment
+    done: Any = plain and deploy(plain, example).deployment
     if plain is None or len(done.constant) != len(se_modules(net)):
         return None
     files, form = {"SE": load_exported(path)}, options["form"]
