@@ -103,8 +103,7 @@ def export(
     other["--form"] = form != "fast"
     if ship_detector(source, target, images, other, as_json=as_json):
         return
-    if form == BLOCKED:
-        check_blocked(engine_of(target).name, dynamic_size=dynamic_size, int8=int8)
+    check_blocked(form, engine_of(target).name, dynamic_size=dynamic_size, int8=int8)
     if int8:
         check_tool(engine_of(target).name, int8_tool, int8_blocks)
     check_writable(target.parent)

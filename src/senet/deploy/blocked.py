@@ -27,22 +27,24 @@ BLOCKED = "blocked"
 """The form of `senet.export`: "portable", written for that layout."""
 
 
-def check_blocked(engine: str, *, dynamic_size: bool, int8: bool) -> None:
-    """Raise where a file has no blocked form.
+def check_blocked(form: str, engine: str, *, dynamic_size: bool, int8: bool) -> None:
+    """Raise where a file is to have the blocked form and cannot.
 
     Raises:
         ConfigError: another format than ONNX, any image size, or int8.
     """
     wrong = f"a file for {engine}" if engine != "onnx" else "any image size" if dynamic_size else ""
-    if wrong or int8:
+    if form == BLOCKED and (wrong or int8):
         raise ConfigError(
             f"form {BLOCKED!r} is of float ONNX files of one image size, got {wrong or 'int8'}; "
             "try form 'fast'"
         )
 
 
-def keep_blocked(path: Path) -> None:
-    """Write the operators of the SE blocks in an ONNX file so that maps stay in blocks."""
+def keep_blocked(path: Path, form: str = BLOCKED) -> None:
+    """Write the operators of the SE blocks in an ONNX file of that form so that maps stay so."""
+    if form != BLOCKED:
+        return
     with optional("ONNX export"):
         import onnx
     model = onnx.shape_inference.infer_shapes(onnx.load(path))

@@ -133,10 +133,9 @@ def export(
         raise InputError(f"an exported network takes one tensor of images, got {kind}{_DETECTOR}")
     if int8 is not None:
         check_tool(engine.name, int8_tool, int8_blocks)
-    if form == BLOCKED:
-        check_blocked(engine.name, dynamic_size=dynamic_size, int8=int8 is not None)
-    example = example_input.detach()
-    net = deploy(model, example, form="portable" if form == BLOCKED else form)
+    check_blocked(form, engine.name, dynamic_size=dynamic_size, int8=int8 is not None)
+    example, as_built = example_input.detach(), "portable" if form == BLOCKED else form
+    net = deploy(model, example, form=as_built)
     if int8 is not None and int8_blocks == "int8":
         hide_blocks(net)
     program = _program(net, example, batch=dynamic_batch, size=dynamic_size)
@@ -146,8 +145,7 @@ def export(
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / target.name
         engine.write(program, written, metadata or {})
-        if form == BLOCKED:
-            keep_blocked(written)
+        keep_blocked(written, form)
         loaded = engine.read(written)
         compared = _checked(compare(loaded), loaded, target)
         if int8 is not None:
