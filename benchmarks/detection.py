@@ -139,7 +139,7 @@ def page(result: dict[str, Any], padded: dict[str, float], shown: str) -> str:
     gap, plain, se = summary["difference"], summary["plain"], summary["se"]
     train = config["train"]
     seen = "differs from 0" if gap["low"] > 0 or gap["high"] < 0 else "does not differ from 0"
-    speed = [arm["seconds_per_step"]["mean"] for arm in (plain, se)]
+    times = summary["step_ms"]
     sizes = [f"{arm['parameters']['mean']:,.0f}" for arm in (plain, se)]
     data, versions, detector = result["data"], result["versions"], config["detector"]
     lines = [
@@ -166,7 +166,9 @@ def page(result: dict[str, Any], padded: dict[str, float], shown: str) -> str:
         f"seeds is [{gap['low']:+.4f}, {gap['high']:+.4f}].",
         "",
         f"Parameters: {sizes[0]} plain, {sizes[1]} with SE. A training step takes "
-        f"{speed[0]:.2f} s and {speed[1]:.2f} s, {speed[1] / speed[0]:.3f} times as long.",
+        f"{times['plain']['median']:,.0f} ms and {times['se']['median']:,.0f} ms, "
+        f"{times['ratio']['median']:.3f} times as long (in turn; quartiles of the ratio "
+        f"{times['ratio']['lower']:.3f} to {times['ratio']['upper']:.3f}).",
         "",
         "| class | AP plain | AP SE |",
         "|---|---|---|",

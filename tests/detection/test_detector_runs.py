@@ -117,6 +117,9 @@ def test_compared(data: Path, tmp_path: Path) -> None:
     assert result["runs"][1]["parameters"] > result["runs"][0]["parameters"]
     gap = result["summary"]["difference"]
     assert gap["low"] <= gap["AP"] <= gap["high"]
+    times = result["summary"]["step_ms"]
+    assert times["plain"]["median"] > 0
+    assert times["ratio"]["lower"] <= times["ratio"]["median"] <= times["ratio"]["upper"]
     again = compare_detectors(config, seeds=1, out=tmp_path / "out", resume=True, device="cpu")
     assert again["summary"]["difference"] == gap
     with pytest.raises(ConfigError, match="must be plain, se_resnet18 has SE by its name"):

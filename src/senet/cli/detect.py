@@ -236,7 +236,7 @@ def _show(console: Console, result: dict[str, Any]) -> None:
     summary, config = result["summary"], result["config"]
     title = f"{config['model']} on {result['data']['name']}, {config['seeds']} seeds"
     table = Table("", "plain", "SE", title=title, title_justify="left")
-    for name in ("AP", "AP50", "VOC_AP50", "parameters", "seconds_per_step"):
+    for name in ("AP", "AP50", "VOC_AP50", "parameters"):
         cells = []
         for arm in ("plain", "se"):
             value = summary[arm][name]
@@ -245,8 +245,15 @@ def _show(console: Console, result: dict[str, Any]) -> None:
             spread = value["std"] if name.endswith(("AP", "50")) else None
             cells.append(text if spread is None else f"{text} ± {spread:.3f}")
         table.add_row(name.replace("_", " "), *cells)
+    times = summary["step_ms"]
+    table.add_row("step, ms", *(f"{times[arm]['median']:,.0f}" for arm in ("plain", "se")))
     console.print(table)
-    gap = summary["difference"]
+    ratio, gap = times["ratio"], summary["difference"]
+    console.print(
+        f"a training step takes {ratio['median']:.3f} times as long with SE "
+        f"(quartiles {ratio['lower']:.3f} to {ratio['upper']:.3f})",
+        highlight=False,
+    )
     console.print(
         f"AP with SE - plain: {gap['AP']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] "
         "(95 %, over images and seeds)",

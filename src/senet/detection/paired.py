@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from senet.analysis import mean_std
+from senet.cost.timing import interleave, wait_for
+from senet.detection.box_data import BoxImages
 from senet.detection.config import DetectConfig
-from senet.detection.detector_runs import evaluate_detector, load_detector, train_detector
+from senet.detection.detector_runs import (
+    evaluate_detector,
+    load_detector,
+    split_images,
+    train_detector,
+)
 from senet.detection.precisions import Precisions, paired_interval
 from senet.errors import ConfigError
 from senet.insertion import SEConfig
@@ -32,6 +44,7 @@ __all__ = ["compare_detectors"]
 
 SCHEMA = "senet.detect-compare/1"
 _ARMS = ("plain", "se")
+_REPEATS = 7  # of a step in each arm
 
 
 @exclusive
@@ -65,8 +78,8 @@ def compare_detectors(
 
     Returns:
         The result, schema `senet.detect-compare/1`, as in results.json: AP, AP50 and VOC's of each
-        run, the difference of AP with its interval over images and seeds, parameters and seconds of
-        a step. Its "state" is "done", or "partial" after Ctrl-C.
+        run, the difference of AP with its interval over images and seeds, parameters, and the time
+        of a training step of both in turn. Its "state" is "done", or "partial" after Ctrl-C.
 
     Raises:
         ConfigError: options that cannot be, or that changed.
@@ -101,6 +114,8 @@ def compare_detectors(
             result["runs"].append(_entry(arm, seed, run, precisions, trained.net))
             write_result(folder / "results.json", result)
     result["summary"] = _summary(result["runs"], tested)
+    places = {arm: folder / "runs" / f"{arm}-seed0" for arm in _ARMS}
+    result["summary"]["step_ms"] = _step_times(places, config, find_device(device))
     result["state"] = "done"
     write_result(folder / "results.json", result)
     return result
@@ -127,15 +142,35 @@ def _titled(on_progress: Progress, title: str) -> Progress:
 def _entry(
     arm: str, seed: int, run: dict[str, Any], precisions: Precisions, net: Any
 ) -> dict[str, Any]:
-    steps = run["config"]["train"]["steps"]
     return {
         "arch": arm,
         "seed": seed,
         **precisions.to_dict(),
         "train_loss": run["epochs"][-1]["train_loss"],
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "seconds_per_step": round(sum(each["seconds"] for each in run["epochs"]) / steps, 4),
     }
+
+
+def _step_times(
+    places: Mapping[str, Path], config: DetectConfig, device: torch.device
+) -> dict[str, Any]:
+    """Return milliseconds of a training step (forward and backward) of both, in turn.
+
+    Not those of the runs, one of which may have had the machine to itself and another not.
+    """
+    nets = {arm: load_detector(place) for arm, place in places.items()}
+    images = BoxImages(split_images(nets["plain"], split=config.data.train_split))
+    rows = (images[k] for k in range(len(images)))
+    batch = [*islice((r for r in rows if not isinstance(r, str)), config.train.batch_size)]
+    given = [row[0].to(device) for row in batch]
+    targets = [{key: t.to(device) for key, t in row[1].items()} for row in batch]
+
+    def step(net: Any) -> None:
+        sum(net(given, targets).values()).backward()
+        net.zero_grad(set_to_none=True)
+
+    tasks = {arm: partial(step, each.net.to(device).train()) for arm, each in nets.items()}
+    return interleave(tasks, repeats=_REPEATS, warmup=2, wait=wait_for(device)).spread()
 
 
 def _summary(runs: list[dict[str, Any]], tested: dict[str, list[Precisions]]) -> dict[str, Any]:
@@ -145,7 +180,7 @@ def _summary(runs: list[dict[str, Any]], tested: dict[str, list[Precisions]]) ->
         mine = [run for run in runs if run["arch"] == arm]
         summary[arm] = {
             name: asdict(mean_std([run[name] for run in mine]))
-            for name in ("AP", "AP50", "VOC_AP50", "seconds_per_step", "parameters")
+            for name in ("AP", "AP50", "VOC_AP50", "parameters")
         }
     mean, low, high = paired_interval(tested["plain"], tested["se"])
     summary["difference"] = {"AP": mean, "low": low, "high": high, "confidence": 0.95}
