@@ -132,6 +132,16 @@ def drawn_detections(folder: Path, file: Path) -> str:
     return file.name
 
 
+def time_line(times: dict[str, Any]) -> str:
+    """How long a training step takes."""
+    plain, se = (times[arm]["median"] for arm in ("plain", "se"))
+    low, ratio, high = (times["ratio"][name] for name in ("lower", "median", "upper"))
+    return (
+        f"A training step takes {plain:,.0f} ms and {se:,.0f} ms, {ratio:.3f} times as long "
+        f"(in turn; quartiles of the ratio {low:.3f} to {high:.3f})."
+    )
+
+
 def page(result: dict[str, Any], padded: dict[str, float], shown: str) -> str:
     """Return the page of a finished comparison."""
     runs, summary, config = result["runs"], result["summary"], result["config"]
@@ -139,7 +149,6 @@ def page(result: dict[str, Any], padded: dict[str, float], shown: str) -> str:
     gap, plain, se = summary["difference"], summary["plain"], summary["se"]
     train = config["train"]
     seen = "differs from 0" if gap["low"] > 0 or gap["high"] < 0 else "does not differ from 0"
-    times = summary["step_ms"]
     sizes = [f"{arm['parameters']['mean']:,.0f}" for arm in (plain, se)]
     data, versions, detector = result["data"], result["versions"], config["detector"]
     lines = [
@@ -165,10 +174,7 @@ def page(result: dict[str, Any], padded: dict[str, float], shown: str) -> str:
         f"**The difference of AP, {gap['AP']:+.4f}, {seen}**: its 95 % interval over images and "
         f"seeds is [{gap['low']:+.4f}, {gap['high']:+.4f}].",
         "",
-        f"Parameters: {sizes[0]} plain, {sizes[1]} with SE. A training step takes "
-        f"{times['plain']['median']:,.0f} ms and {times['se']['median']:,.0f} ms, "
-        f"{times['ratio']['median']:.3f} times as long (in turn; quartiles of the ratio "
-        f"{times['ratio']['lower']:.3f} to {times['ratio']['upper']:.3f}).",
+        f"Parameters: {sizes[0]} plain, {sizes[1]} with SE. {time_line(summary['step_ms'])}",
         "",
         "| class | AP plain | AP SE |",
         "|---|---|---|",
