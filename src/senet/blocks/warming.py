@@ -12,7 +12,7 @@ from senet import ops
 from senet.blocks.squeeze_excitation import SqueezeExcitation
 from senet.errors import InputError
 
-__all__ = ["warm_up"]
+__all__ = ["compile_all_sizes", "warm_up"]
 
 
 def warm_up(model: nn.Module, example_input: Any) -> ops.Backend:
@@ -46,11 +46,9 @@ def warm_up(model: nn.Module, example_input: Any) -> ops.Backend:
         ...     warm_up(create_model("se_resnet20"), torch.zeros(2, 3, 8, 8)).name
         'reference'
     """
-    blocks = [module for module in model.modules() if isinstance(module, SqueezeExcitation)]
+    blocks = compile_all_sizes(model)
     if not blocks:
         raise InputError("warm_up compiles SE blocks, and this network has none; insert them first")
-    for block in blocks:
-        block.warm = True
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     training = [module for module in model.modules() if module.training]
@@ -69,6 +67,14 @@ def warm_up(model: nn.Module, example_input: Any) -> ops.Backend:
             for buffer, before in buffers:
                 buffer.data.copy_(before)
     return ops.backend(blocks[0].fc1.weight.device, warm=True)
+
+
+def compile_all_sizes(model: nn.Module) -> list[SqueezeExcitation]:
+    """Let the SE blocks of a network, and of its copies from now on, be compiled; return them."""
+    blocks = [module for module in model.modules() if isinstance(module, SqueezeExcitation)]
+    for block in blocks:
+        block.warm = True
+    return blocks
 
 
 def _training_step(model: nn.Module, arguments: tuple[Any, ...]) -> None:

@@ -157,8 +157,9 @@ def test_compiled_run_has_the_same_checkpoints(
 def test_blocks_may_be_compiled_for_maps_of_every_size(data: ImageData) -> None:
     for warm_up in (False, True):
         net = create_model("se_resnet20", num_classes=2)
-        Classifier(net, data, replace(RECIPE, warm_up=warm_up))
-        assert [block.warm for block in se_modules(net).values()] == [warm_up] * 9
+        module = Classifier(net, data, replace(RECIPE, warm_up=warm_up, ema=0.9))
+        for each in (net, module.tested):
+            assert [block.warm for block in se_modules(each).values()] == [warm_up] * 9
 
 
 def test_what_is_finished_is_not_trained_again(data: ImageData, tmp_path: Path) -> None:

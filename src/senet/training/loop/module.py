@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 
-from senet.blocks import SqueezeExcitation
+from senet.blocks.warming import compile_all_sizes
 from senet.errors import ConfigError, TrainingError
 from senet.insertion import convert_sync_batchnorm
 from senet.insertion.facts import keep_fact
@@ -96,14 +96,13 @@ class Classifier(LightningModule):
         keep_fact(net, "classes", list(data.classes))
         self._facts = {"format": FORMAT, **described(net), **data.fingerprint()}
         self._facts["data"] = data.config.to_dict()
+        if train.warm_up:  # before the averaged copy is made
+            compile_all_sizes(net)
         self.ema: AveragedModel | None = None
         if train.ema is not None:
             average = get_ema_multi_avg_fn(train.ema)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
             self.ema.requires_grad_(requires_grad=False)
-        for block in net.modules() if train.warm_up else ():
-            if isinstance(block, SqueezeExcitation):
-                block.warm = True
         if train.compile:
             self.net.compile()  # in place: the names of the weights stay
         # A loss that is not finite shows in the mean: by default it would be left out.
