@@ -15,7 +15,6 @@ Source: ONNX Runtime, onnxruntime/core/optimizer/nchwc_transformer.cc.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +40,12 @@ def check_blocked(form: str, engine: str, *, dynamic_size: bool, int8: bool) -> 
         )
 
 
-def keep_blocked(path: Path, form: str = BLOCKED) -> None:
-    """Write the operators of the SE blocks in an ONNX file of that form so that maps stay so."""
-    if form != BLOCKED:
-        return
+def keep_blocked(path: Path) -> None:
+    """Write the operators of the SE blocks in an ONNX file so that maps stay in blocks."""
     with optional("ONNX export"):
         import onnx
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
-    graph = _Graph(model.graph)
-    for rewrite in (graph.pool, graph.spread, graph.join):
-        graph.each(rewrite)
+    _Graph(model.graph).rewrite()
     onnx.save(model, path)
 
 
@@ -69,9 +64,12 @@ class _Graph:
         self.makers = {name: node for node in graph.node for name in node.output}
         self.users = {name: node for node in graph.node for name in node.input}
 
-    def each(self, rewrite: Callable[[Any], list[Any]]) -> None:
-        """Put what a function returns in front of each node."""
-        nodes = [made for node in self.graph.node for made in (*rewrite(node), node)]
+    def rewrite(self) -> None:
+        """Change each node that leaves the layout, and put what it needs in front of it."""
+        nodes = []
+        for node in self.graph.node:
+            self.pool(node)
+            nodes += [*self.spread(node), *self.join(node), node]
         del self.graph.node[:]
         self.graph.node.extend(nodes)
 
@@ -83,19 +81,18 @@ class _Graph:
         self.graph.initializer.append(made)
         return name
 
-    def pool(self, node: Any) -> list[Any]:
+    def pool(self, node: Any) -> None:
         """Make a mean over height and width a pooling."""
         from onnx import numpy_helper
 
         if node.op_type != "ReduceMean" or len(self.sizes.get(node.input[0], ())) != 4:
-            return []
+            return
         axes = self.constants.get(node.input[1]) if len(node.input) == 2 else None
         dropped = any(each.name == "keepdims" and each.i == 0 for each in node.attribute)
         if axes is None or dropped or {a % 4 for a in numpy_helper.to_array(axes)} != {2, 3}:
-            return []
+            return
         node.op_type = "GlobalAveragePool"
         del node.input[1:], node.attribute[:]
-        return []
 
     def spread(self, node: Any) -> list[Any]:
         """Repeat a gate over the positions of the map that it rescales."""

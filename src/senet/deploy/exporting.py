@@ -144,8 +144,7 @@ def export(
     compare = partial(_compared, net, images=shown, step=step, whole=not dynamic_batch)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / target.name
-        engine.write(program, written, metadata or {})
-        keep_blocked(written, form)
+        _write(engine, program, written, metadata or {}, form=form)
         loaded = engine.read(written)
         compared = _checked(compare(loaded), loaded, target)
         if int8 is not None:
@@ -163,6 +162,15 @@ def export(
         *(None if int8 is None else int8_tool, len(loaded.blocks)),
         sum(block.in_float for block in loaded.blocks),
     )
+
+
+def _write(
+    engine: Engine, program: Any, path: Path, metadata: Mapping[str, Any], *, form: str
+) -> None:
+    """Write a network to a file, in operators of its form."""
+    engine.write(program, path, metadata)
+    if form == BLOCKED:
+        keep_blocked(path)
 
 
 def _batches(images: Tensor, step: int) -> list[Tensor]:
