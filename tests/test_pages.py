@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
@@ -70,6 +71,7 @@ def test_the_code_of_a_page_does_what_it_says(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # what it saves is thrown away
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     page = (ROOT / name).read_text()
     assert list(pieces(page))
     # the first lines of the README run in tests/test_packaging.py, from the wheel alone
