@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torchvision.models.resnet import BasicBlock
 import senet
 from deploy.as_trained import Bottleneck, as_trained
 from senet.deploy import engines
+from senet.deploy.exporting import move
 from senet.errors import ConfigError, DataError, ExportError, InputError, UnknownNameError
 
 ENDINGS = ("onnx", "xml", "pt2")
@@ -75,7 +77,10 @@ def test_images_of_any_size(tmp_path: Path, ending: str) -> None:
         assert torch.allclose(got, net(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+SLOW = [pytest.param(ending, marks=pytest.mark.slow) for ending in ENDINGS[:2]]
+
+
+@pytest.mark.parametrize("ending", [*SLOW, "pt2"])
 def test_sizes_behind_a_pooling_are_no_reason_for_tracebacks(
     tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,6 +187,15 @@ class Branching(nn.Module):
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown file ending '.tflite'"):
         senet.export(classifier(), tmp_path / "net.tflite", images())
+    with pytest.raises(UnknownNameError, match=r"unknown file ending '.PT2'; did you mean: .pt2"):
+        senet.export(classifier(), tmp_path / "net.PT2", images())
+    for wrong in ({"mean": torch.ones(3)}, [3]):
+        with pytest.raises(InputError, match="metadata must be a mapping of JSON-able values"):
+            senet.export(classifier(), tmp_path / "net.pt2", images(), metadata=wrong)  # type: ignore[arg-type]
+    (tmp_path / "net.bin").mkdir()
+    with pytest.raises(InputError, match=r"path must be a file, but .*net\.bin is a folder"):
+        senet.export(classifier(), tmp_path / "net.xml", images())
+    (tmp_path / "net.bin").rmdir()
     with pytest.raises(InputError, match="one tensor of images"):
         senet.export(classifier(), tmp_path / "net.pt2", (images(),))  # type: ignore[arg-type]
     with pytest.raises(ExportError, match=r"torch\.export must trace the network"):
@@ -202,6 +216,131 @@ def test_maps_are_compared_where_there_are_no_classes(tmp_path: Path) -> None:
     assert report.same_class is None
     assert "classes" not in str(report)
     assert report.to_dict()["images"] == 2
+
+
+class Returning(nn.Module):
+    """A network that returns maps in some container."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.net = kind, nn.Sequential(nn.Conv2d(3, 8, 3), Bottleneck(2))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.net(x)
+        z = y.mean((2, 3))
+        kinds = {"dict": {"out": y, "aux": z}, "nested": (y, [z]), "classes": (z, z.argmax(1))}
+        return kinds | {"mask": y > 0} if self.kind == "all" else kinds[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["dict", "nested", "classes", "all"])
+def test_outputs_in_any_container(tmp_path: Path, kind: str) -> None:
+    """As segmentation networks of torchvision return them."""
+    report = senet.export(Returning(kind).eval(), tmp_path / "net.pt2", images())
+
+    returned = senet.load_exported(tmp_path / "net.pt2").run(images())
+    assert len(returned) == (7 if kind == "all" else 2)
+    assert report.difference < 1e-5
+
+
+@pytest.mark.parametrize(("place", "wrong"), [(1, 2.0), (1, float("nan")), (0, float("nan"))])
+def test_each_output_must_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, wrong: float
+) -> None:
+    """A small output beside a large one, and one that is not a number."""
+    right = engines.ENGINES["pt2"]
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return 1e6 * self.conv(x), torch.sigmoid(self.conv(x))
+
+    def broken(given: Path) -> Any:
+        loaded = right.read(given)
+        run = lambda x: [y * wrong if k == place else y for k, y in enumerate(loaded.run(x))]  # noqa: E731
+        return replace(loaded, run=run)
+
+    monkeypatch.setitem(engines.ENGINES, "pt2", replace(right, read=broken))
+    with pytest.raises(ExportError, match="must compute what the network does"):
+        senet.export(Both().eval(), tmp_path / "net.pt2", images())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_networks_have_their_weights_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch writes more than 1.5 GB of weights to a file of their own."""
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    limit = "torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD"
+    monkeypatch.setattr(limit, 10)
+    net, x = classifier(), images()
+
+    senet.export(net, tmp_path / "net.onnx", x)
+
+    assert {each.name for each in tmp_path.iterdir()} == {"net.onnx", "net.onnx.data"}
+    with torch.no_grad():
+        (got,) = senet.load_exported(tmp_path / "net.onnx").run(x)
+        assert torch.allclose(got, net(x), atol=1e-5)
+
+
+def test_no_file_is_replaced_before_all_are_there(tmp_path: Path) -> None:
+    """The weights of OpenVINO's network stand in a file of their own, which comes first."""
+    engine = engines.ENGINES["openvino"]
+    (tmp_path / "written").mkdir()
+    written, target = tmp_path / "written" / "net.xml", tmp_path / "net.xml"
+    for path in (written, target):
+        path.write_text(f"xml of {path.parent.name}")
+        path.with_suffix(".bin").write_text(f"bin of {path.parent.name}")
+    before = target.read_text(), target.with_suffix(".bin").read_text()
+
+    def full(source: Path, to: Path) -> None:
+        if source.suffix == ".xml":
+            raise OSError(28, "No space left on device")
+        shutil.copyfile(source, to)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.copyfile", full)
+        with pytest.raises(OSError, match="No space left"):
+            move(engine, written, target)
+    assert (target.read_text(), target.with_suffix(".bin").read_text()) == before
+
+    move(engine, written, target)
+    assert target.read_text() == written.read_text()
+    assert target.with_suffix(".bin").read_text() == written.with_suffix(".bin").read_text()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+WRONG_IMAGES: list[tuple[Any, dict[str, Any], str]] = [
+    (torch.zeros(2, 3, 14, 12), {}, "N x 3 x 12 x 12, N at least 1, got 2 x 3 x 14 x 12; dynamic"),
+    (torch.zeros(2, 1, 12, 12), {"dynamic_size": True}, "N x 3 x any x any, .*got 2 x 1 x 12 x 12"),
+    (torch.zeros(0, 3, 12, 12), {}, "N at least 1, got 0 x 3"),
+    (torch.zeros(1, 3, 12, 12), {"dynamic_batch": False}, "N at least 2, got 1 x 3"),
+    (torch.zeros(3, 12, 12), {}, "got 3 x 12 x 12"),
+    ([torch.zeros(3, 12, 12)], {}, "got list"),
+]
+
+
+@pytest.mark.parametrize("name", ["images", "int8"])
+@pytest.mark.parametrize(("given", "options", "message"), WRONG_IMAGES)
+def test_images_that_a_file_does_not_take(
+    tmp_path: Path, name: str, given: Any, options: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / ("net.onnx" if name == "int8" else "net.pt2")
+    with pytest.raises(InputError, match=f"^{name} must be a tensor of images .*{message}"):
+        senet.export(nn.Conv2d(3, 4, 1), path, images(), **{name: given}, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_type_that_the_engine_does_not_take_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    net = classifier().bfloat16()
+
+    with pytest.raises(ExportError, match=r"in bfloat16, try it in float32: model\.float\(\)"):
+        senet.export(net, tmp_path / "net.onnx", images().bfloat16())
+    assert list(tmp_path.iterdir()) == []
+    assert senet.export(net, tmp_path / "net.pt2", images().bfloat16()).difference < 1e-2
 
 
 def test_signals_arrive_after_openvino_files_are_gone(tmp_path: Path) -> None:

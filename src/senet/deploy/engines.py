@@ -17,6 +17,7 @@ from torch import Tensor
 
 from senet.deploy.file_blocks import FileBlock, onnx_blocks, openvino_blocks
 from senet.errors import DataError, InputError, first_line, optional, unknown_name
+from senet.insertion.reading import tensors
 
 __all__ = [
     "ENGINES",
@@ -67,7 +68,7 @@ class Engine:
 
     name: str
     suffix: str
-    files: tuple[str, ...]  # suffixes of all files that belong to one network
+    files: tuple[str, ...]  # suffixes of all files that may belong to one network
     write: Callable[[Any, Path, Mapping[str, Any]], None]
     read: Callable[[Path], Loaded]
 
@@ -194,8 +195,7 @@ def _read_pt2(path: Path) -> Loaded:
 
     @torch.no_grad()
     def run(images: Tensor) -> list[Tensor]:
-        returned = module(images)
-        return list(returned) if isinstance(returned, tuple | list) else [returned]
+        return tensors(module(images))
 
     nodes = sum(node.op == "call_function" for node in program.graph.nodes)
     batch = _image_of(program).meta["val"].shape[0]
@@ -205,7 +205,7 @@ def _read_pt2(path: Path) -> Loaded:
 
 
 ENGINES: dict[str, Engine] = {
-    "onnx": Engine("onnx", ".onnx", (".onnx",), _write_onnx, _read_onnx),
+    "onnx": Engine("onnx", ".onnx", (".onnx.data", ".onnx"), _write_onnx, _read_onnx),
     "openvino": Engine("openvino", ".xml", (".bin", ".xml"), _write_openvino, _read_openvino),
     "pt2": Engine("pt2", ".pt2", (".pt2",), _write_pt2, _read_pt2),
 }
@@ -218,7 +218,7 @@ def engine_of(path: Path) -> Engine:
         UnknownNameError: there is none.
     """
     for engine in ENGINES.values():
-        if path.suffix.lower() == engine.suffix:
+        if path.suffix == engine.suffix:
             return engine
     endings = [engine.suffix for engine in ENGINES.values()]
     raise unknown_name("file ending", path.suffix or path.name, endings)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -16,20 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from senet.deploy.blocked import BLOCKED, check_blocked, keep_blocked
-from senet.deploy.engines import Engine, Loaded, engine_of, quiet
+from senet.deploy.engines import Engine, engine_of, quiet
+from senet.deploy.file_agreement import checked, compared
 from senet.deploy.quantization import check_tool, hide_blocks, quantise
 from senet.deploy.rewrite import Deployment, deploy
-from senet.errors import ExportError, InputError, first_line
+from senet.errors import ExportError, InputError, SenetError, first_line
 from senet.files import write_whole
-from senet.insertion.reading import tensors
 from senet.schema import Record
 
-__all__ = ["ExportReport", "export", "move"]
+__all__ = ["ExportReport", "export", "move", "target_of"]
 
-# The largest relative difference to PyTorch that is taken for rounding, in float32.
-_ROUNDING = 1e-3
-# The largest error of an int8 file's outputs, relative to their standard deviation.
-_NOISE = 0.5
 _DETECTOR = "; a detector is written by senet.detection.export_detector"
 _AT_ONCE = 32  # images in a comparison, where the file takes any number
 
@@ -44,7 +41,8 @@ class ExportReport(Record):
         engine: the engine that ran it, with its version.
         nodes: operators in the file.
         images: how many images were compared.
-        difference: the largest difference of an output, relative to the largest output.
+        difference: the largest difference in an output, relative to the largest value of that
+            output; of several outputs, that which differs most.
         same_class: the share of images with the same largest output, None where the network does
             not return [N, classes].
         kept: SE blocks and batch norms that could not be rewritten, as (module path, reason).
@@ -99,7 +97,8 @@ def export(
         model: any network that `senet.deploy` takes; it is not touched.
         path: the file: NAME.onnx (ONNX), NAME.xml (OpenVINO IR, with NAME.bin beside it) or
             NAME.pt2 (torch.export).
-        example_input: images [N, C, *spatial].
+        example_input: images [N, C, *spatial], in the type of the network. OpenVINO takes float32,
+            float16 and float64, ONNX Runtime on CPUs float32 and float16, `.pt2` any.
         form: of `senet.deploy`; or "blocked", for ONNX Runtime on CPUs: "portable" in operators
             that keep the layout of its convolutions. Of one image size; on a GPU take "fast".
         dynamic_batch: let the file take any number of images.
@@ -120,17 +119,24 @@ def export(
         ConfigError: int8 in a format that no tool quantises; "blocked" of any image size, in int8,
             or in another format than ONNX.
         ExportError: the network cannot be exported, or the file does not compute what the network
-            does; no file is left then, and one that was there before stays. An int8 file must keep
-            half of the outputs' standard deviation.
+            does; no file is left then, and one that was there before stays. The error of an int8
+            file must stay below half of the outputs' standard deviation.
+        InputError: images that the file will not take, metadata that are not JSON-able, or a
+            folder in the place of the file.
         MissingPackageError: the engine is not installed.
         UnknownNameError: the name of the file has an ending of no engine.
 
     Source: docs/deploy.md.
     """
-    target, engine = Path(path), engine_of(Path(path))
+    target, engine = target_of(path)
     kind = type(example_input).__name__
     if not isinstance(example_input, Tensor):
         raise InputError(f"an exported network takes one tensor of images, got {kind}{_DETECTOR}")
+    shapes = {"batch": dynamic_batch, "size": dynamic_size}
+    for name, given in (("images", images), ("int8", int8)):
+        if given is not None:
+            _check_images(name, given, example_input, **shapes)
+    _check_metadata(metadata)
     if int8 is not None:
         check_tool(engine.name, int8_tool, int8_blocks)
     check_blocked(form, engine.name, dynamic_size=dynamic_size, int8=int8 is not None)
@@ -138,15 +144,17 @@ def export(
     net = deploy(model, example, form=as_built)
     if int8 is not None and int8_blocks == "int8":
         hide_blocks(net)
-    program = _program(net, example, batch=dynamic_batch, size=dynamic_size)
-    shown = torch.randn_like(example) if images is None else images.to(example)
+    program = _program(net, example, **shapes)
+    shown = _random_like(example) if images is None else images.to(example)
     step = _AT_ONCE if dynamic_batch else len(example)
-    compare = partial(_compared, net, images=shown, step=step, whole=not dynamic_batch)
-    with tempfile.TemporaryDirectory() as folder:
+    if not dynamic_batch:  # what is left does not fill a batch
+        shown = shown[: len(shown) // step * step]
+    compare = partial(compared, net, images=shown, step=step)
+    with tempfile.TemporaryDirectory() as folder, _engine_errors(engine, target, example):
         written = Path(folder) / target.name
         _write(engine, program, written, metadata or {}, form=form)
         loaded = engine.read(written)
-        compared = _checked(compare(loaded), loaded, target)
+        result = checked(compare(loaded), loaded, target)
         if int8 is not None:
             blocks = loaded.blocks if int8_blocks == "float" else ()
             leave = [name for block in blocks for name in block.nodes]
@@ -154,14 +162,81 @@ def export(
             source, written = written, written.with_stem("int8")
             quantise(engine.name, source, written, batches, tool=int8_tool, leave=leave)
             loaded = engine.read(written)
-            compared = _checked(compare(loaded), loaded, target, int8=True)
+            result = checked(compare(loaded), loaded, target, int8=True)
         move(engine, written, target)
     return ExportReport(
         *(str(target), loaded.version, loaded.nodes, len(shown)),
-        *(compared.difference, compared.same_class, tuple(cast(Deployment, net.deployment).kept)),
+        *(result.difference, result.same_class, tuple(cast(Deployment, net.deployment).kept)),
         *(None if int8 is None else int8_tool, len(loaded.blocks)),
         sum(block.in_float for block in loaded.blocks),
     )
+
+
+def target_of(path: str | Path) -> tuple[Path, Engine]:
+    """Return the file to write, and its engine.
+
+    Raises:
+        InputError: there is a folder of that name.
+        UnknownNameError: the name has an ending of no engine.
+    """
+    target, engine = Path(path), engine_of(Path(path))
+    for suffix in engine.files:
+        if target.with_suffix(suffix).is_dir():
+            raise InputError(
+                f"path must be a file, but {target.with_suffix(suffix)} is a folder; choose "
+                "another name"
+            )
+    return target, engine
+
+
+def _check_images(name: str, images: Any, example: Tensor, *, batch: bool, size: bool) -> None:
+    """Raise unless these are images that the file will take, enough for a batch."""
+    least = 1 if batch else len(example)
+    got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    fixed = 2 if size else example.dim()
+    if (
+        isinstance(got, list)
+        and len(got) == example.dim()
+        and got[0] >= least
+        and got[1:fixed] == list(example.shape[1:fixed])
+    ):
+        return
+    sizes = ["any" if size else str(n) for n in example.shape[2:]]
+    wanted = " x ".join(["N", str(example.shape[1]), *sizes])
+    shape = " x ".join(map(str, got)) if isinstance(got, list) else got
+    cure = "; dynamic_size=True lets the file take any size" if not size else ""
+    raise InputError(
+        f"{name} must be a tensor of images {wanted}, N at least {least}, got {shape}{cure}"
+    )
+
+
+def _check_metadata(metadata: Any) -> None:
+    """Raise unless metadata can be kept in a file."""
+    if metadata is None:
+        return
+    try:
+        json.dumps(dict(metadata))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"metadata must be a mapping of JSON-able values (names to strings, numbers, lists), "
+            f"but: {first_line(error)}"
+        ) from error
+
+
+@contextmanager
+def _engine_errors(engine: Engine, target: Path, example: Tensor) -> Iterator[None]:
+    """Say in one line what an engine cannot do."""
+    try:
+        yield
+    except (SenetError, OSError):
+        raise
+    except Exception as error:  # engines raise anything
+        kind = str(example.dtype).removeprefix("torch.")
+        cure = "" if kind == "float32" else f"; it is in {kind}, try it in float32: model.float()"
+        raise ExportError(
+            f"{engine.name} must take the network, but: {first_line(error)}{cure}. {target} was "
+            "not written"
+        ) from error
 
 
 def _write(
@@ -173,31 +248,14 @@ def _write(
         keep_blocked(path)
 
 
+def _random_like(example: Tensor) -> Tensor:
+    """Return random images; of pixels in whole numbers the example itself."""
+    return torch.randn_like(example) if example.is_floating_point() else example
+
+
 def _batches(images: Tensor, step: int) -> list[Tensor]:
     """Return whole batches of images for calibration."""
-    batches = [part.cpu() for part in torch.split(images, step) if len(part) == step]
-    if not batches:
-        raise InputError(
-            f"int8 needs images to calibrate on, at least {step}, got {len(images)}; give some "
-            "hundreds"
-        )
-    return batches
-
-
-def _checked(compared: _Compared, loaded: Loaded, target: Path, *, int8: bool = False) -> _Compared:
-    """Raise unless a file computes what the network does, or in int8 about that."""
-    if int8 and not compared.noise <= _NOISE:
-        raise ExportError(
-            f"the int8 file must compute about what the network does, but in {loaded.version} the "
-            f"error of its outputs is {compared.noise:.2g} of their standard deviation; give more "
-            f"images of the kind that the network was trained on. {target} was not written"
-        )
-    if not int8 and not compared.difference <= _ROUNDING:
-        raise ExportError(
-            f"the exported file must compute what the network does, but in {loaded.version} its "
-            f"outputs differ by {compared.difference:.1e} of the largest; {target} was not written"
-        )
-    return compared
+    return [part.cpu() for part in torch.split(images, step) if len(part) == step]
 
 
 def _program(net: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Any:
@@ -219,40 +277,19 @@ def _program(net: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Any
         ) from error
 
 
-@final
-@dataclass(frozen=True)
-class _Compared:
-    difference: float  # the largest, relative to the largest output
-    noise: float  # root mean square of the differences, relative to the outputs' deviation
-    same_class: float | None
-
-
-@torch.no_grad()
-def _compared(
-    net: nn.Module, loaded: Loaded, *, images: Tensor, step: int, whole: bool
-) -> _Compared:
-    """Run network and file on the same images, in whole batches if need be."""
-    expected, got = list[list[Tensor]](), list[list[Tensor]]()
-    for part in torch.split(images, step):
-        if not whole or len(part) == step:
-            expected.append([leaf.cpu() for leaf in tensors(net(part))])
-            got.append(loaded.run(part.cpu()))
-    pairs = [pair for a, b in zip(expected, got, strict=True) for pair in zip(a, b, strict=True)]
-    largest = max(float(a.abs().max()) for a, _ in pairs) or 1.0
-    difference = max(float((a - b).abs().max()) for a, b in pairs) / largest
-    ours, theirs = (torch.cat([pair[i].double().flatten() for pair in pairs]) for i in (0, 1))
-    deviation = float(ours.std(correction=0)) or 1.0
-    noise = float((theirs - ours).square().mean().sqrt()) / deviation
-    first = [a for a, *_ in expected]
-    if any(a.dim() != 2 for a in first):
-        return _Compared(difference, noise, None)
-    classes = (torch.cat([a for a, *_ in each]).argmax(1) for each in (expected, got))
-    same = float((next(classes) == next(classes)).double().mean())
-    return _Compared(difference, noise, same)
-
-
 def move(engine: Engine, written: Path, target: Path) -> None:
-    """Put the files of a network where they belong, each whole; the one that is read comes last."""
-    for suffix in engine.files:
-        source = written.with_suffix(suffix)
-        write_whole(target.with_suffix(suffix), partial(shutil.copyfile, source))
+    """Put the files of a network where they belong, once all of them are there; the one that is
+    read comes last.
+    """
+
+    def place(suffixes: Sequence[str]) -> None:
+        *others, last = suffixes
+
+        def copy(partial_file: Path) -> None:
+            shutil.copyfile(written.with_suffix(last), partial_file)
+            if others:
+                place(others)
+
+        write_whole(target.with_suffix(last), copy)
+
+    place([suffix for suffix in engine.files if written.with_suffix(suffix).is_file()])

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from senet import __version__
 from senet.deploy import Loaded, deploy, load_exported
-from senet.deploy.engines import engine_of
-from senet.deploy.exporting import move
+from senet.deploy.exporting import move, target_of
 from senet.deploy.traced_files import write_traced
 from senet.detection.config import DetectConfig
 from senet.detection.detector_runs import TrainedDetector
@@ -86,7 +85,7 @@ def export_detector(
 
     Source: docs/detection.md.
     """
-    target, engine = Path(path), engine_of(Path(path))
+    target, engine = target_of(path)
     if engine.name not in ("onnx", "openvino"):
         raise ExportError(
             "a detector is written as NAME.onnx or NAME.xml: torch.export, which writes "
