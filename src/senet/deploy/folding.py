@@ -17,6 +17,7 @@ __all__ = [
     "Affine",
     "affine_of",
     "is_linear_map",
+    "is_plain",
     "merge_affine",
     "pointwise_matrix",
     "qualified_name",
@@ -52,7 +53,7 @@ def qualified_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
     """Whether a call of a module computes what its class says and nothing else."""
     hooks = ("_forward_hooks", "_forward_pre_hooks")
     return "forward" not in vars(module) and not any(vars(module)[kind] for kind in hooks)
@@ -62,7 +63,7 @@ def affine_of(norm: Any) -> Affine | None:
     """Return what a batch norm computes in evaluation; None for anything else."""
     name = qualified_name(norm)
     known = type(norm) in _NORMS or name in (*_FROZEN, *_WITH_ACTIVATION)
-    if not known or norm.running_mean is None or norm.running_var is None or not _is_plain(norm):
+    if not known or norm.running_mean is None or norm.running_var is None or not is_plain(norm):
         return None
     mean, var = norm.running_mean.detach().double(), norm.running_var.detach().double()
     a = torch.rsqrt(var + norm.eps)
@@ -72,7 +73,7 @@ def affine_of(norm: Any) -> Affine | None:
     if norm.bias is not None:
         c = c + norm.bias.detach().double()
     parts = [norm.drop, norm.act] if name in _WITH_ACTIVATION else []
-    left = [part for part in parts if type(part) is not nn.Identity]
+    left = [part for part in parts if type(part) is not nn.Identity or not is_plain(part)]
     rest = nn.Identity() if not left else left[0] if len(left) == 1 else nn.Sequential(*left)
     return Affine(a, c, rest)
 
@@ -80,7 +81,7 @@ def affine_of(norm: Any) -> Affine | None:
 def is_linear_map(layer: nn.Module) -> bool:
     """Whether a module is W u + b, with a batch norm's channels as its rows."""
     known = type(layer) in (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
-    return (known or qualified_name(layer) in _PADDED) and _is_plain(layer)
+    return (known or qualified_name(layer) in _PADDED) and is_plain(layer)
 
 
 def merge_affine(layer: Any, a: Tensor, c: Tensor | None = None) -> None:

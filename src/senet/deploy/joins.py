@@ -17,8 +17,9 @@ import torch
 from torch import fx, nn
 
 from senet.deploy.canonical import CanonicalSE, CanonicalSEAdd, GatedConv, GatedConvAdd
+from senet.deploy.folding import is_plain
 
-__all__ = ["join_additions", "one_argument", "scale_identity"]
+__all__ = ["join_additions", "move_hooks", "one_argument", "scale_identity"]
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _JOINED: dict[type[nn.Module], type[nn.Module]] = {
@@ -66,7 +67,7 @@ def scale_identity(module: nn.Module, host: str, block: nn.Module) -> fx.GraphMo
     ]
     if len(sums) != 1:
         return None
-    traced = fx.GraphModule(shell, graph, type(module).__name__).eval()
+    traced = _graph_module(module, shell, graph)
     traced.add_module("se_shortcut", block)
     with graph.inserting_after(x):
         scaled = graph.call_module("se_shortcut", (x,))
@@ -91,23 +92,48 @@ def join_additions(module: nn.Module) -> fx.GraphModule | None:
     if not joined:
         return None
     graph.lint()
-    return fx.GraphModule(shell, graph, type(module).__name__).eval()
+    return _graph_module(module, shell, graph)
+
+
+def _graph_module(module: nn.Module, shell: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """Return a graph as a module in the place of another, with its hooks."""
+    made = fx.GraphModule(shell, graph, type(module).__name__).eval()
+    move_hooks(shell, made)
+    return made
+
+
+def move_hooks(module: nn.Module, other: nn.Module) -> None:
+    """Let another module have the hooks of a module around its forward."""
+    for kind in _HOOKS:
+        setattr(other, kind, getattr(module, kind))
+        setattr(module, kind, type(getattr(module, kind))())
+
+
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+)
 
 
 def _shell(module: nn.Module) -> nn.Module:
-    """Return a copy with the same parameters and buffers.
+    """Return a copy with the same parameters, buffers and hooks.
 
     A forward may keep what it computed, such as a table of position biases; when it is traced it
     keeps a proxy, which no later call can use.
     """
-    shared = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    hooks = [getattr(child, kind) for child in module.modules() for kind in _HOOKS]
+    shared = {id(each): each for each in (*module.parameters(), *module.buffers(), *hooks)}
     return copy.deepcopy(module, shared)
 
 
 def _traced(module: nn.Module, targets: tuple[str, ...]) -> fx.Graph | None:
     """Return the graph of a module's forward, without what does nothing in evaluation."""
+    tracer = _Tracer(targets)
+    for path, child in module.named_modules():
+        if path and not tracer.is_leaf_module(child, path) and not is_plain(child):
+            return None  # its hook would be called with a proxy
     try:
-        graph = _Tracer(targets).trace(module)
+        graph = tracer.trace(module)
     except Exception:  # noqa: BLE001 - whatever a forward does to a proxy, it can stay as it is
         return None
     graph._tracer_cls = None  # what unpickling traces with: torch's own will do
@@ -125,7 +151,8 @@ def one_argument(module: nn.Module) -> bool:
 
 def _without_identities(module: nn.Module, graph: fx.Graph) -> None:
     for node in list(graph.nodes):
-        if node.op == "call_module" and type(module.get_submodule(node.target)) in _NOTHING:
+        child = module.get_submodule(node.target) if node.op == "call_module" else module
+        if type(child) in _NOTHING and is_plain(child):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
 

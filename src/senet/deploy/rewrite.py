@@ -7,6 +7,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.deploy.agreement import check_agreement, comparable
 from senet.deploy.canonical import (
@@ -20,6 +21,7 @@ from senet.deploy.folding import (
     Affine,
     affine_of,
     is_linear_map,
+    is_plain,
     merge_affine,
     pointwise_matrix,
 )
@@ -31,6 +33,8 @@ from senet.insertion.trace import Call, Flow, record_flow
 __all__ = ["FORMS", "Deployment", "deploy"]
 
 FORMS = ("fast", "portable")
+_OWN_NORM = "it takes the statistics of the batch, has a hook, or is of a class of its own"
+_OWN_FORM = "a squeeze or a gate of a form of its own"
 
 
 @final
@@ -92,8 +96,9 @@ def deploy(model: nn.Module, example_input: Any = None, *, form: str = "fast") -
         gradients; its attribute `deployment` says what was done and what could not be.
 
     Raises:
-        InputError: the model does not run on the example input.
-        InsertionError: the model cannot be copied, or the new network computes something else.
+        InputError: the model does not run on the example input, or has no values (meta device).
+        InsertionError: the model cannot be copied, is compiled, or the new network computes
+            something else.
         UnknownNameError: no such form.
 
     Source: docs/deploy.md.
@@ -155,13 +160,19 @@ class _Rewriting:
         }
         for path, norm in called.items():
             affine = affine_of(norm)
-            if affine is not None and not self._in_block(path):
+            if self._in_block(path):
+                continue
+            if affine is not None:
                 self._fold(path, norm, affine)
+            elif isinstance(norm, _BatchNorm):
+                self.done.kept.append((path, _OWN_NORM))
         for path, block in called.items():
             if is_block(block):
-                excitation = read_excitation(block)
+                plain = all(map(is_plain, block.modules()))
+                excitation = read_excitation(block) if plain else None
                 if excitation is None:
-                    self.done.kept.append((path, "a squeeze or a gate of a form of its own"))
+                    why = _OWN_FORM if plain else "it or a part of it has a hook"
+                    self.done.kept.append((path, why))
                 else:
                     self._rewrite(path, block, excitation)
 

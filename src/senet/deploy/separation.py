@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
-from torch.nn.utils import parametrize
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from senet.blocks import SEBatchNorm1d, SEBatchNorm2d, SEBatchNorm3d, SESyncBatchNorm
-from senet.deploy.joins import one_argument, scale_identity
-from senet.errors import InsertionError
+from senet.deploy.folding import is_plain
+from senet.deploy.joins import move_hooks, one_argument, scale_identity
+from senet.errors import InputError, InsertionError
 from senet.insertion.graft import grafts
 from senet.insertion.guard import settle
 from senet.insertion.site_plan import Site
@@ -28,14 +31,25 @@ _BASES: dict[type[nn.Module], type[nn.Module]] = {
 
 def copied(model: nn.Module) -> nn.Module:
     """Return a copy for inference, its parametrisations computed."""
+    _check_network(model)
+    # what torch's pruning and norms of weights computed for the last call, with its graph
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    computed = [each for each in attributes if isinstance(each, Tensor) and not each.is_leaf]
     try:
-        net = copy.deepcopy(model)
+        net = copy.deepcopy(model, {id(each): each.detach() for each in computed})
     except Exception as error:
         raise InsertionError(
             f"the model must be one that copy.deepcopy can copy, but this "
             f"{type(model).__name__} is not: {error}"
         ) from error
     for module in list(net.modules()):
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                nn.utils.remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                nn.utils.remove_spectral_norm(module, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
         if parametrize.is_parametrized(module):
             # the copy shares its class with the original, from which torch would take the property
             kind = type(module)
@@ -43,6 +57,22 @@ def copied(model: nn.Module) -> nn.Module:
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name)
     return net.eval()
+
+
+def _check_network(model: Any) -> None:
+    """Refuse what cannot be read as a network."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"what is deployed must be a torch.nn.Module, got {type(model).__name__}")
+    if any(hasattr(module, "_orig_mod") for module in model.modules()):
+        raise InsertionError(
+            "a network must be deployed before it is compiled, but this one is; deploy the network "
+            "itself, then compile what comes back"
+        )
+    if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
+        raise InputError(
+            "a network must have its weights to be deployed, but this one is on the meta device; "
+            "load them first"
+        )
 
 
 def separate(net: nn.Module) -> list[nn.Sequential]:
@@ -65,7 +95,7 @@ def separate(net: nn.Module) -> list[nn.Sequential]:
         if base is not None:
             block = module._modules.pop("se")
             module.__class__ = base
-            pairs.append(nn.Sequential(module, block))  # type: ignore[arg-type]
+            pairs.append(_in_row(module, block, first=False))  # type: ignore[arg-type]
             replace_module(net, module, pairs[-1])
     return pairs
 
@@ -95,10 +125,13 @@ def _scale_identity(net: nn.Module, site: Site, block: nn.Module) -> None:
 
 
 def _in_row(host: nn.Module, block: nn.Module, *, first: bool) -> nn.Sequential:
-    """Return host and block in a row, the block first or last."""
+    """Return host and block in a row, the block first or last, with the hooks of the host."""
     if one_argument(host):
-        return nn.Sequential(*((block, host) if first else (host, block)))
-    return (_BlockFirst if first else _BlockLast)(host, block)
+        pair = nn.Sequential(*((block, host) if first else (host, block)))
+    else:
+        pair = (_BlockFirst if first else _BlockLast)(host, block)
+    move_hooks(host, pair)
+    return pair
 
 
 class _BlockLast(nn.Sequential):
@@ -119,7 +152,7 @@ def without_identities(net: nn.Module, pairs: list[nn.Sequential]) -> None:
     """Put what is left of a batch norm and its block in the place of the two."""
     for pair in pairs:
         left = [part for part in pair if type(part) is not nn.Identity]
-        if len(left) < 2:
+        if len(left) < 2 and is_plain(pair):
             replace_module(net, pair, left[0] if left else nn.Identity())
 
 
