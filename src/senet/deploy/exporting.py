@@ -129,13 +129,8 @@ def export(
     Source: docs/deploy.md.
     """
     target, engine = target_of(path)
-    kind = type(example_input).__name__
-    if not isinstance(example_input, Tensor):
-        raise InputError(f"an exported network takes one tensor of images, got {kind}{_DETECTOR}")
     shapes = {"batch": dynamic_batch, "size": dynamic_size}
-    for name, given in (("images", images), ("int8", int8)):
-        if given is not None:
-            _check_images(name, given, example_input, **shapes)
+    _check_tensors(example_input, {"images": images, "int8": int8}, **shapes)
     _check_metadata(metadata)
     if int8 is not None:
         check_tool(engine.name, int8_tool, int8_blocks)
@@ -145,10 +140,9 @@ def export(
     if int8 is not None and int8_blocks == "int8":
         hide_blocks(net)
     program = _program(net, example, **shapes)
-    shown = _random_like(example) if images is None else images.to(example)
     step = _AT_ONCE if dynamic_batch else len(example)
-    if not dynamic_batch:  # what is left does not fill a batch
-        shown = shown[: len(shown) // step * step]
+    shown = _random_like(example) if images is None else images.to(example)
+    shown = shown if dynamic_batch else shown[: len(shown) // step * step]  # whole batches
     compare = partial(compared, net, images=shown, step=step)
     with tempfile.TemporaryDirectory() as folder, _engine_errors(engine, target, example):
         written = Path(folder) / target.name
@@ -187,6 +181,18 @@ def target_of(path: str | Path) -> tuple[Path, Engine]:
                 "another name"
             )
     return target, engine
+
+
+def _check_tensors(
+    example: Any, given: Mapping[str, Tensor | None], *, batch: bool, size: bool
+) -> None:
+    """Raise unless the example is one tensor, and the other images are like it."""
+    if not isinstance(example, Tensor):
+        kind = type(example).__name__
+        raise InputError(f"an exported network takes one tensor of images, got {kind}{_DETECTOR}")
+    for name, images in given.items():
+        if images is not None:
+            _check_images(name, images, example, batch=batch, size=size)
 
 
 def _check_images(name: str, images: Any, example: Tensor, *, batch: bool, size: bool) -> None:
