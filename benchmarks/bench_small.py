@@ -7,7 +7,7 @@
 counts      operators, allocations, Python calls and autograd nodes of a block, forward + backward
 kept        bytes kept for the backward, as a multiple of the network's without SE
 steps       time of a training step (and a forward), each step with SE between two without
-thresholds  a block on both backends, on maps of 2^13 to 2^21 values: what `auto` rests on
+thresholds  a block on three backends, on maps of 2^13 to 2^21 values: what `auto` rests on
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
@@ -227,7 +227,7 @@ def steps(
 def threshold(
     shape: tuple[int, ...], rounds: int, clock: Callable[[], float]
 ) -> dict[tuple[str, str], list[float]]:
-    """Return milliseconds of a block on both backends, in training and in evaluation."""
+    """Return milliseconds of a block on three backends, in training and in evaluation."""
     measured: dict[tuple[str, str], list[float]] = {}
     x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
     block = senet.SEBatchNorm2d(shape[1])
@@ -240,7 +240,7 @@ def threshold(
                 if mode == "training":
                     y.backward(grad)
 
-        tasks = {name: partial(run, name) for name in ("reference", "inductor")}
+        tasks = {name: partial(run, name) for name in ("reference", "inductor", "native")}
         times = interleave(tasks, repeats=20 * rounds, warmup=5, clock=clock).samples
         measured |= {(name, f"{mode} ms"): list(values) for name, values in times.items()}
     return measured

@@ -60,7 +60,7 @@ def nodes(y: Tensor) -> int:
 
 
 def block_counts(shape: tuple[int, ...]) -> dict[tuple[str, str], list[float]]:
-    """Count a batch norm, and the same with SE on both backends."""
+    """Count a batch norm, and the same with SE on three backends."""
     counted: dict[tuple[str, str], list[float]] = {}
     x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
     plain, block = nn.BatchNorm2d(shape[1]), senet.SEBatchNorm2d(shape[1])
@@ -68,6 +68,7 @@ def block_counts(shape: tuple[int, ...]) -> dict[tuple[str, str], list[float]]:
         ("plain", plain, "auto"),
         ("reference", block, "reference"),
         ("compiled", block, "inductor"),
+        ("native", block, "native"),
     ):
         inputs = (x, *module.parameters())
         with senet.use_backend(backend):

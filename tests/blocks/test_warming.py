@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import senet
+from ops.cases import needs_compiler
 from senet.errors import InputError
-from senet.ops import backends, inductor
+from senet.ops import backends, inductor, native
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     monkeypatch.setattr(backends.INDUCTOR, "run", run)
     monkeypatch.setattr(inductor, "_missing", lambda device: None)
+    monkeypatch.setattr(native.Native, "ready", lambda _: False)
     return asked
 
 
@@ -58,6 +60,18 @@ def test_small_maps_are_compiled_from_then_on(stages, images) -> None:
         model.eval()(images)
     assert stages == [*once, *once[:2], *once[:2], once[2]]
     assert senet.backend().reason.startswith("auto: for maps with statistics of the batch from")
+
+
+@needs_compiler
+def test_on_a_cpu_it_is_one_operator(monkeypatch: pytest.MonkeyPatch, images) -> None:
+    monkeypatch.setattr(backends, "NATIVE_VALUES", 4 * 8 * 4 * 4 + 1)
+    model = network()
+    assert str(senet.warm_up(model, images)).startswith(
+        "native (auto: for maps of all sizes, after senet.warm_up"
+    )
+    assert "CppNode" in model[1](torch.randn(4, 8, 4, 4)).grad_fn.name()
+    large = backends.choose(torch.empty(5, 8, 4, 4), training=True, warm=True)
+    assert not large.native
 
 
 def test_what_was_chosen_stays_chosen(stages, images) -> None:

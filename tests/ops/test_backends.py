@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from ops.cases import problem, recalibrate
+from ops.cases import needs_compiler, problem, recalibrate
 from senet import ops
 from senet.errors import UnknownNameError
-from senet.ops import backends, inductor
+from senet.ops import backends, inductor, native
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +114,35 @@ def test_the_backward_runs_on_the_backend_of_the_forward(monkeypatch):
     with ops.use_backend("reference"):
         y.backward(p.grad)
     assert len(called) > before
+
+
+@needs_compiler
+def test_the_operator_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    native.NATIVE.ready()
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(subprocess, "run", never)
+    assert native.Native().ready()
+
+
+@needs_compiler
+def test_without_the_operator_there_is_a_warning_and_inductor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "native.cpp"
+    broken.write_text("#error not for this machine\n")
+    monkeypatch.setattr(native, "SOURCE", broken)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    tried = native.Native()
+    with pytest.warns(RuntimeWarning, match="small maps by Inductor.* was not built: "):
+        assert not tried.ready()
+    assert not tried.ready()
+    assert "not for this machine" in str(tried.broken)
+    assert not list(tmp_path.rglob("*.so"))
+    monkeypatch.setattr(backends, "NATIVE", tried)
+    ops.set_backend("native")
+    report = ops.backend()
+    assert report.name == "inductor"
+    assert "not for this machine" in report.reason

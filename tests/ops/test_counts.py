@@ -26,6 +26,17 @@ MOST = {
 }
 
 
+# The operator calls ATen to allocate y, what is kept and what is not, and the gradients; forward,
+# the counter of batches.
+MOST_NATIVE = {
+    "autograd nodes": 8,
+    "forward operators": 4,
+    "forward python calls of senet": 22,
+    "backward operators": 8,
+    "backward python calls of senet": 0,
+}
+
+
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's profiler, about devices
 def test_a_compiled_block_makes_few_calls(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +46,8 @@ def test_a_compiled_block_makes_few_calls(root: Path, monkeypatch: pytest.Monkey
     counts = block_counts((64, 16, 8, 8))
     for name, most in MOST.items():
         assert counts["compiled", name][0] <= most, name
+    for name, most in MOST_NATIVE.items():
+        assert counts["native", name][0] <= most, name
     for part in ("forward", "backward"):
         name = f"{part} operators"
         assert 2 * counts["compiled", name][0] <= counts["reference", name][0]

@@ -16,7 +16,7 @@ from senet import SqueezeExcitation, ops
 from tolerances import assert_close
 
 
-@pytest.fixture(autouse=True, params=["eager", "inductor"])
+@pytest.fixture(autouse=True, params=["eager", "inductor", "native"])
 def _backend(request):
     with ops.use_backend(request.param):
         yield

@@ -20,8 +20,9 @@ def warm_up(model: nn.Module, example_input: Any) -> ops.Backend:
 
     Otherwise the first step waits for a compiler, and small maps (`senet.backend()` says which) are
     left to the modules, since a short training would not win back the time. Worth it for a training
-    of minutes on images of 8 to 96 pixels or in batches of few. Compiled code stays in Inductor's
-    cache on disk, so later processes wait for a fraction of that time.
+    of minutes on images of 8 to 96 pixels or in batches of few. On a CPU that is one C++ operator
+    for small maps of all sizes, and Inductor's code for large ones. Compiled code stays in
+    Inductor's cache on disk, so later processes wait for a fraction of that time.
 
     The network runs once as in training (if that is its mode), forward and backward, and once as in
     evaluation. Its parameters, gradients, statistics and modes and the state of torch's random

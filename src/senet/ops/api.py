@@ -21,6 +21,7 @@ from senet.ops.closed_form import Call, Case, plain, update
 from senet.ops.excitation import TwoLayers
 from senet.ops.layout import dense, order_of
 from senet.ops.modes import recomputing
+from senet.ops.native import NATIVE
 from senet.ops.reductions import acc_dtype, share_of
 from senet.ops.stages import BATCH, FROZEN, NONE
 
@@ -110,26 +111,26 @@ def batch_norm_se(
     group = None if group is None else _sharing(group, training=training)
     choice = choose(x, training=training, warm=warm)
     vectors = weight, bias, running_mean, running_var
-    if choice.run is None and not (training or torch.is_grad_enabled()):
-        special = inner_activation is not None or mask is not None
-        result = None if special else _evaluate(x, vectors, excitation, identity, activation, eps)
-        if result is not None:
-            return result
     static = BATCH if training else FROZEN, inner_activation, activation, eps
+    repeated, result = training and recomputing(), None
+    if choice.native and group is None:
+        moved = (weight, bias, None, None) if repeated else vectors
+        result = NATIVE(x, identity, mask, moved, excitation, *static, momentum)
+    elif mask is None and not (training or choice.run or torch.is_grad_enabled()):
+        result = _evaluate(x, vectors, excitation, identity, static)
+    if result is not None:
+        return result
     tensors = x, identity, mask, *vectors
     key = _key(choice, tensors, excitation, static) if group is None else None
-    call = _CALLS.get(key)
-    repeated = training and recomputing()
-    if call is None:
+    if (call := _CALLS.get(key)) is None:
         _check(x, identity, activation)
         _check_norm(x, vectors, *static[:2], alone=group is None)
         if group is None and (choice.run is None or x.numel() == 0):
-            options: Any = {"training": training, "eps": eps, "inner_activation": inner_activation}
-            return functional.batch_norm_se(
-                *(x, running_mean, running_var, weight, bias, excitation),
-                **{**options, "identity": identity, "activation": activation, "mask": mask},
-                momentum=0.0 if repeated else momentum,  # not None: checkpointing counts the kept
-            )
+            moving = 0.0 if repeated else momentum  # not None: checkpointing counts the kept
+            options: Any = {"training": training, "eps": eps, "momentum": moving, "mask": mask}
+            options |= {"inner_activation": inner_activation, "activation": activation}
+            given = x, running_mean, running_var, weight, bias, excitation
+            return functional.batch_norm_se(*given, identity=identity, **options)
         call = _make(key, choice, tensors, excitation, static, group)
     norm, running = _vectors(call, x, vectors, momentum, copied=repeated)
     end = identity, activation, mask
@@ -146,9 +147,7 @@ def _sharing(group: Any, *, training: bool) -> Any:
     return group if training and dist.get_world_size(group) > 1 else None
 
 
-def _evaluate(
-    x: Tensor, vectors: Any, layers: Any, identity: Any, activation: Any, eps: float
-) -> Tensor | None:
+def _evaluate(x: Tensor, vectors: Any, layers: Any, identity: Any, static: Any) -> Tensor | None:
     """Return what the reference does in evaluation, to the last bit, in as few calls as can be.
 
     On small maps each call of an operator or a function counts, not what it computes; on larger
@@ -157,10 +156,11 @@ def _evaluate(
     if type(x) is not Tensor or type(layers) is not TwoLayers or no_autocast(x) is not _AS_IT_IS:
         return None
     (weight, bias, mean, var), kind, dims = vectors, x.dtype, x.dim()
+    _, inner, activation, eps = static
     w1, b1, w2, b2, gate, centered = layers
     if identity is not None and (identity.shape != x.shape or identity.dtype is not kind):
         return None
-    if dims < 3 or activation not in (None, "relu"):
+    if dims < 3 or inner is not None or activation not in (None, "relu"):
         return None
     if torch._C._are_functorch_transforms_active():
         return None
@@ -230,7 +230,12 @@ def recalibrate(
         [0.5]
     """
     choice = choose(x, training=False, warm=warm)
-    static, tensors = (NONE, None, activation, 1e-5), (x, identity, mask)
+    static: Any = NONE, None, activation, 1e-5
+    tensors = x, identity, mask
+    if choice.native:
+        result = NATIVE(*tensors, _NO_LAYERS, excitation, *static)
+        if result is not None:
+            return result
     key = _key(choice, tensors, excitation, static)
     call = _CALLS.get(key)
     if call is None:

@@ -17,6 +17,7 @@ from senet.errors import unknown_name
 from senet.ops.closed_form import plain
 from senet.ops.inductor import INDUCTOR
 from senet.ops.modes import observer, transformed, watched
+from senet.ops.native import NATIVE
 
 __all__ = [
     "BACKENDS",
@@ -34,6 +35,7 @@ BACKENDS = {
     "reference": "batch norm, then the SE block, as in senet.functional",
     "eager": "the closed form in ordinary operations: keeps as little as inductor, but is slow",
     "inductor": "the closed form compiled by Inductor",
+    "native": "the closed form in one C++ operator, on a CPU; inductor where that does not fit",
 }
 
 # From how many values of a map on `auto` compiles. Compiled is faster on smaller maps too (rows
@@ -41,6 +43,8 @@ BACKENDS = {
 # compiler, nor one image in evaluation: ResNet-50's largest map has 802,816 values at 224 pixels.
 TRAINING_VALUES = 2**17
 OTHER_VALUES = 2**20
+# Below how many the C++ operator takes the place of compiled code (rows `thresholds`, too).
+NATIVE_VALUES = 2**21
 
 
 class Choice(NamedTuple):
@@ -52,6 +56,8 @@ class Choice(NamedTuple):
     """None: the reference."""
     in_one: bool = False
     """Whether `run` may be given all of a forward, or of a backward, as one stage."""
+    native: bool = False
+    """Whether the C++ operator is asked first."""
 
 
 _REFERENCE = Choice("reference", "set_backend")
@@ -141,7 +147,8 @@ def _automatic(device: str, *, training: bool, warm: bool) -> Choice:
     if device not in ("cpu", "cuda", "xpu"):
         return Choice("reference", f"auto: Inductor is not used on {device}")
     if warm:
-        return Choice("inductor", "auto: for maps of all sizes, after senet.warm_up")
+        name = "native" if device == "cpu" else "inductor"
+        return Choice(name, "auto: for maps of all sizes, after senet.warm_up")
     floor = TRAINING_VALUES if training else OTHER_VALUES
     purpose = "with statistics of the batch" if training else "with given statistics or none"
     return Choice("inductor", f"auto: for maps {purpose} from {floor:,} values on")
@@ -160,7 +167,11 @@ def _available(device: str, *, training: bool, warm: bool = False) -> Choice:
         return Choice(name, reason, plain, in_one=True)
     why = INDUCTOR.unavailable(device)
     if why is None:
-        return Choice(name, reason, INDUCTOR.run, in_one=True)
+        if name == "native" and device != "cpu":
+            name, reason = "inductor", f"in place of native, which is not for {device}"
+        elif name == "native" and not NATIVE.ready():
+            name, reason = "inductor", f"{reason}; {NATIVE.broken}"
+        return Choice(name, reason, INDUCTOR.run, in_one=True, native=name == "native")
     # A failed compilation has warned when it failed.
     if why != INDUCTOR.broken and (name, why) not in _warned:
         _warned.add((name, why))
@@ -199,7 +210,10 @@ def choose(x: Tensor, *, training: bool, warm: bool = False) -> Choice:
         return _TRANSFORMED
     if watched(x):
         return _under_a_mode()
-    return _available(x.device.type, training=training, warm=warm)
+    choice = _available(x.device.type, training=training, warm=warm)
+    if choice.native and _requested == "auto" and x.numel() >= NATIVE_VALUES:
+        return choice._replace(native=False)
+    return choice
 
 
 def fuses(x: Tensor, *, training: bool, warm: bool = False) -> bool:
@@ -227,4 +241,5 @@ def backend(device: torch.device | str = "cpu", *, warm: bool = False) -> Backen
     """
     kind = torch.device(device).type
     choice = _available(kind, training=True, warm=warm)
-    return Backend(choice.name, _requested, choice.reason, INDUCTOR.count, INDUCTOR.seconds)
+    compiled, seconds = INDUCTOR.count, INDUCTOR.seconds + NATIVE.seconds
+    return Backend(choice.name, _requested, choice.reason, compiled, seconds)

@@ -17,13 +17,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["INDUCTOR", "Inductor"]
+__all__ = ["INDUCTOR", "Inductor", "compiler"]
 
 _REMEMBERED = 4096  # calls whose compiled stage is one lookup in a table away
 # What two sums of a stage have in common is computed in both, in the same loop, since it comes from
 # few reads of a map. By default Inductor would materialise it, a map of its own.
 _ALWAYS_AGAIN = {"realize_reads_threshold": 64, "realize_opcount_threshold": 4096}
 _MOST = 8  # compilations of a kind: more than that, and the sizes are not dynamic after all
+
+
+def compiler() -> str:
+    """Return the C++ compiler that PyTorch calls."""
+    return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
 
 
 @functools.cache
@@ -33,9 +38,8 @@ def _missing(device: str) -> str | None:
         if os.environ.get(switch) == "1":
             return f"{switch}=1 is set"
     if device == "cpu":
-        default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-        compiler = os.environ.get("CXX", default)
-        return None if shutil.which(compiler) else f"there is no C++ compiler {compiler!r}"
+        name = compiler()
+        return None if shutil.which(name) else f"there is no C++ compiler {name!r}"
     if device in ("cuda", "xpu"):
         there = importlib.util.find_spec("triton") is not None
         return None if there else "the package triton is not installed"
