@@ -143,6 +143,8 @@ def cases() -> Iterator[Case]:
         yield Case(identity=identity, activation=activation, memory="contiguous")
     yield Case((16, 70, 2, 2), hidden=256, identity=True)  # its layers are matrix products
     yield Case((16, 70, 2, 2), hidden=256, bias=False)
+    yield Case((3, 37, 5, 4), hidden=9)  # they are vectors times matrices
+    yield Case((1, 20, 6, 3), hidden=16, bias=False)
     for memory, kind in product(("contiguous", "channels_last"), (BATCH, NONE)):
         yield Case(SIZES["few positions"], kind, memory, dtype=torch.bfloat16, activation="relu")
 

@@ -40,7 +40,9 @@ struct Options {
 constexpr int64_t GRAIN = 32768;          // values of a map for each thread
 constexpr int64_t MATRIX = int64_t(1) << 18;  // from so many products on the layers are matrix products
 
-constexpr int64_t FEW = 16;  // positions
+constexpr int64_t FEW = 16;        // positions
+constexpr int64_t FEW_IMAGES = 4;  // and hidden units that make a loop over them worth it
+constexpr int64_t WIDE = 8;
 
 // exp for compilers that vectorise no call: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]
 inline float exponential(float x) {
@@ -207,17 +209,19 @@ struct Vectors {
   }
 };
 
-// W1 [H, C] and W2 as [H, C], so that every loop runs over channels
+// W1 [H, C] and W2 [C, H]. The products are matrix products where they are large, else loops over
+// channels, with W2 turned; for few images turning it would cost more than they do.
 struct Layers {
   Tensor w1, b1, w2, b2;
   int64_t c, h;
-  bool matrix;
+  bool matrix, direct;
   std::vector<float> turned;
 
   Layers(const Tensor& w1, Tensor b1, const Tensor& w2, Tensor b2, int64_t images)
       : w1(w1), b1(std::move(b1)), w2(w2), b2(std::move(b2)), c(w1.size(1)), h(w1.size(0)) {
-    matrix = images * c * h >= MATRIX;
-    if (matrix) return;
+    direct = images < FEW_IMAGES && h >= WIDE;
+    matrix = !direct && images * c * h >= MATRIX;
+    if (matrix || direct) return;
     turned.resize(c * h);
     const float* from = data(this->w2);
     float* turned = this->turned.data();
@@ -245,6 +249,17 @@ struct Layers {
     }
     for (int64_t i = 0; i < n; ++i) {
       float* out = p + i * c;
+      if (direct) {
+        float* hid = hidden + i * h;
+        for (int64_t j = 0; j < h; ++j) {
+          const float v = dot(z + i * c, first + j * c, c) + (bias1 ? bias1[j] : 0.0f);
+          hid[j] = v < 0 ? 0.0f : v;
+        }
+        const float* second = data(w2);
+        for (int64_t k = 0; k < c; ++k)
+          out[k] = dot(hid, second + k * h, h) + (bias2 ? bias2[k] : 0.0f);
+        continue;
+      }
       if (bias2)
         std::copy_n(bias2, c, out);
       else
@@ -272,6 +287,25 @@ struct Layers {
       auto dw1s = blob(dw1, h, c), dw2s = blob(dw2, c, h);
       at::mm_out(dw1s, dhs.t(), blob(z, n, c));
       at::mm_out(dw2s, dps.t(), blob(hidden, n, h));
+    } else if (direct) {
+      const float* second = data(w2);
+      std::fill_n(dh, n * h, 0.0f);
+      std::fill_n(dz, n * c, 0.0f);
+      for (int64_t k = 0; k < c; ++k) {
+        std::fill_n(dw2 + k * h, h, 0.0f);
+        for (int64_t i = 0; i < n; ++i) {
+          add(dh + i * h, dp[i * c + k], second + k * h, h);
+          add(dw2 + k * h, dp[i * c + k], hidden + i * h, h);
+        }
+      }
+      for (int64_t i = 0; i < n * h; ++i) dh[i] = hidden[i] > 0 ? dh[i] : 0.0f;
+      for (int64_t j = 0; j < h; ++j) {
+        std::fill_n(dw1 + j * c, c, 0.0f);
+        for (int64_t i = 0; i < n; ++i) {
+          add(dz + i * c, dh[i * h + j], first + j * c, c);
+          add(dw1 + j * c, dh[i * h + j], z + i * c, c);
+        }
+      }
     } else {
       std::vector<float> turned_grad(c * h);
       std::fill_n(dw1, c * h, 0.0f);
