@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+import senet
 from senet import SEConfig
 from senet.compare.experiment import Experiment
 from senet.errors import ConfigError, UnknownNameError
@@ -113,3 +117,19 @@ def test_arms_that_cannot_be(
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         compared(images, tmp_path / "out", arms=arms)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_cost_is_that_of_the_blocks_that_train(
+    images: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm: list[bool] = []
+
+    def recorded(model: nn.Module, *given: Any, **options: Any) -> Any:
+        warm.extend(m.warm for m in model.modules() if isinstance(m, senet.SqueezeExcitation))
+        return senet.cost(model, *given, **options)
+
+    monkeypatch.setattr("senet.compare.comparison.cost", recorded)
+    train = replace(RECIPE, warm_up=True)
+    result = compared(images, tmp_path / "out", seeds=1, train=train)
+    assert warm == [True, True]
+    assert result["cost"]["total"]["difference"]["parameters"] == 2 * 25

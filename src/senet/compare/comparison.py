@@ -13,6 +13,7 @@ import torch
 from senet.analysis import record_gates, render_report, summarise
 from senet.analysis.series import TWO_ARMS, upgraded
 from senet.analysis.worth import worth
+from senet.blocks.warming import compile_all_sizes
 from senet.compare.experiment import Experiment
 from senet.compare.seed_stages import Goal, Stages
 from senet.compare.summary import SCHEMAS
@@ -206,11 +207,14 @@ def _cost(
     if "se" not in experiment.arms:
         return {}
     on_progress("measuring the cost", 0, 1)
-    net = experiment.network("plain", 0, data).to(experiment.device)
+    warm = experiment.config.train.warm_up  # then that of the network as it was trained
+    net = experiment.network("se" if warm else "plain", 0, data).to(experiment.device)
+    if warm:
+        compile_all_sizes(net)
     report = cost(
         net.to(memory_format=torch.channels_last),
         channels_last(experiment.some_images(data).to(experiment.device)),
-        config=experiment.config.se,
+        config=None if warm else experiment.config.se,
         timing=timing,
     )
     return report.to_dict()
