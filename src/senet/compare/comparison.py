@@ -207,14 +207,12 @@ def _cost(
     if "se" not in experiment.arms:
         return {}
     on_progress("measuring the cost", 0, 1)
-    warm = experiment.config.train.warm_up  # then that of the network as it was trained
-    net = experiment.network("se" if warm else "plain", 0, data).to(experiment.device)
-    if warm:
+    net = experiment.network("se", 0, data).to(experiment.device)
+    if experiment.config.train.warm_up:  # as the runs train it
         compile_all_sizes(net)
     report = cost(
         net.to(memory_format=torch.channels_last),
         channels_last(experiment.some_images(data).to(experiment.device)),
-        config=None if warm else experiment.config.se,
         timing=timing,
     )
     return report.to_dict()

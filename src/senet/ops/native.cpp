@@ -622,7 +622,7 @@ bool same_memory(const Tensor& t, const Tensor& u) {
   return u.is_contiguous() ? t.is_contiguous() : channels_last(t);
 }
 
-PyObject* differentiable = nullptr;  // senet.ops.native.double_backward
+PyObject* differentiable = nullptr;  // senet.ops.native._differentiable
 
 Tensor or_none(const Maybe& t) { return t ? *t : Tensor(); }
 
