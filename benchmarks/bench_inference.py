@@ -10,6 +10,8 @@ drifts slows all of them alike:
     blocked      in ONNX Runtime, after `senet.export(form="blocked")`
     timm         where SE is inserted: timm's module behind the same batch norms, not deployed
 
+Each timed call follows one of the same network that is not timed, as in use: otherwise the caches
+would hold another network, and for those at the ends of the row of turns sometimes their own.
 A row is the median of the pairwise ratios to the plain network. Each network is loaded several
 times, since where its weights lie in memory moves a latency by some percent: the interval reaches
 over the 95 % intervals of the median of all loads.
@@ -151,6 +153,7 @@ def measure(calls: dict[str, engines.Call], rounds: int) -> dict[str, list[float
     names = list(calls)
     for each in range(rounds):
         for name in names if each % 2 else names[::-1]:
+            calls[name]()  # the caches then hold what they hold in use
             start = time.perf_counter()
             calls[name]()
             times[name].append(time.perf_counter() - start)
@@ -244,7 +247,7 @@ def row(case: Case, image: Tensor, seconds: float, loads: int) -> None:
             for call in calls.values():
                 call()
             spent = max(time.perf_counter() - start, 1e-3)
-            times.append(measure(calls, max(11, min(200, int(seconds / loads / spent)))))
+            times.append(measure(calls, max(7, min(200, int(seconds / loads / spent / 2)))))
     plain = statistics.median([t for each in times for t in each["plain"]])
     rows = []
     for variant in list(nets)[1:]:
