@@ -110,7 +110,9 @@ def _rescaled(y: Tensor, s: Tensor, conv: nn.Module, identity: Tensor | None = N
     That may be a hook of `conv`, which has returned y, a derivative, or a transform.
     """
     out = None
-    if not (torch.compiler.is_compiling() or torch.is_grad_enabled() or transformed() or watched(y)):
+    if not (
+        torch.compiler.is_compiling() or torch.is_grad_enabled() or transformed() or watched(y)
+    ):
         fits = identity is None or (identity.dtype, identity.shape) == (y.dtype, y.shape)
         out = y if fits and s.dtype == y.dtype and not hooked(conv) else None
     if identity is None:
