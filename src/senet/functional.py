@@ -240,12 +240,17 @@ def scale(x: Tensor, s: Tensor) -> Tensor:
         >>> scale(torch.ones(1, 2, 1, 1), torch.tensor([[0.25, 2.0]])).flatten().tolist()
         [0.25, 2.0]
     """
+    return x * _gate_of(x, s)
+
+
+def _gate_of(x: Tensor, s: Tensor) -> Tensor:
+    """Return a gate in the type of its map, and of a shape that the map can be multiplied by."""
     if s.shape != x.shape[: s.dim()] or s.dim() not in (2, x.dim()):
         raise InputError(
             f"a gate must be [N, C] = {list(x.shape[:2])} or of the map's shape, "
             f"got {list(s.shape)}"
         )
-    return x * s.to(x.dtype).reshape(*s.shape, *(1,) * (x.dim() - s.dim()))
+    return s.to(x.dtype).reshape(*s.shape, *(1,) * (x.dim() - s.dim()))
 
 
 def squeeze_excite(
@@ -302,12 +307,13 @@ def recalibrate(
         mask: as in `squeeze`.
     """
     with no_autocast(x):
-        y = scale(x, excitation(squeeze(x, mask=mask)))
-    wanted = torch.is_grad_enabled() or torch.compiler.is_compiling() or type(y) is not Tensor
-    wanted = wanted or torch._C._are_functorch_transforms_active() or activation != "relu"
-    if identity is None or wanted or (y.dtype, y.shape) != (identity.dtype, identity.shape):
-        return add_act(y, identity, activation)
-    return y.add_(identity).relu_()  # nobody else has y
+        s = excitation(squeeze(x, mask=mask))
+        wanted = torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor
+        wanted = wanted or torch._C._are_functorch_transforms_active() or activation != "relu"
+        if identity is None or wanted or (x.dtype, x.shape) != (identity.dtype, identity.shape):
+            return add_act(scale(x, s), identity, activation)
+        y = torch.empty_like(x)
+        return torch.addcmul(identity, x, _gate_of(x, s), out=y).relu_()  # one pass for the two
 
 
 def batch_norm_se(

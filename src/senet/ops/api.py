@@ -36,6 +36,7 @@ _VECTORS = "weight", "bias", "running_mean", "running_var"
 _NONE = (None,) * 3
 _AS_IT_IS = no_autocast(torch.empty(0))
 _NO_LAYERS = (None,) * 4
+_SPATIAL, _ONES = tuple(range(2, 64)), (1,) * 62
 
 
 def batch_norm_se(
@@ -165,18 +166,22 @@ def _evaluate(x: Tensor, vectors: Any, layers: Any, identity: Any, static: Any) 
     if torch._C._are_functorch_transforms_active():
         return None
     try:
-        y = F.batch_norm(x, mean, var, weight, bias, eps=eps)
+        y = torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
     except (RuntimeError, ValueError):
         return None
-    z = y.mean(tuple(range(2, dims)), dtype=acc_dtype(kind))
+    z = y.mean(_SPATIAL[: dims - 2], dtype=acc_dtype(kind))
     if [t for t in layers[:4] if t is not None and (t.dtype is not z.dtype or t.dim() > 2)]:
         s = layers(z)
     else:
         s = EXCITATIONS[gate][centered](F.linear(F.linear(z, w1, b1).relu_(), w2, b2))
     s = s if s.dtype is kind else s.to(kind)
-    y.mul_(s.view(*s.shape, *(1,) * (dims - 2)))
-    if identity is not None:
-        y.add_(identity)
+    s = s.view(*s.shape, *_ONES[: dims - 2])
+    if identity is None:
+        y.mul_(s)
+    elif activation is None:
+        y.mul_(s).add_(identity)
+    else:
+        torch.addcmul(identity, y, s, out=y)
     return y if activation is None else y.relu_()
 
 
