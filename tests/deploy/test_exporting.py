@@ -256,6 +256,20 @@ def test_no_file_is_replaced_before_all_are_there(tmp_path: Path) -> None:
             move(engine, written, target)
     assert (target.read_text(), target.with_suffix(".bin").read_text()) == before
 
+    class KilledError(BaseException):
+        """The process ends between the two renames."""
+
+    def killed(partial: Path, to: Path) -> None:
+        if to == target:
+            raise KilledError
+        partial.rename(to)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KilledError):
+            move(engine, written, target)
+    assert not target.exists()  # it would be read with the weights of the other
+
     move(engine, written, target)
     assert target.read_text() == written.read_text()
     assert target.with_suffix(".bin").read_text() == written.with_suffix(".bin").read_text()

@@ -284,18 +284,20 @@ def _program(net: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Any
 
 
 def move(engine: Engine, written: Path, target: Path) -> None:
-    """Put the files of a network where they belong, once all of them are there; the one that is
-    read comes last.
+    """Put the files of a network where they belong, once all of them are there.
+
+    The one that is read comes last, and an older one goes before its weights do: whenever this is
+    interrupted, no file is left that would be read with the weights of another.
     """
+    *others, main = [s for s in engine.files if written.with_suffix(s).is_file()]
 
-    def place(suffixes: Sequence[str]) -> None:
-        *others, last = suffixes
+    def copy_other(suffix: str, partial_file: Path) -> None:
+        shutil.copyfile(written.with_suffix(suffix), partial_file)
+        target.with_suffix(main).unlink(missing_ok=True)
 
-        def copy(partial_file: Path) -> None:
-            shutil.copyfile(written.with_suffix(last), partial_file)
-            if others:
-                place(others)
+    def copy_main(partial_file: Path) -> None:
+        shutil.copyfile(written.with_suffix(main), partial_file)
+        for suffix in others:
+            write_whole(target.with_suffix(suffix), partial(copy_other, suffix))
 
-        write_whole(target.with_suffix(last), copy)
-
-    place([suffix for suffix in engine.files if written.with_suffix(suffix).is_file()])
+    write_whole(target.with_suffix(main), copy_main)
