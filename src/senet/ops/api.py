@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends import cudnn
 
 from senet import functional
 from senet.errors import InputError, unknown_name
@@ -36,6 +37,7 @@ _VECTORS = "weight", "bias", "running_mean", "running_var"
 _NONE = (None,) * 3
 _AS_IT_IS = no_autocast(torch.empty(0))
 _NO_LAYERS = (None,) * 4
+_EVALUATION = False, 0.0  # training, momentum
 _SPATIAL, _ONES = tuple(range(2, 64)), (1,) * 62
 
 
@@ -166,7 +168,7 @@ def _evaluate(x: Tensor, vectors: Any, layers: Any, identity: Any, static: Any) 
     if torch._C._are_functorch_transforms_active():
         return None
     try:
-        y = torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
+        y = torch.batch_norm(x, weight, bias, mean, var, *_EVALUATION, eps, cudnn.enabled)
     except (RuntimeError, ValueError):
         return None
     z = y.mean(_SPATIAL[: dims - 2], dtype=acc_dtype(kind))
