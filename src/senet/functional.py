@@ -1,6 +1,4 @@
-"""The mathematics of squeeze-and-excitation, once, in plain PyTorch.
-
-This is the reference that every fast op must equal.
+"""The mathematics of squeeze-and-excitation, once, in plain PyTorch: what every op must equal.
 
 A block sees a map U [N, C, *spatial], any number of spatial dimensions, and computes
 
@@ -157,11 +155,9 @@ def squeeze(x: Tensor, mode: str = "avg", *, mask: Tensor | None = None) -> Tens
     if mode not in SQUEEZES:
         raise unknown_name("squeeze", mode, SQUEEZES)
     acc_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if mode == "none":
-        return x.to(acc_dtype)
-    if mask is not None:
+    if mask is not None and mode != "none":
         return _masked_squeeze(x, mode, mask, acc_dtype)
-    if x.dim() == 2:
+    if mode == "none" or x.dim() == 2:
         return x.to(acc_dtype)
     spatial = tuple(range(2, x.dim()))
     return x.mean(spatial, dtype=acc_dtype) if mode == "avg" else x.amax(spatial).to(acc_dtype)
@@ -183,8 +179,7 @@ def gate(z: Tensor, excitation: str = "sigmoid", *, centered: bool = False) -> T
     """
     if excitation not in EXCITATIONS:
         raise unknown_name("excitation", excitation, EXCITATIONS)
-    of_paper, moved = EXCITATIONS[excitation]
-    return (moved if centered else of_paper)(z)
+    return EXCITATIONS[excitation][centered](z)
 
 
 def dense(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -246,10 +241,8 @@ def scale(x: Tensor, s: Tensor) -> Tensor:
 def _gate_of(x: Tensor, s: Tensor) -> Tensor:
     """Return a gate in the type of its map, and of a shape that the map can be multiplied by."""
     if s.shape != x.shape[: s.dim()] or s.dim() not in (2, x.dim()):
-        raise InputError(
-            f"a gate must be [N, C] = {list(x.shape[:2])} or of the map's shape, "
-            f"got {list(s.shape)}"
-        )
+        fitting = f"[N, C] = {list(x.shape[:2])} or of the map's shape"
+        raise InputError(f"a gate must be {fitting}, got {list(s.shape)}")
     return s.to(x.dtype).reshape(*s.shape, *(1,) * (x.dim() - s.dim()))
 
 
@@ -308,12 +301,12 @@ def recalibrate(
     """
     with no_autocast(x):
         s = excitation(squeeze(x, mask=mask))
-        wanted = torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor
-        wanted = wanted or torch._C._are_functorch_transforms_active() or activation != "relu"
-        if identity is None or wanted or (x.dtype, x.shape) != (identity.dtype, identity.shape):
+        graph = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._is_tracing()
+        graph = graph or torch._C._are_functorch_transforms_active() or type(x) is not Tensor
+        if identity is None or graph or (x.dtype, x.shape) != (identity.dtype, identity.shape):
             return add_act(scale(x, s), identity, activation)
-        y = torch.empty_like(x)
-        return torch.addcmul(identity, x, _gate_of(x, s), out=y).relu_()  # one pass for the two
+        y = torch.addcmul(identity, x, _gate_of(x, s), out=torch.empty_like(x))
+        return y.relu_() if activation == "relu" else add_act(y, None, activation)
 
 
 def batch_norm_se(

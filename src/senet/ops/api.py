@@ -178,12 +178,7 @@ def _evaluate(x: Tensor, vectors: Any, layers: Any, identity: Any, static: Any) 
         s = EXCITATIONS[gate][centered](F.linear(F.linear(z, w1, b1).relu_(), w2, b2))
     s = s if s.dtype is kind else s.to(kind)
     s = s.view(*s.shape, *_ONES[: dims - 2])
-    if identity is None:
-        y.mul_(s)
-    elif activation is None:
-        y.mul_(s).add_(identity)
-    else:
-        torch.addcmul(identity, y, s, out=y)
+    y = y.mul_(s) if identity is None else torch.addcmul(identity, y, s, out=y)
     return y if activation is None else y.relu_()
 
 
