@@ -12,9 +12,9 @@ drifts slows all of them alike:
 
 Each timed call follows one of the same network that is not timed, as in use: otherwise the caches
 would hold another network, and for those at the ends of the row of turns sometimes their own.
-A row is the median of the pairwise ratios to the plain network. Each network is loaded several
-times, since where its weights lie in memory moves a latency by some percent: the interval reaches
-over the 95 % intervals of the median of all loads.
+Each network is loaded several times, since where its weights lie in memory moves a latency by some
+percent. A row is the mean over the loads of the median of the pairwise ratios to the plain network,
+with its 95 % interval by Student's distribution: the loads are the samples.
 Rows go to benchmarks/results/inference.csv as they come; a run that was stopped goes on where it
 was (rows of other versions are measured again, --again measures all).
 
@@ -46,6 +46,7 @@ import torch
 from torch import Tensor, nn
 
 import senet
+from senet.analysis.stats import student
 from senet.files import write_text
 
 RESULTS = Path(__file__).parent / "results" / "inference.csv"
@@ -130,26 +131,20 @@ def versions() -> str:
     return " ".join(f"{name}={version(name)}" for name in ("torch", "torchvision", "timm"))
 
 
-def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median and a distribution-free 95 % interval of it."""
-    ordered, n = sorted(ratios), len(ratios)
-    low = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)) - 1)
-    return statistics.median(ordered), ordered[low], ordered[n - 1 - low]
-
-
 def over_loads(ratios: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Return the median of all loads, and an interval that reaches over those of each."""
-    each = [interval(of_one) for of_one in ratios]
-    median = statistics.median([ratio for of_one in ratios for ratio in of_one])
-    return median, min(low for _, low, _ in each), max(high for _, _, high in each)
+    """Return the mean of the loads' medians, and its interval by Student's distribution."""
+    medians = [statistics.median(of_one) for of_one in ratios]
+    mean = statistics.mean(medians)
+    error = statistics.stdev(medians) / math.sqrt(len(medians))
+    half = error * student(len(medians) - 1, 0.95)
+    return mean, mean - half, mean + half
 
 
 def measure(calls: dict[str, engines.Call], rounds: int) -> dict[str, list[float]]:
     """Let the networks take turns, and return the seconds of each round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
-        for _ in range(3):
-            call()
+        call()
     names = list(calls)
     for each in range(rounds):
         for name in names if each % 2 else names[::-1]:
@@ -187,7 +182,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seconds", type=float, default=20.0, help="about, per case")
-    parser.add_argument("--loads", type=int, default=3, help="of each network, per case")
+    parser.add_argument("--loads", type=int, default=5, help="of each network, per case")
     parser.add_argument("--again", action="store_true", help="measure what is there, too")
     parser.add_argument("--profile", action="store_true", help="where the time goes")
     parser.add_argument("--write", action="store_true", help="write the tables of the pages only")
@@ -200,7 +195,7 @@ def main() -> None:
         image = torch.randn(batch, 3, options.size, options.size)
         with torch.no_grad():
             if options.profile:
-                if engine in PACKAGES:
+                if engine in engines.PROFILERS:
                     profile(name, engine, precision, image)
             elif options.again or not measured(case, options.size):
                 row(case, image, options.seconds, options.loads)
@@ -247,7 +242,7 @@ def row(case: Case, image: Tensor, seconds: float, loads: int) -> None:
             for call in calls.values():
                 call()
             spent = max(time.perf_counter() - start, 1e-3)
-            times.append(measure(calls, max(7, min(200, int(seconds / loads / spent / 2)))))
+            times.append(measure(calls, max(3, min(200, int(seconds / loads / spent / 2)))))
     plain = statistics.median([t for each in times for t in each["plain"]])
     rows = []
     for variant in list(nets)[1:]:
@@ -286,11 +281,7 @@ def profile(name: str, engine: str, precision: str, image: Tensor) -> None:
     """Print and keep the milliseconds of each kind of operator, as the engine itself reports."""
     with tempfile.TemporaryDirectory() as folder:
         runs = {
-            variant: engines.PROFILERS[engine](
-                engines.written(net, image, Path(folder) / f"{variant}{engines.ENDINGS[engine]}"),
-                precision,
-                image,
-            )
+            variant: engines.PROFILERS[engine](net, Path(folder) / variant, precision, image)
             for variant, net in variants(name, image, engine).items()
         }
         for _ in range(engines.ROUNDS):

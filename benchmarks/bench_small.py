@@ -7,7 +7,8 @@
 counts      operators, allocations, Python calls and autograd nodes of a block, forward + backward
 kept        bytes kept for the backward, as a multiple of the network's without SE
 steps       time of a training step (and a forward), each step with SE between two without
-thresholds  a block on three backends, on maps of 2^13 to 2^21 values: what `auto` rests on
+thresholds  the tail of a branch (batch norm, identity, ReLU) without SE and with it on three
+            backends, on maps of 2^13 to 2^22 values: what `auto` rests on
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, fields
 from functools import partial
@@ -43,6 +45,7 @@ from provenance import commit, median_interval, processor  # noqa: E402
 from small_counts import block_counts  # noqa: E402
 
 import senet  # noqa: E402
+from senet.blocks import residual_tail  # noqa: E402
 from senet.cost.timing import interleave, quartiles, wait_for  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "small.csv"
@@ -67,7 +70,11 @@ CASES = (
     ("mobilenetv2_norm", "bf16", 8, 224),
 )
 BLOCK = (64, 16, 8, 8)  # the first stage of a ResNet-20 on images of 8 x 8
-SIZES = [(8, 64, side, side) for side in (4, 8, 16, 32, 64)]  # 2^13, 2^15, ..., 2^21 values
+TAILS = (
+    *(("fp32", 8, 64, side) for side in (4, 8, 16, 32, 64)),  # 2^13, 2^15, ..., 2^21 values
+    *(("fp32", 64, 64, 2), ("bf16", 64, 64, 2), ("fp32", 64, 16, 8), ("bf16", 64, 16, 8)),
+    *(("bf16", 1, 512, 8), ("bf16", 8, 256, 16), ("fp32", 32, 2048, 2), ("fp32", 8, 256, 56)),
+)  # dtype, batch, channels, side
 
 
 @dataclass(frozen=True)
@@ -185,8 +192,8 @@ def tasks_of(
 
 
 def networks(options: argparse.Namespace) -> Iterator[tuple[str, str, int, int]]:
-    """Return the cases of images that are not too large, or the smallest alone."""
-    yield from (case for case in CASES[: 1 if options.smoke else None] if case[3] <= options.up_to)
+    """Return the cases of these sizes of image, or the smallest alone."""
+    yield from (case for case in CASES[: 1 if options.smoke else None] if case[3] in options.images)
 
 
 def kept(case: tuple[str, str, int, int], device: str) -> dict[tuple[str, str], list[float]]:
@@ -225,24 +232,30 @@ def steps(
 
 
 def threshold(
-    shape: tuple[int, ...], rounds: int, clock: Callable[[], float]
+    dtype: str, size: tuple[int, ...], rounds: int, clock: Callable[[], float]
 ) -> dict[tuple[str, str], list[float]]:
-    """Return milliseconds of a block on three backends, in training and in evaluation."""
-    measured: dict[tuple[str, str], list[float]] = {}
-    x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    block = senet.SEBatchNorm2d(shape[1])
-    for mode in ("training", "evaluation"):
-        block.train(mode == "training")
-
-        def run(backend: str, mode: str = mode) -> None:
-            with senet.use_backend(backend), torch.set_grad_enabled(mode == "training"):
-                y = block(x)
-                if mode == "training":
-                    y.backward(grad)
-
-        tasks = {name: partial(run, name) for name in ("reference", "inductor", "native")}
-        times = interleave(tasks, repeats=20 * rounds, warmup=5, clock=clock).samples
-        measured |= {(name, f"{mode} ms"): list(values) for name, values in times.items()}
+    """Return milliseconds of the tail of a branch: forward and backward in training, evaluation."""
+    measured: dict[tuple[str, str], list[float]] = defaultdict(list)
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    maps = [torch.randn(size).to(kind).contiguous(memory_format=torch.channels_last) for _ in "uig"]
+    u, identity, grad = maps[0].requires_grad_(), maps[1].requires_grad_(), maps[2]
+    norms = {"plain": nn.BatchNorm2d(size[1])}
+    norms |= dict.fromkeys(("reference", "inductor", "native"), senet.SEBatchNorm2d(size[1]))
+    for turn in range((20 if u.numel() < 2**20 else 2) * rounds + 5):
+        for backend, norm in norms.items():
+            with senet.use_backend("reference" if backend == "plain" else backend):
+                start = clock()
+                y = residual_tail(norm.train(), u, identity, nn.ReLU())
+                middle = clock()
+                y.backward(grad)
+                end = clock()
+                with torch.no_grad():
+                    residual_tail(norm.eval(), u, identity, nn.ReLU())
+                parts = {"forward": middle - start, "backward": end - middle}
+                parts["evaluation"] = clock() - end
+            u.grad = identity.grad = None
+            for part, seconds in parts.items() if turn >= 5 else ():
+                measured[backend, f"{part} ms"].append(1e3 * seconds)
     return measured
 
 
@@ -297,11 +310,10 @@ def measure(what: str, options: argparse.Namespace, results: Results) -> None:
     elif what == "steps":
         todo = [(case, partial(steps, case, device, rounds, clock)) for case in networks(options)]
     elif what == "thresholds":
-        for shape in SIZES[:1] if options.smoke else SIZES:
-            name = "x".join(map(str, shape))
-            todo.append(
-                ((name, "fp32", shape[0], shape[2]), partial(threshold, shape, rounds, clock))
-            )
+        for kind, *size in TAILS[: 1 if options.smoke else None]:
+            size.append(size[-1])
+            case = ("x".join(map(str, size)), kind, size[0], size[2])
+            todo.append((case, partial(threshold, kind, size, rounds, clock)))
     else:
         small, large = ("resnet20", "fp32", 64, 8), ("resnet50", "fp32", 8, 64)
         for case in (small,) if options.smoke else (small, large):
@@ -320,7 +332,7 @@ def arguments() -> argparse.Namespace:
     add("--clock", default="wall", choices=["wall", "cpu"], help="cpu: seconds of this process")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--device", default="cpu")
-    add("--up-to", type=int, default=224, help="largest image, of kept and steps")
+    add("--images", nargs="+", type=int, default=(8, 16, 32, 64, 224), help="of kept and steps")
     add("--smoke", action="store_true", help="the smallest case of each kind")
     add("--out", type=Path, default=RESULTS)
     return parser.parse_args()

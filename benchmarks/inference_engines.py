@@ -18,7 +18,6 @@ COLUMNS = (
     *("operator", "calls", "milliseconds"),
 )
 ROUNDS = 30
-ENDINGS = {"onnx": ".onnx", "openvino": ".xml"}
 Means = dict[str, tuple[float, float]]
 Nets = dict[str, nn.Module]
 Call = Callable[[], Any]
@@ -38,10 +37,44 @@ def onnx_session(path: Path, *, profile: Path | None = None) -> Any:
     return onnxruntime.InferenceSession(str(path), options)
 
 
+class Counted:
+    """Sums over the runs, by operator."""
+
+    def __init__(self) -> None:
+        self.seconds, self.calls = collections.Counter[str](), collections.Counter[str]()
+        self.runs = 0
+
+    def means(self) -> Means:
+        """Return calls and milliseconds of a run by operator."""
+        return {
+            kind: (self.calls[kind] / self.runs, 1e3 * self.seconds[kind] / self.runs)
+            for kind in self.calls
+        }
+
+
+class EagerProfile(Counted):
+    """PyTorch's profiler: operators without those that they call, and without Python."""
+
+    def __init__(self, net: nn.Module, path: Path, precision: str, image: Tensor) -> None:
+        self.call = eager({"net": net}, image, precision, path)["net"]
+        super().__init__()
+        self.call()
+
+    def step(self) -> None:
+        """Run once."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+            self.call()
+        self.runs += 1
+        for event in profiled.key_averages():
+            self.seconds[event.key] += event.self_cpu_time_total / 1e6
+            self.calls[event.key] += event.count
+
+
 class OnnxProfile:
     """ONNX Runtime writes a trace of all runs."""
 
-    def __init__(self, path: Path, _: str, image: Tensor) -> None:
+    def __init__(self, net: nn.Module, path: Path, _: str, image: Tensor) -> None:
+        path = written(net, image, path.with_suffix(".onnx"))
         self.session = onnx_session(path, profile=path.with_suffix(""))
         self.given = {self.session.get_inputs()[0].name: image.numpy()}
         self.runs = 0
@@ -73,14 +106,14 @@ def openvino_request(path: Path, precision: str, *, profile: bool = False) -> An
     return engine.Core().compile_model(path, "CPU", hints).create_infer_request()
 
 
-class OpenVINOProfile:
+class OpenVINOProfile(Counted):
     """OpenVINO counts each run."""
 
-    def __init__(self, path: Path, precision: str, image: Tensor) -> None:
+    def __init__(self, net: nn.Module, path: Path, precision: str, image: Tensor) -> None:
+        path = written(net, image, path.with_suffix(".xml"))
         self.request = openvino_request(path, precision, profile=True)
         self.image = image.numpy()
-        self.seconds, self.calls = collections.Counter[str](), collections.Counter[str]()
-        self.runs = 0
+        super().__init__()
 
     def step(self) -> None:
         """Run once."""
@@ -92,15 +125,8 @@ class OpenVINOProfile:
                 self.seconds[kind] += node.real_time.total_seconds()
                 self.calls[kind] += 1
 
-    def means(self) -> Means:
-        """Return calls and milliseconds of a run by operator and kernel."""
-        return {
-            kind: (self.calls[kind] / self.runs, 1e3 * self.seconds[kind] / self.runs)
-            for kind in self.calls
-        }
 
-
-PROFILERS = {"onnx": OnnxProfile, "openvino": OpenVINOProfile}
+PROFILERS = {"eager": EagerProfile, "onnx": OnnxProfile, "openvino": OpenVINOProfile}
 
 
 # ---- one call of each network
