@@ -9,6 +9,7 @@ drifts slows all of them alike:
     portable     after `senet.deploy(form="portable")`: the blocks as a module of their own
     blocked      in ONNX Runtime, after `senet.export(form="blocked")`
     timm         where SE is inserted: timm's module behind the same batch norms, not deployed
+    warm         in PyTorch, where SE is inserted: after `senet.warm_up`, not deployed
 
 Each timed call follows one of the same network that is not timed, as in use: otherwise the caches
 would hold another network, and for those at the ends of the row of turns sometimes their own.
@@ -26,6 +27,7 @@ was (rows of other versions are measured again, --again measures all).
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import io
 import itertools
@@ -110,6 +112,9 @@ def variants(name: str, image: Tensor, engine: str) -> engines.Nets:
         senet.insert(with_se, image)
         as_trained(with_se)
         nets["timm"] = with_module(make())
+    if insert and engine == "eager":
+        nets["warm"] = copy.deepcopy(with_se)
+        senet.warm_up(nets["warm"], image)
     else:
         without_blocks(plain)
     nets = {"plain": senet.deploy(plain, image), "undeployed": with_se, **nets}

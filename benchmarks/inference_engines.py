@@ -58,7 +58,8 @@ class EagerProfile(Counted):
     def __init__(self, net: nn.Module, path: Path, precision: str, image: Tensor) -> None:
         self.call = eager({"net": net}, image, precision, path)["net"]
         super().__init__()
-        self.call()
+        for _ in range(3):
+            self.call()
 
     def step(self) -> None:
         """Run once."""
@@ -126,7 +127,11 @@ class OpenVINOProfile(Counted):
                 self.calls[kind] += 1
 
 
-PROFILERS = {"eager": EagerProfile, "onnx": OnnxProfile, "openvino": OpenVINOProfile}
+PROFILERS = {
+    "eager": EagerProfile,
+    "onnx": OnnxProfile,
+    "openvino": OpenVINOProfile,
+}
 
 
 # ---- one call of each network

@@ -24,6 +24,7 @@ ENGINES = {
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 VARIANTS = {
     "undeployed": "not deployed",
+    "warm": "after `senet.warm_up`",
     "portable": '`"portable"`',
     "deployed": '`"fast"`',
     "blocked": '`"blocked"`',
