@@ -1,14 +1,13 @@
 """What SE costs where maps are small: counts per block, ratios of steps, bytes, and compilation.
 
-    python benchmarks/bench_small.py                     # all; on a quiet machine, about 25 minutes
+    python benchmarks/bench_small.py                     # all, at rest; about 25 minutes
     python benchmarks/bench_small.py --what counts kept  # exact under load
     python benchmarks/bench_small.py --what steps --rounds 15 --clock cpu  # on a loaded machine
 
 counts      operators, allocations, Python calls and autograd nodes of a block, forward + backward
 kept        bytes kept for the backward, as a multiple of the network's without SE
 steps       time of a training step (and a forward), each step with SE between two without
-thresholds  the tail of a branch (batch norm, identity, ReLU) without SE and with it on three
-            backends, on maps of 2^13 to 2^22 values: what `auto` rests on
+thresholds  a branch's tail without SE and on three backends, 2^13 to 2^22 values: `auto`'s ground
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
@@ -51,6 +50,7 @@ from senet.cost.timing import interleave, quartiles, wait_for  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results" / "small.csv"
 WHAT = ("counts", "kept", "steps", "thresholds", "first")
 VARIANTS = ("reference", "auto", "warm")
+PARTS = ("forward", "backward", "evaluation")
 # name: the network without SE, where insertion puts SE, channels of the images
 NETWORKS = {
     "resnet20": ("resnet20", "standard", 3),
@@ -234,7 +234,7 @@ def steps(
 def threshold(
     dtype: str, size: tuple[int, ...], rounds: int, clock: Callable[[], float]
 ) -> dict[tuple[str, str], list[float]]:
-    """Return milliseconds of the tail of a branch: forward and backward in training, evaluation."""
+    """Return milliseconds of the tail of a branch: a training step in its parts, evaluation."""
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     maps = [torch.randn(size).to(kind).contiguous(memory_format=torch.channels_last) for _ in "uig"]
@@ -251,10 +251,9 @@ def threshold(
                 end = clock()
                 with torch.no_grad():
                     residual_tail(norm.eval(), u, identity, nn.ReLU())
-                parts = {"forward": middle - start, "backward": end - middle}
-                parts["evaluation"] = clock() - end
+                parts = middle - start, end - middle, clock() - end
             u.grad = identity.grad = None
-            for part, seconds in parts.items() if turn >= 5 else ():
+            for part, seconds in zip(PARTS, parts, strict=True) if turn >= 5 else ():
                 measured[backend, f"{part} ms"].append(1e3 * seconds)
     return measured
 
@@ -310,8 +309,8 @@ def measure(what: str, options: argparse.Namespace, results: Results) -> None:
     elif what == "steps":
         todo = [(case, partial(steps, case, device, rounds, clock)) for case in networks(options)]
     elif what == "thresholds":
-        for kind, *size in TAILS[: 1 if options.smoke else None]:
-            size.append(size[-1])
+        for kind, *sizes in TAILS[: 1 if options.smoke else None]:
+            size = (*sizes, sizes[-1])
             case = ("x".join(map(str, size)), kind, size[0], size[2])
             todo.append((case, partial(threshold, kind, size, rounds, clock)))
     else:
