@@ -136,9 +136,8 @@ class Results:
             middle = round(quartiles(values).median, 4)
             measured = (variant, quantity, middle, round(low, 4), round(high, 4), len(values))
             load, day = os.getloadavg()[0], datetime.datetime.now(datetime.UTC).date().isoformat()
-            row = Row(*key, *measured, self.clock, round(load, 1), **self.shared, date=day)
-            rows.append(row)
-            print(*key, variant, quantity, middle, f"[{row.low} {row.high}]", flush=True)
+            rows.append(Row(*key, *measured, self.clock, round(load, 1), **self.shared, date=day))
+            print(*key, variant, quantity, middle, f"[{low:.4f} {high:.4f}]", flush=True)
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
