@@ -39,9 +39,8 @@ SQUEEZES = ("avg", "max", "none")
 # The devices that have autocast. Asked here, since torch.compile of torch 2.11 cannot ask.
 AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu")))
 
-# name: (the paper's gate, the centred gate). A centred gate is exactly 1 at z = 0 and has a slope
-# there, so a block whose last layer is zero is the identity to the last bit and still learns. Table
-# 12 of the paper compares sigmoid, tanh, ReLU.
+# name: (the paper's gate, table 12; the centred gate). That is exactly 1 at z = 0 and has a slope
+# there: a block whose last layer is zero is the identity to the last bit and still learns.
 EXCITATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "sigmoid": (torch.sigmoid, lambda z: 2.0 * torch.sigmoid(z)),
     "tanh": (torch.tanh, lambda z: 1.0 + torch.tanh(z)),
@@ -305,7 +304,9 @@ def recalibrate(
         graph = graph or torch._C._are_functorch_transforms_active() or type(x) is not Tensor
         if identity is None or graph or (x.dtype, x.shape) != (identity.dtype, identity.shape):
             return add_act(scale(x, s), identity, activation)
-        y = torch.addcmul(identity, x, _gate_of(x, s), out=torch.empty_like(x))
+        s, mode = _gate_of(x, s), torch._C._len_torch_dispatch_stack()  # it looks for the product
+        new = None if mode else torch.empty_like(x)
+        y = (x * s).add_(identity) if mode else torch.addcmul(identity, x, s, out=new)
         return y.relu_() if activation == "relu" else add_act(y, None, activation)
 
 

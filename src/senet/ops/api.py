@@ -178,7 +178,11 @@ def _evaluate(x: Tensor, vectors: Any, layers: Any, identity: Any, static: Any) 
         s = EXCITATIONS[gate][centered](F.linear(F.linear(z, w1, b1).relu_(), w2, b2))
     s = s if s.dtype is kind else s.to(kind)
     s = s.view(*s.shape, *_ONES[: dims - 2])
-    y = y.mul_(s) if identity is None else torch.addcmul(identity, y, s, out=y)
+    if identity is None or torch._C._len_torch_dispatch_stack():  # a mode looks for the product
+        y.mul_(s)
+        y = y if identity is None else y.add_(identity)
+    else:
+        torch.addcmul(identity, y, s, out=y)
     return y if activation is None else y.relu_()
 
 
