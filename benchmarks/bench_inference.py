@@ -112,9 +112,9 @@ def variants(name: str, image: Tensor, engine: str) -> engines.Nets:
         senet.insert(with_se, image)
         as_trained(with_se)
         nets["timm"] = with_module(make())
-    if insert and engine == "eager":
-        nets["warm"] = copy.deepcopy(with_se)
-        senet.warm_up(nets["warm"], image)
+        if engine == "eager":
+            nets["warm"] = copy.deepcopy(with_se)
+            senet.warm_up(nets["warm"], image)
     else:
         without_blocks(plain)
     nets = {"plain": senet.deploy(plain, image), "undeployed": with_se, **nets}

@@ -55,7 +55,7 @@ class ChannelGate(nn.Module):
     """The gate s [N, C, 1, ...] of a map [N, C_in, *spatial], or of each image's own positions.
 
     The two layers are convolutions, as the patterns of engines have it. PyTorch computes them as
-    products of matrices, which takes a third of the time on [N, C] numbers.
+    products of matrices, which takes less time on [N, C] numbers.
     """
 
     def __init__(self, layers: nn.Sequential, spatial: int, squeeze: str) -> None:
