@@ -234,15 +234,10 @@ def scale(x: Tensor, s: Tensor) -> Tensor:
         >>> scale(torch.ones(1, 2, 1, 1), torch.tensor([[0.25, 2.0]])).flatten().tolist()
         [0.25, 2.0]
     """
-    return x * _gate_of(x, s)
-
-
-def _gate_of(x: Tensor, s: Tensor) -> Tensor:
-    """Return a gate in the type of its map, and of a shape that the map can be multiplied by."""
     if s.shape != x.shape[: s.dim()] or s.dim() not in (2, x.dim()):
         fitting = f"[N, C] = {list(x.shape[:2])} or of the map's shape"
         raise InputError(f"a gate must be {fitting}, got {list(s.shape)}")
-    return s.to(x.dtype).reshape(*s.shape, *(1,) * (x.dim() - s.dim()))
+    return x * s.to(x.dtype).reshape(*s.shape, *(1,) * (x.dim() - s.dim()))
 
 
 def squeeze_excite(
@@ -300,14 +295,7 @@ def recalibrate(
     """
     with no_autocast(x):
         s = excitation(squeeze(x, mask=mask))
-        graph = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._is_tracing()
-        graph = graph or torch._C._are_functorch_transforms_active() or type(x) is not Tensor
-        if identity is None or graph or (x.dtype, x.shape) != (identity.dtype, identity.shape):
-            return add_act(scale(x, s), identity, activation)
-        s, mode = _gate_of(x, s), torch._C._len_torch_dispatch_stack()  # it looks for the product
-        new = None if mode else torch.empty_like(x)
-        y = (x * s).add_(identity) if mode else torch.addcmul(identity, x, s, out=new)
-        return y.relu_() if activation == "relu" else add_act(y, None, activation)
+        return add_act(scale(x, s), identity, activation)
 
 
 def batch_norm_se(

@@ -11,6 +11,7 @@ import torch
 import senet
 from ops.cases import needs_compiler
 from senet import SqueezeExcitation, functional, ops
+from senet.blocks.fusion import residual_tail
 from senet.ops import api
 from senet.ops.inductor import INDUCTOR
 from tolerances import assert_close
@@ -128,17 +129,20 @@ def test_statistics_with_gaps_in_memory_move_too() -> None:
 
 @pytest.mark.parametrize("centered", [True, False])
 @pytest.mark.parametrize("gate", functional.EXCITATIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_evaluation_of_small_maps_is_the_reference_to_the_last_bit(gate, centered, dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_evaluation_of_small_maps_is_the_reference(gate, centered, dtype) -> None:
     x, identity = (torch.randn(2, 3, 5, 4, dtype=dtype) for _ in range(2))
     vectors = [torch.rand(3, dtype=dtype) + 0.5 for _ in range(4)]
     layers = [torch.randn(*size, dtype=dtype) for size in ((2, 3), (2,), (3, 2), (3,))]
     given = x.clone(), *vectors, ops.TwoLayers(*layers, gate, centered)
     for end in {}, {"identity": identity.clone()}, {"identity": identity, "activation": "relu"}:
+        expected = functional.batch_norm_se(*given, **end)
+        alone = functional.recalibrate(x, given[-1], **end)
         with torch.no_grad():
-            y, reference = ops.batch_norm_se(*given, **end), functional.batch_norm_se(*given, **end)
-        assert torch.equal(y, reference)
-        assert_close(y, functional.batch_norm_se(*given, **end))  # with gradients: not in one pass
+            y, again = ops.batch_norm_se(*given, **end), ops.recalibrate(x, given[-1], **end)
+        for got, reference in (y, expected), (again, alone):
+            assert_close(got, reference)
+            assert end or torch.equal(got, reference)  # else product and sum are rounded once
         assert torch.equal(given[0], x)
         assert torch.equal(end.get("identity", identity), identity)
 
@@ -151,7 +155,63 @@ def test_evaluation_of_small_maps_makes_few_calls(
 
     block, x = senet.SEBatchNorm2d(16).eval(), torch.randn(1, 16, 4, 4)
     with torch.no_grad():
-        counts = count(partial(block, x))
+        alone = count(partial(block, x))
+        tail = count(partial(residual_tail, block, x, x, torch.nn.ReLU()))
+        bare = count(partial(SqueezeExcitation(16), x))
     # batch norm, mean, two layers, ReLU, gate, its view, product: the reference has 15, in 33 calls
-    assert counts["operators"] <= 8
-    assert counts["python calls of senet"] <= 17
+    assert alone["operators"] <= 8
+    assert alone["python calls of senet"] <= 8
+    # product and addition are one operator, and there is a ReLU
+    assert tail["operators"] <= 9
+    assert tail["python calls of senet"] <= 8
+    # no batch norm
+    assert bare["operators"] <= 7
+    assert bare["python calls of senet"] <= 9
+
+
+def test_evaluation_of_small_maps_refuses_what_the_reference_refuses() -> None:
+    x, vectors = torch.randn(2, 3, 5, 4), [torch.rand(3) for _ in range(4)]
+    right = torch.zeros(2, 3), None, torch.zeros(3, 2), None
+    for wrong in (
+        (*right[:2], torch.zeros(1, 2), None),  # a gate that broadcasting would stretch
+        (torch.zeros(2, 4), *right[1:]),
+        (*right, "swish"),
+    ):
+        raised = []
+        for function in (functional.batch_norm_se, ops.batch_norm_se):
+            with torch.no_grad(), pytest.raises((RuntimeError, ValueError, LookupError)) as error:
+                function(x, *vectors, ops.TwoLayers(*wrong))
+            raised.append((type(error.value), str(error.value)))
+        assert raised[0] == raised[1]
+
+
+@pytest.mark.parametrize("parametrized", ["norm", "fc1"])
+def test_evaluation_of_small_maps_takes_a_weight_from_where_it_is(parametrized: str) -> None:
+    from torch.nn.utils import parametrize
+
+    class Doubled(torch.nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return 2 * weight
+
+    block, x = senet.SEBatchNorm2d(4).eval(), torch.randn(2, 4, 3, 3)
+    module = block if parametrized == "norm" else block.se.fc1
+    parametrize.register_parametrization(module, "weight", Doubled())
+    with torch.no_grad():
+        y = block(x)
+    assert_close(y, block(x))
+    parametrize.remove_parametrizations(module, "weight")
+    assert_close(y, block(x))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # in torch.func itself
+def test_forward_derivatives_without_gradients_go_through_a_residual_tail() -> None:
+    from torch.autograd import forward_ad
+
+    block, x, v = senet.SEBatchNorm2d(4).eval(), torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    expected = torch.func.jvp(lambda x: residual_tail(block, x, x, torch.nn.ReLU()), (x,), (v,))
+    with torch.no_grad(), forward_ad.dual_level():
+        y = residual_tail(block, forward_ad.make_dual(x, v), x, torch.nn.ReLU())
+        along = forward_ad.unpack_dual(y).tangent
+    assert along is not None
+    identity_too = torch.where(expected[0] > 0, v, 0)  # above x is also the identity
+    assert_close(along, expected[1] - identity_too)

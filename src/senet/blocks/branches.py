@@ -42,7 +42,9 @@ def branch_tail(
         >>> branch_tail(conv, norm, x, -x, nn.ReLU()).max().item()
         0.0
     """
-    y = _without_map(conv, norm, x, identity, activation)
+    y = None
+    if torch.is_grad_enabled() and norm.training:
+        y = _without_map(conv, norm, x, identity, activation)
     return residual_tail(norm, conv(x), identity, activation) if y is None else y
 
 
@@ -52,7 +54,7 @@ def _without_map(
     """Return the result where the convolution's output need not be kept, else None."""
     if isinstance(norm, nn.modules.batchnorm._BatchNorm) or not hasattr(norm, "block_inside"):
         return None
-    if not (torch.is_grad_enabled() and norm.training) or torch.compiler.is_exporting():
+    if torch.compiler.is_exporting():
         return None
     if x is identity and torch.compiler.is_compiling():  # Dynamo takes no tensor twice
         return None

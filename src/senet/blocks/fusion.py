@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from senet.blocks.squeeze_excitation import SqueezeExcitation, hooked
 from senet.functional import add_act, no_autocast
 from senet.padding import own_positions
 
-__all__ = ["activation_inside", "batch_norm_se", "fusible", "residual_tail"]
+__all__ = ["activation_inside", "batch_norm_se", "evaluated", "fusible", "residual_tail"]
 
 # Batch norms of other libraries that compute what torch's do, by name: neither is imported here.
 _FROZEN = ("torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm_act.FrozenBatchNormAct2d")
@@ -222,10 +223,43 @@ def residual_tail(norm: nn.Module, u: Tensor, identity: Tensor, activation: nn.M
         >>> residual_tail(nn.BatchNorm2d(3), u, u - 1, nn.ReLU()).max().item()
         0.0
     """
+    if not torch.is_grad_enabled():
+        y = evaluated(norm, u, identity, activation)
+        if y is not None:
+            return y
     inside = getattr(norm, "block_inside", None)
     if inside is not None and type(activation) is nn.ReLU and identity.shape == u.shape:
         se = inside(u)
         if se is not None and not hooked(norm, activation):
             return batch_norm_se(norm, se, u, identity=identity, activation="relu")
-    y: Tensor = activation(norm(u) + identity)
-    return y
+    return activation(norm(u) + identity)  # type: ignore[no-any-return]
+
+
+def evaluated(
+    norm: Any, x: Tensor, identity: Tensor | None = None, activation: nn.Module | None = None
+) -> Tensor | None:
+    """Return s * BN(x), or `residual_tail`, of an SE batch norm in evaluation of a small map.
+
+    None in all other cases. To be called without gradients. For speed, as `senet.ops.small_maps`
+    says: what `fusible` and `batch_norm_se` ask one after the other is asked here.
+    """
+    if norm.training or getattr(norm, "_plain", None) is None:
+        return None
+    se: Any = norm._modules["se"]
+    if type(x) is not Tensor or not ops.left_alone(x, warm=getattr(se, "warm", False)):
+        return None
+    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or own_positions(x) is not None:
+        return None
+    if activation is None:
+        end, layers = None, se.excitation(se)
+    elif type(activation) is nn.ReLU:
+        end, layers = "relu", se.excitation(se, norm, activation)
+    else:
+        return None
+    norm._check_input_dim(x)
+    affine, running = norm._parameters, norm._buffers
+    try:
+        vectors = affine["weight"], affine["bias"], running["running_mean"], running["running_var"]
+    except KeyError:  # a parametrization, or a replica, which has them elsewhere
+        return None
+    return ops.evaluate(x, vectors, layers, identity, end, norm.eps)

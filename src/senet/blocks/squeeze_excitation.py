@@ -221,21 +221,28 @@ class SqueezeExcitation(nn.Module):
         dtype = torch.promote_types(self.descriptor.dtype, torch.float32)
         return self.excite(self.descriptor.to(dtype).expand(images, -1))
 
-    def excitation(self) -> Callable[[Tensor], Tensor]:
+    def excitation(self, *around: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the excitation as `senet.ops` takes it.
 
-        That is `TwoLayers` if both layers and the gate are the block's own and have no hook, else
-        the method `excite`.
+        That is `TwoLayers` if both layers and the gate are the block's own and have no hook, nor
+        the modules `around`, else the method `excite`.
         """
         children: Any = self._modules
         first, second, gate = children["fc1"], children["fc2"], children["gate"]
-        kinds = type(first), type(second), type(gate)
-        if kinds != (Dense, Dense, Gate) or hooked(first, second, gate) or "excite" in vars(self):
+        if type(first) is not Dense or type(second) is not Dense or type(gate) is not Gate:
             return self.excite
-        weights = first.weight, first.bias, second.weight, second.bias
+        if hooked(first, second, gate, *around) or "excite" in self.__dict__:
+            return self.excite
+        own, others = first._parameters, second._parameters
+        weights: tuple[Any, ...]
+        try:
+            weights = own["weight"], own["bias"], others["weight"], others["bias"]
+        except KeyError:  # a replica has them elsewhere
+            weights = first.weight, first.bias, second.weight, second.bias
         if not _PLAIN.issuperset(map(type, weights)):
             return self.excite
-        layers: Any = ops.TwoLayers(*weights, gate.excitation, gate.centered)
+        # what TwoLayers(...) does, without a function of Python's in between
+        layers: Any = tuple.__new__(ops.TwoLayers, (*weights, gate.excitation, gate.centered))
         return layers  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -93,11 +93,19 @@ def tail_of(base: type[nn.Module]) -> Tail | None:
 class _WithTail(Exchanged):
     """A residual block of a known class, whose last norm has an SE block: it ends in one op."""
 
+    _senet_tail: tuple[Any, Tail | None]  # the base's forward, and its tail
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._senet_tail = cls._senet_base.forward, tail_of(cls._senet_base)
+
     def forward(self, x: Any) -> Any:
         """Return what its own forward returns."""
         if not isinstance(self, _WithTail):
             return forward_without(self)(x)  # type: ignore[unreachable]
-        tail = tail_of(self._senet_base)
+        forward, tail = self._senet_tail
+        if forward is not self._senet_base.forward:  # replaced since
+            tail = tail_of(self._senet_base)
         if tail is None or not isinstance(x, Tensor) or (tail.absent and not tail.fits(self)):
             return super().forward(x)
         return tail.forward(self, x)

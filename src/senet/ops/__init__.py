@@ -1,9 +1,18 @@
 """The mathematics of `senet.functional`, fast: closed forms forward and backward, and backends."""
 
 from senet.ops.api import batch_norm_se, recalibrate
-from senet.ops.backends import BACKENDS, Backend, backend, fuses, set_backend, use_backend
+from senet.ops.backends import (
+    BACKENDS,
+    Backend,
+    backend,
+    fuses,
+    left_alone,
+    set_backend,
+    use_backend,
+)
 from senet.ops.excitation import TwoLayers
 from senet.ops.modes import observed, recomputing
+from senet.ops.small_maps import evaluate
 
 __all__ = [
     "BACKENDS",
@@ -11,7 +20,9 @@ __all__ = [
     "TwoLayers",
     "backend",
     "batch_norm_se",
+    "evaluate",
     "fuses",
+    "left_alone",
     "observed",
     "recalibrate",
     "recomputing",

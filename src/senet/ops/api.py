@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
-from torch.backends import cudnn
 
 from senet import functional
 from senet.errors import InputError, unknown_name
-from senet.functional import ACTIVATIONS, EXCITATIONS, add_act, check_map, no_autocast
+from senet.functional import ACTIVATIONS, add_act, check_map, no_autocast
 from senet.ops.any_excitation import around_excitation
 from senet.ops.autograd import FusedSE, fused_forward
-from senet.ops.backends import Choice, choose
+from senet.ops.backends import Choice, choose, left_alone
 from senet.ops.closed_form import Call, Case, plain, update
 from senet.ops.excitation import TwoLayers
 from senet.ops.layout import dense, order_of
 from senet.ops.modes import recomputing
 from senet.ops.native import NATIVE
 from senet.ops.reductions import acc_dtype, share_of
+from senet.ops.small_maps import evaluate
 from senet.ops.stages import BATCH, FROZEN, NONE
 
 if TYPE_CHECKING:
@@ -35,10 +34,7 @@ _CALLS: dict[Hashable, Call] = {}  # never one of None, the key of what is not k
 _REMEMBERED = 4096
 _VECTORS = "weight", "bias", "running_mean", "running_var"
 _NONE = (None,) * 3
-_AS_IT_IS = no_autocast(torch.empty(0))
 _NO_LAYERS = (None,) * 4
-_EVALUATION = False, 0.0  # training, momentum
-_SPATIAL, _ONES = tuple(range(2, 64)), (1,) * 62
 
 
 def batch_norm_se(
@@ -111,18 +107,21 @@ def batch_norm_se(
         >>> torch.allclose(y, 0.5 * normalised, atol=1e-6)
         True
     """
+    vectors = weight, bias, running_mean, running_var
+    short = not (training or torch.is_grad_enabled() or mask is not None or inner_activation)
+    if short and left_alone(x, warm=warm):
+        y = evaluate(x, vectors, excitation, identity, activation, eps)
+        if y is not None:
+            return y
     group = None if group is None else _sharing(group, training=training)
     choice = choose(x, training=training, warm=warm)
-    vectors = weight, bias, running_mean, running_var
     static = BATCH if training else FROZEN, inner_activation, activation, eps
-    repeated, result = training and recomputing(), None
+    repeated = training and recomputing()
     if choice.native and group is None:
         moved = (weight, bias, None, None) if repeated else vectors
         result = NATIVE(x, identity, mask, moved, excitation, *static, momentum)
-    elif mask is None and not (training or choice.run or torch.is_grad_enabled()):
-        result = _evaluate(x, vectors, excitation, identity, static)
-    if result is not None:
-        return result
+        if result is not None:
+            return result
     tensors = x, identity, mask, *vectors
     key = _key(choice, tensors, excitation, static) if group is None else None
     if (call := _CALLS.get(key)) is None:
@@ -130,10 +129,7 @@ def batch_norm_se(
         _check_norm(x, vectors, *static[:2], alone=group is None)
         if group is None and (choice.run is None or x.numel() == 0):
             moving = 0.0 if repeated else momentum  # not None: checkpointing counts the kept
-            options: Any = {"training": training, "eps": eps, "momentum": moving, "mask": mask}
-            options |= {"inner_activation": inner_activation, "activation": activation}
-            given = x, running_mean, running_var, weight, bias, excitation
-            return functional.batch_norm_se(*given, identity=identity, **options)
+            return _reference(tensors, excitation, static, training=training, momentum=moving)
         call = _make(key, choice, tensors, excitation, static, group)
     norm, running = _vectors(call, x, vectors, momentum, copied=repeated)
     end = identity, activation, mask
@@ -145,45 +141,17 @@ def batch_norm_se(
     return y  # type: ignore[no-any-return]
 
 
+def _reference(tensors: Any, excitation: Any, static: Any, **mode: Any) -> Tensor:
+    """Call `senet.functional` with what the closed form takes."""
+    (x, identity, mask, weight, bias, mean, var), (_, inner, activation, eps) = tensors, static
+    options = {"inner_activation": inner, "activation": activation, "eps": eps, **mode}
+    given = x, mean, var, weight, bias, excitation
+    return functional.batch_norm_se(*given, identity=identity, mask=mask, **options)
+
+
 def _sharing(group: Any, *, training: bool) -> Any:
     """Return the processes that share a batch, None where there is one alone."""
     return group if training and dist.get_world_size(group) > 1 else None
-
-
-def _evaluate(x: Tensor, vectors: Any, layers: Any, identity: Any, static: Any) -> Tensor | None:
-    """Return what the reference does in evaluation, to the last bit, in as few calls as can be.
-
-    On small maps each call of an operator or a function counts, not what it computes; on larger
-    ones each map that is written. None where the reference has more to do, or to refuse.
-    """
-    if type(x) is not Tensor or type(layers) is not TwoLayers or no_autocast(x) is not _AS_IT_IS:
-        return None
-    (weight, bias, mean, var), kind, dims = vectors, x.dtype, x.dim()
-    _, inner, activation, eps = static
-    w1, b1, w2, b2, gate, centered = layers
-    if identity is not None and (identity.shape != x.shape or identity.dtype is not kind):
-        return None
-    if dims < 3 or inner is not None or activation not in (None, "relu"):
-        return None
-    if torch._C._are_functorch_transforms_active():
-        return None
-    try:
-        y = torch.batch_norm(x, weight, bias, mean, var, *_EVALUATION, eps, cudnn.enabled)
-    except (RuntimeError, ValueError):
-        return None
-    z = y.mean(_SPATIAL[: dims - 2], dtype=acc_dtype(kind))
-    if [t for t in layers[:4] if t is not None and (t.dtype is not z.dtype or t.dim() > 2)]:
-        s = layers(z)
-    else:
-        s = EXCITATIONS[gate][centered](F.linear(F.linear(z, w1, b1).relu_(), w2, b2))
-    s = s if s.dtype is kind else s.to(kind)
-    s = s.view(*s.shape, *_ONES[: dims - 2])
-    if identity is None or torch._C._len_torch_dispatch_stack():  # a mode looks for the product
-        y.mul_(s)
-        y = y if identity is None else y.add_(identity)
-    else:
-        torch.addcmul(identity, y, s, out=y)
-    return y if activation is None else y.relu_()
 
 
 def _vectors(call: Call, x: Tensor, vectors: Any, momentum: float, *, copied: bool) -> Any:
@@ -235,6 +203,10 @@ def recalibrate(
         >>> recalibrate(torch.ones(1, 2, 3, 3), lambda z: z / 2).unique().tolist()
         [0.5]
     """
+    if mask is None and not torch.is_grad_enabled() and left_alone(x, warm=warm):
+        y = evaluate(x, None, excitation, identity, activation, 0.0)
+        if y is not None:
+            return y
     choice = choose(x, training=False, warm=warm)
     static: Any = NONE, None, activation, 1e-5
     tensors = x, identity, mask

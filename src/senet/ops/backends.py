@@ -26,6 +26,7 @@ __all__ = [
     "backend",
     "choose",
     "fuses",
+    "left_alone",
     "set_backend",
     "use_backend",
 ]
@@ -214,6 +215,12 @@ def choose(x: Tensor, *, training: bool, warm: bool = False) -> Choice:
     if choice.native and _requested == "auto" and x.numel() >= NATIVE_VALUES:
         return choice._replace(native=False)
     return choice
+
+
+def left_alone(x: Tensor, *, warm: bool) -> bool:
+    """Say whether the reference evaluates the map x, in ordinary circumstances."""
+    by_size = _requested == "auto" and not warm and x.numel() < OTHER_VALUES
+    return by_size or _requested == "reference"
 
 
 def fuses(x: Tensor, *, training: bool, warm: bool = False) -> bool:
