@@ -246,7 +246,7 @@ def evaluated(
     if norm.training or getattr(norm, "_plain", None) is None:
         return None
     se: Any = norm._modules["se"]
-    if type(x) is not Tensor or not ops.left_alone(x, warm=getattr(se, "warm", False)):
+    if type(x) is not Tensor or not ops.small(x, warm=getattr(se, "warm", False)):
         return None
     if type(se) is not SqueezeExcitation or se.squeeze != "avg" or own_positions(x) is not None:
         return None

@@ -6,8 +6,8 @@ from senet.ops.backends import (
     Backend,
     backend,
     fuses,
-    left_alone,
     set_backend,
+    small,
     use_backend,
 )
 from senet.ops.excitation import TwoLayers
@@ -22,10 +22,10 @@ __all__ = [
     "batch_norm_se",
     "evaluate",
     "fuses",
-    "left_alone",
     "observed",
     "recalibrate",
     "recomputing",
     "set_backend",
+    "small",
     "use_backend",
 ]

@@ -15,7 +15,7 @@ from senet.errors import InputError, unknown_name
 from senet.functional import ACTIVATIONS, add_act, check_map, no_autocast
 from senet.ops.any_excitation import around_excitation
 from senet.ops.autograd import FusedSE, fused_forward
-from senet.ops.backends import Choice, choose, left_alone
+from senet.ops.backends import Choice, choose, small
 from senet.ops.closed_form import Call, Case, plain, update
 from senet.ops.excitation import TwoLayers
 from senet.ops.layout import dense, order_of
@@ -109,7 +109,7 @@ def batch_norm_se(
     """
     vectors = weight, bias, running_mean, running_var
     short = not (training or torch.is_grad_enabled() or mask is not None or inner_activation)
-    if short and left_alone(x, warm=warm):
+    if short and small(x, warm=warm):
         y = evaluate(x, vectors, excitation, identity, activation, eps)
         if y is not None:
             return y
@@ -203,7 +203,7 @@ def recalibrate(
         >>> recalibrate(torch.ones(1, 2, 3, 3), lambda z: z / 2).unique().tolist()
         [0.5]
     """
-    if mask is None and not torch.is_grad_enabled() and left_alone(x, warm=warm):
+    if mask is None and not torch.is_grad_enabled() and small(x, warm=warm):
         y = evaluate(x, None, excitation, identity, activation, 0.0)
         if y is not None:
             return y

@@ -26,8 +26,8 @@ __all__ = [
     "backend",
     "choose",
     "fuses",
-    "left_alone",
     "set_backend",
+    "small",
     "use_backend",
 ]
 
@@ -217,10 +217,9 @@ def choose(x: Tensor, *, training: bool, warm: bool = False) -> Choice:
     return choice
 
 
-def left_alone(x: Tensor, *, warm: bool) -> bool:
-    """Say whether the reference evaluates the map x, in ordinary circumstances."""
-    by_size = _requested == "auto" and not warm and x.numel() < OTHER_VALUES
-    return by_size or _requested == "reference"
+def small(x: Tensor, *, warm: bool) -> bool:
+    """Say whether x is one of the small maps that `auto` does not compile for an evaluation."""
+    return _requested == "auto" and not warm and x.numel() < OTHER_VALUES
 
 
 def fuses(x: Tensor, *, training: bool, warm: bool = False) -> bool:

@@ -39,8 +39,8 @@ def evaluate(
     """Return activation(s * BN(x) + identity), or None where the reference has more to do.
 
     To the last bit what `senet.functional` returns where there is no identity; with one, product
-    and sum are rounded once. None also for what `senet.functional` refuses. To be called without
-    gradients, and where `left_alone` says that the reference is what runs.
+    and sum are rounded once. None also for what `senet.functional` refuses. To be called for a
+    map that `small` says is one, without gradients.
 
     Args:
         x: [N, C, *spatial].
@@ -52,7 +52,7 @@ def evaluate(
     """
     if torch.compiler.is_dynamo_compiling():
         return None
-    if _C._is_any_autocast_enabled() or _C._is_tracing() or _C._len_torch_dispatch_stack():
+    if _C._is_any_autocast_enabled() or _C._is_tracing():
         return None
     if _C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return None
