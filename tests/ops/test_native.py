@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -82,7 +82,8 @@ def tensors(case: Case) -> dict[str, Tensor]:
 
     maps = {name: laid_out(normal(*case.size) * 2 + 1, case.memory) for name in ("x", "identity")}
     given = maps | {"grad": normal(*case.size), "mean": normal(c), "var": normal(c).exp()}
-    given |= {"weight": normal(c), "bias": normal(c), "w1": normal(h, c), "w2": normal(c, h)}
+    given |= {"weight": normal(c), "bias": normal(c)}
+    given |= {"w1": normal(h, c) / c**0.5, "w2": normal(c, h) / h**0.5}
     given |= {"b1": normal(h), "b2": normal(c)} if case.bias else {}
     if case.kind == NONE:
         given = {k: t for k, t in given.items() if k not in ("mean", "var", "weight", "bias")}
@@ -143,8 +144,11 @@ def cases() -> Iterator[Case]:
         yield Case(identity=identity, activation=activation, memory="contiguous")
     yield Case((16, 70, 2, 2), hidden=256, identity=True)  # its layers are matrix products
     yield Case((16, 70, 2, 2), hidden=256, bias=False)
-    yield Case((3, 37, 5, 4), hidden=9)  # they are vectors times matrices
+    yield Case((3, 37, 5, 4), hidden=9)  # they are loops over rows of the weights
     yield Case((1, 20, 6, 3), hidden=16, bias=False)
+    yield Case((5, 300, 2, 2), hidden=40, identity=True)  # more than one image, row, column at once
+    yield Case((15, 18, 1, 1), hidden=8, bias=False)
+    yield Case((8, 600, 1, 1), kind=FROZEN, hidden=130)
     for memory, kind in product(("contiguous", "channels_last"), (BATCH, NONE)):
         yield Case(SIZES["few positions"], kind, memory, dtype=torch.bfloat16, activation="relu")
 
@@ -155,16 +159,18 @@ def test_value_statistics_and_gradients(case: Case, asked: list[bool]) -> None:
     assert asked == [True]
 
 
-def test_threads_share_the_images(asked: list[bool]) -> None:
+def test_threads_share_the_images_and_the_layers(asked: list[bool]) -> None:
     case = Case((5, 64, 12, 12), identity=True, activation="relu", dtype=torch.float32)
     alone = results(case, ops, case.dtype)
     torch.set_num_threads(2)
     try:
         for name, value in results(case, ops, case.dtype).items():
             assert torch.equal(value, alone[name]), name
+        check(Case((8, 512, 2, 2), hidden=32, identity=True))
+        check(Case((2, 300, 2, 2), hidden=130))
     finally:
         torch.set_num_threads(1)
-    assert asked == [True, True]
+    assert asked == [True] * 4
 
 
 @pytest.mark.parametrize("inner", [None, "silu"])
@@ -334,16 +340,10 @@ def test_nan_comes_through_a_relu() -> None:
 def test_backwards_in_threads_of_their_own() -> None:
     norm, x = block()
     true = torch.autograd.grad(norm(x).square().sum(), x)[0]
-    grads: list[Tensor] = []
 
-    def step() -> None:
+    def step(_: int) -> Tensor:
         with ops.use_backend("native"):
-            grads.append(torch.autograd.grad(norm(x).square().sum(), x)[0])
+            return torch.autograd.grad(norm(x).square().sum(), x)[0]
 
-    threads = [threading.Thread(target=step) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(grads) == 4
-    assert all(torch.equal(grad, true) for grad in grads)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(grad, true) for grad in pool.map(step, range(4)))

@@ -41,8 +41,10 @@ constexpr int64_t GRAIN = 32768;          // values of a map for each thread
 constexpr int64_t MATRIX = int64_t(1) << 18;  // from so many products on the layers are matrix products
 
 constexpr int64_t FEW = 16;        // positions
-constexpr int64_t FEW_IMAGES = 4;  // and hidden units that make a loop over them worth it
+constexpr int64_t FEW_IMAGES = 16;  // below, and hidden units that make a loop over them worth it
 constexpr int64_t WIDE = 8;
+constexpr int64_t NEAR = 4096;  // values that stay in the nearest cache, as rows of so many
+constexpr int64_t COLUMNS = 256;
 
 // exp for compilers that vectorise no call: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]
 inline float exponential(float x) {
@@ -193,6 +195,49 @@ inline void add(float* to, float factor, const float* from, int64_t size) {
   for (int64_t i = 0; i < size; ++i) to[i] += factor * from[i];
 }
 
+// to += or = f0 a0 + f1 a1 + f2 a2 + f3 a3
+template <bool SET>
+inline void add4(float* to, const float (&f)[4], const float* const (&a)[4], int64_t size) {
+  const float *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3];
+  const float f0 = f[0], f1 = f[1], f2 = f[2], f3 = f[3];
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) {
+    const float sum = f0 * a0[i] + f1 * a1[i] + f2 * a2[i] + f3 * a3[i];
+    to[i] = SET ? sum : to[i] + sum;
+  }
+}
+
+// to += sum of factor(i) row(i), four rows at a time; to = that where SET
+template <bool SET, class F, class R>
+inline void combine(float* to, int64_t size, int64_t count, F factor, R row) {
+  int64_t i = 0;
+  if constexpr (SET) {
+    if (count < 4) std::fill_n(to, size, 0.0f);
+  }
+  for (; i + 4 <= count; i += 4) {
+    const float f[4] = {factor(i), factor(i + 1), factor(i + 2), factor(i + 3)};
+    const float* const a[4] = {row(i), row(i + 1), row(i + 2), row(i + 3)};
+    SET && i == 0 ? add4<true>(to, f, a, size) : add4<false>(to, f, a, size);
+  }
+  for (; i < count; ++i) add(to, factor(i), row(i), size);
+}
+
+// put(i, <in_i, w>) for n rows of `in`
+template <class P>
+inline void dots(const float* in, const float* w, int64_t n, int64_t size, P put) {
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const float *a0 = in + i * size, *a1 = a0 + size, *a2 = a1 + size, *a3 = a2 + size;
+    float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+    for (int64_t j = 0; j < size; ++j) {
+      s0 += a0[j] * w[j], s1 += a1[j] * w[j], s2 += a2[j] * w[j], s3 += a3[j] * w[j];
+    }
+    put(i, s0), put(i + 1, s1), put(i + 2, s2), put(i + 3, s3);
+  }
+  for (; i < n; ++i) put(i, dot(in + i * size, w, size));
+}
+
 inline float* data(const Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; }
 inline float* data(const Maybe& t) { return t ? t->data_ptr<float>() : nullptr; }
 
@@ -209,8 +254,15 @@ struct Vectors {
   }
 };
 
-// W1 [H, C] and W2 [C, H]. The products are matrix products where they are large, else loops over
-// channels, with W2 turned; for few images turning it would cost more than they do.
+// Calls f(from, to) for parts of `count` rows of so many products each, in threads.
+template <class F>
+inline void rows(int64_t count, int64_t products, F f) {
+  at::parallel_for(0, count, std::max<int64_t>(1, GRAIN / products), f);
+}
+
+// W1 [H, C] and W2 [C, H]. For few images the weights are what there is to move: loops over their
+// rows, each read once, where four images or four rows share what is loaded. For many the products
+// are matrix products where they are large, else loops over channels, with W2 turned.
 struct Layers {
   Tensor w1, b1, w2, b2;
   int64_t c, h;
@@ -247,19 +299,26 @@ struct Layers {
         for (int64_t i = 0; i < n; ++i) add(p + i * c, 1, bias2, c);
       return;
     }
+    if (direct) {
+      const float* second = data(w2);
+      rows(h, n * c, [&](int64_t from, int64_t to) {
+        for (int64_t j = from; j < to; ++j) {
+          const float bias = bias1 ? bias1[j] : 0.0f;
+          dots(z, first + j * c, n, c, [&](int64_t i, float v) {
+            hidden[i * h + j] = v + bias < 0 ? 0.0f : v + bias;
+          });
+        }
+      });
+      rows(c, n * h, [&](int64_t from, int64_t to) {
+        for (int64_t k = from; k < to; ++k) {
+          const float bias = bias2 ? bias2[k] : 0.0f;
+          dots(hidden, second + k * h, n, h, [&](int64_t i, float v) { p[i * c + k] = v + bias; });
+        }
+      });
+      return;
+    }
     for (int64_t i = 0; i < n; ++i) {
       float* out = p + i * c;
-      if (direct) {
-        float* hid = hidden + i * h;
-        for (int64_t j = 0; j < h; ++j) {
-          const float v = dot(z + i * c, first + j * c, c) + (bias1 ? bias1[j] : 0.0f);
-          hid[j] = v < 0 ? 0.0f : v;
-        }
-        const float* second = data(w2);
-        for (int64_t k = 0; k < c; ++k)
-          out[k] = dot(hid, second + k * h, h) + (bias2 ? bias2[k] : 0.0f);
-        continue;
-      }
       if (bias2)
         std::copy_n(bias2, c, out);
       else
@@ -289,23 +348,39 @@ struct Layers {
       at::mm_out(dw2s, dps.t(), blob(hidden, n, h));
     } else if (direct) {
       const float* second = data(w2);
-      std::fill_n(dh, n * h, 0.0f);
-      std::fill_n(dz, n * c, 0.0f);
-      for (int64_t k = 0; k < c; ++k) {
-        std::fill_n(dw2 + k * h, h, 0.0f);
-        for (int64_t i = 0; i < n; ++i) {
-          add(dh + i * h, dp[i * c + k], second + k * h, h);
-          add(dw2 + k * h, dp[i * c + k], hidden + i * h, h);
+      const int64_t threads = at::get_num_threads(), some = std::max<int64_t>(4, NEAR / h);
+      std::vector<float> parts(threads * n * h);  // of dh, a part for each thread
+      rows(c, 2 * n * h, [&](int64_t from, int64_t to) {
+        float* part = parts.data() + at::get_thread_num() * n * h;
+        for (int64_t k0 = from; k0 < to; k0 += some) {
+          const int64_t k1 = std::min(k0 + some, to);
+          for (int64_t k = k0; k < k1; ++k)
+            combine<true>(dw2 + k * h, h, n, [&](int64_t i) { return dp[i * c + k]; },
+                          [&](int64_t i) { return hidden + i * h; });
+          for (int64_t i = 0; i < n; ++i)
+            combine<false>(part + i * h, h, k1 - k0, [&](int64_t k) { return dp[i * c + k0 + k]; },
+                           [&](int64_t k) { return second + (k0 + k) * h; });
         }
-      }
+      });
+      std::copy_n(parts.data(), n * h, dh);
+      for (int64_t t = 1; t < threads; ++t) add(dh, 1, parts.data() + t * n * h, n * h);
       for (int64_t i = 0; i < n * h; ++i) dh[i] = hidden[i] > 0 ? dh[i] : 0.0f;
-      for (int64_t j = 0; j < h; ++j) {
-        std::fill_n(dw1 + j * c, c, 0.0f);
-        for (int64_t i = 0; i < n; ++i) {
-          add(dz + i * c, dh[i * h + j], first + j * c, c);
-          add(dw1 + j * c, dh[i * h + j], z + i * c, c);
+      rows(c, 2 * n * h, [&](int64_t from, int64_t to) {
+        for (int64_t k = from; k < to; k += COLUMNS) {
+          const int64_t size = std::min(COLUMNS, to - k), few = NEAR / COLUMNS;
+          for (int64_t i = 0; i < n; ++i) std::fill_n(dz + i * c + k, size, 0.0f);
+          for (int64_t j0 = 0; j0 < h; j0 += few) {
+            const int64_t j1 = std::min(j0 + few, h);
+            for (int64_t j = j0; j < j1; ++j)
+              combine<true>(dw1 + j * c + k, size, n, [&](int64_t i) { return dh[i * h + j]; },
+                            [&](int64_t i) { return z + i * c + k; });
+            for (int64_t i = 0; i < n; ++i)
+              combine<false>(dz + i * c + k, size, j1 - j0,
+                             [&](int64_t j) { return dh[i * h + j0 + j]; },
+                             [&](int64_t j) { return first + (j0 + j) * c + k; });
+          }
         }
-      }
+      });
     } else {
       std::vector<float> turned_grad(c * h);
       std::fill_n(dw1, c * h, 0.0f);
