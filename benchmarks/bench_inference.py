@@ -10,6 +10,7 @@ drifts slows all of them alike:
     blocked      in ONNX Runtime, after `senet.export(form="blocked")`
     timm         where SE is inserted: timm's module behind the same batch norms, not deployed
     warm         in PyTorch, where SE is inserted: after `senet.warm_up`, not deployed
+    .../timm     undeployed and warm over timm, in pairs: what they share does not blur that ratio
 
 Each timed call follows one of the same network that is not timed, as in use: otherwise the caches
 would hold another network, and for those at the ends of the row of turns sometimes their own.
@@ -250,12 +251,15 @@ def row(case: Case, image: Tensor, seconds: float, loads: int) -> None:
             times.append(measure(calls, max(3, min(200, int(seconds / loads / spent / 2)))))
     plain = statistics.median([t for each in times for t in each["plain"]])
     rows = []
-    for variant in list(nets)[1:]:
-        pairs = [zip(each[variant], each["plain"], strict=True) for each in times]
+    over = [(variant, "plain") for variant in list(nets)[1:]]
+    over += [(variant, "timm") for variant in ("undeployed", "warm") if "timm" in nets]
+    for with_blocks, other in [each for each in over if each[0] in nets]:
+        variant = with_blocks if other == "plain" else f"{with_blocks}/{other}"
+        pairs = [zip(each[with_blocks], each[other], strict=True) for each in times]
         ratios = [[with_se / without for with_se, without in each] for each in pairs]
         ratio, low, high = over_loads(ratios)
         print(
-            f"{name:16} {variant:10} {engine:8} {precision} batch {batch}: "
+            f"{name:16} {variant:15} {engine:8} {precision} batch {batch}: "
             f"{ratio:.3f} [{low:.3f}, {high:.3f}]",
             flush=True,
         )
