@@ -12,6 +12,7 @@ import senet
 from ops.cases import needs_compiler
 from senet import SqueezeExcitation, functional, ops
 from senet.blocks.fusion import residual_tail
+from senet.errors import InputError
 from senet.ops import api
 from senet.ops.inductor import INDUCTOR
 from tolerances import assert_close
@@ -183,6 +184,39 @@ def test_evaluation_of_small_maps_refuses_what_the_reference_refuses() -> None:
                 function(x, *vectors, ops.TwoLayers(*wrong))
             raised.append((type(error.value), str(error.value)))
         assert raised[0] == raised[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_evaluation_of_small_maps_refuses_what_is_no_number_with_a_fraction(dtype) -> None:
+    with torch.no_grad(), pytest.raises(InputError, match="floating-point"):
+        SqueezeExcitation(4)(torch.ones(1, 4, 3, 3, dtype=dtype))
+
+
+def test_evaluation_of_no_image_refuses_a_gate_of_another_width() -> None:
+    layers = ops.TwoLayers(torch.zeros(2, 4), None, torch.zeros(3, 2), None)
+    with torch.no_grad(), pytest.raises(InputError, match="a gate"):
+        ops.recalibrate(torch.empty(0, 4, 3, 3), layers)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_export_without_gradients_holds_for_maps_of_all_sizes(*, strict: bool) -> None:
+    sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
+    for block in SqueezeExcitation(4), senet.SEBatchNorm2d(4).eval():
+        with torch.no_grad():
+            small = torch.randn(2, 4, 8, 8)
+            exported = torch.export.export(block, (small,), dynamic_shapes=(sizes,), strict=strict)
+            large = torch.randn(2, 4, 512, 512)
+            assert_close(exported.module()(large), block(large))
+
+
+def test_a_hook_that_gives_a_norm_its_dimension_comes_first() -> None:
+    norm, x = senet.SEBatchNorm2d(4).eval(), torch.randn(2, 4, 6)
+    norm.register_forward_pre_hook(lambda _, given: (given[0][..., None],))
+    norm.register_forward_hook(lambda _, __, y: y[..., 0])
+    expected = residual_tail(norm, x, x, torch.nn.ReLU())
+    with torch.no_grad():
+        assert_close(residual_tail(norm, x, x, torch.nn.ReLU()), expected)
+        assert residual_tail(lambda u: u, x, -x, torch.nn.ReLU()).max() == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("parametrized", ["norm", "fc1"])

@@ -43,7 +43,7 @@ def branch_tail(
         0.0
     """
     y = None
-    if torch.is_grad_enabled() and norm.training:
+    if torch.is_grad_enabled():
         y = _without_map(conv, norm, x, identity, activation)
     return residual_tail(norm, conv(x), identity, activation) if y is None else y
 
@@ -54,7 +54,7 @@ def _without_map(
     """Return the result where the convolution's output need not be kept, else None."""
     if isinstance(norm, nn.modules.batchnorm._BatchNorm) or not hasattr(norm, "block_inside"):
         return None
-    if torch.compiler.is_exporting():
+    if not norm.training or torch.compiler.is_exporting():
         return None
     if x is identity and torch.compiler.is_compiling():  # Dynamo takes no tensor twice
         return None

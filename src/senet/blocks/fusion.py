@@ -243,9 +243,9 @@ def evaluated(
     None in all other cases. To be called without gradients. For speed, as `senet.ops.small_maps`
     says: what `fusible` and `batch_norm_se` ask one after the other is asked here.
     """
-    if norm.training or getattr(norm, "_plain", None) is None:
+    if getattr(norm, "_plain", None) is None or norm.training:
         return None
-    se: Any = norm._modules["se"]
+    se: Any = norm._modules.get("se")
     if type(x) is not Tensor or not ops.small(x, warm=getattr(se, "warm", False)):
         return None
     if type(se) is not SqueezeExcitation or se.squeeze != "avg" or own_positions(x) is not None:
@@ -255,6 +255,8 @@ def evaluated(
     elif type(activation) is nn.ReLU:
         end, layers = "relu", se.excitation(se, norm, activation)
     else:
+        return None
+    if type(layers) is not ops.TwoLayers:
         return None
     norm._check_input_dim(x)
     affine, running = norm._parameters, norm._buffers

@@ -218,8 +218,13 @@ def choose(x: Tensor, *, training: bool, warm: bool = False) -> Choice:
 
 
 def small(x: Tensor, *, warm: bool) -> bool:
-    """Say whether x is one of the small maps that `auto` does not compile for an evaluation."""
-    return _requested == "auto" and not warm and x.numel() < OTHER_VALUES
+    """Say whether x is one of the small maps that `auto` does not compile for an evaluation.
+
+    Not where a compiler traces the call: the size may be one of many there.
+    """
+    if torch.compiler.is_compiling() or _requested != "auto" or warm:
+        return False
+    return 0 < x.numel() < OTHER_VALUES
 
 
 def fuses(x: Tensor, *, training: bool, warm: bool = False) -> bool:

@@ -16,6 +16,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -348,7 +352,11 @@ struct Layers {
       at::mm_out(dw2s, dps.t(), blob(hidden, n, h));
     } else if (direct) {
       const float* second = data(w2);
-      const int64_t threads = at::get_num_threads(), some = std::max<int64_t>(4, NEAR / h);
+      int64_t threads = at::get_num_threads();
+#ifdef _OPENMP
+      threads = std::max<int64_t>(threads, omp_get_max_threads());  // of another runtime than torch's
+#endif
+      const int64_t some = std::max<int64_t>(4, NEAR / h);
       std::vector<float> parts(threads * n * h);  // of dh, a part for each thread
       rows(c, 2 * n * h, [&](int64_t from, int64_t to) {
         float* part = parts.data() + at::get_thread_num() * n * h;
