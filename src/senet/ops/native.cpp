@@ -8,21 +8,17 @@
 // None for what it was not written for, and then senet computes it otherwise.
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -42,13 +38,16 @@ struct Options {
 };
 
 constexpr int64_t GRAIN = 32768;          // values of a map for each thread
-constexpr int64_t MATRIX = int64_t(1) << 18;  // from so many products on the layers are matrix products
-
-constexpr int64_t FEW = 16;        // positions
-constexpr int64_t FEW_IMAGES = 16;  // below, and hidden units that make a loop over them worth it
-constexpr int64_t WIDE = 8;
+constexpr int64_t WORK = int64_t(1) << 17;  // multiplications of the layers for each thread
+constexpr int64_t PARTS = 16;               // of a sum over channels, in threads
+constexpr int64_t FEW = 16;                 // positions
 constexpr int64_t NEAR = 4096;  // values that stay in the nearest cache, as rows of so many
 constexpr int64_t COLUMNS = 256;
+#ifdef __AVX512F__
+constexpr int LANES = 16, STRIP = 64;  // floats of a vector, and of a block's row in registers
+#else
+constexpr int LANES = 8, STRIP = 16;
+#endif
 
 // exp for compilers that vectorise no call: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]
 inline float exponential(float x) {
@@ -187,59 +186,165 @@ inline void sums(const Size& size, float* const (&out)[K], F f) {
     all([=](int64_t l, int64_t i) { return i * positions + l; });
 }
 
-inline float dot(const float* a, const float* b, int64_t size) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < size; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
 inline void add(float* to, float factor, const float* from, int64_t size) {
 #pragma omp simd
   for (int64_t i = 0; i < size; ++i) to[i] += factor * from[i];
 }
 
-// to += or = f0 a0 + f1 a1 + f2 a2 + f3 a3
-template <bool SET>
-inline void add4(float* to, const float (&f)[4], const float* const (&a)[4], int64_t size) {
-  const float *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3];
-  const float f0 = f[0], f1 = f[1], f2 = f[2], f3 = f[3];
-#pragma omp simd
-  for (int64_t i = 0; i < size; ++i) {
-    const float sum = f0 * a0[i] + f1 * a1[i] + f2 * a2[i] + f3 * a3[i];
-    to[i] = SET ? sum : to[i] + sum;
-  }
+template <int W>
+struct Lanes {
+  typedef float Type __attribute__((vector_size(4 * W)));
+};
+template <>
+struct Lanes<1> {
+  typedef float Type;
+};
+
+template <class V>
+inline V load(const float* from) {
+  V value;
+  std::memcpy(&value, from, sizeof(V));
+  return value;
 }
 
-// to += sum of factor(i) row(i), four rows at a time; to = that where SET
-template <bool SET, class F, class R>
-inline void combine(float* to, int64_t size, int64_t count, F factor, R row) {
-  int64_t i = 0;
-  if constexpr (SET) {
-    if (count < 4) std::fill_n(to, size, 0.0f);
-  }
-  for (; i + 4 <= count; i += 4) {
-    const float f[4] = {factor(i), factor(i + 1), factor(i + 2), factor(i + 3)};
-    const float* const a[4] = {row(i), row(i + 1), row(i + 2), row(i + 3)};
-    SET && i == 0 ? add4<true>(to, f, a, size) : add4<false>(to, f, a, size);
-  }
-  for (; i < count; ++i) add(to, factor(i), row(i), size);
-}
+// An R x V block of A B in registers: to[r, :] += or = sum over k of a[r, k] b[k, :]. A stands at
+// any strides, rows of B and of the result are contiguous.
+struct Product {
+  float* to;
+  int64_t to_row;
+  const float* a;
+  int64_t a_row, a_step;
+  const float* b;
+  int64_t b_row, count;
+  bool set;
 
-// put(i, <in_i, w>) for n rows of `in`
-template <class P>
-inline void dots(const float* in, const float* w, int64_t n, int64_t size, P put) {
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    const float *a0 = in + i * size, *a1 = a0 + size, *a2 = a1 + size, *a3 = a2 + size;
-    float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-    for (int64_t j = 0; j < size; ++j) {
-      s0 += a0[j] * w[j], s1 += a1[j] * w[j], s2 += a2[j] * w[j], s3 += a3[j] * w[j];
+  template <int R, int V, int W>
+  void block(int64_t i, int64_t j) const {
+    using T = typename Lanes<W>::Type;
+    T sum[R][V];
+    float* out = to + i * to_row + j;
+    const float* in = a + i * a_row;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] = set ? T{} : load<T>(out + r * to_row + v * W);
+    for (int64_t k = 0; k < count; ++k) {
+      T column[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) column[v] = load<T>(b + k * b_row + j + v * W);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const float factor = in[r * a_row + k * a_step];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] += factor * column[v];
+      }
     }
-    put(i, s0), put(i + 1, s1), put(i + 2, s2), put(i + 3, s3);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) std::memcpy(out + r * to_row + v * W, &sum[r][v], sizeof(T));
   }
-  for (; i < n; ++i) put(i, dot(in + i * size, w, size));
+
+  template <int V, int W>
+  void strips(int64_t rows, int64_t& j, int64_t columns) const {
+    for (; j + V * W <= columns; j += V * W) {
+      int64_t i = 0;
+      for (; i + 4 <= rows; i += 4) block<4, V, W>(i, j);
+      for (; i < rows; ++i) block<1, V, W>(i, j);
+    }
+  }
+
+  void run(int64_t rows, int64_t columns) const {
+    int64_t j = 0;
+    strips<STRIP / LANES, LANES>(rows, j, columns);
+    strips<1, LANES>(rows, j, columns);
+    strips<1, 4>(rows, j, columns);
+    strips<1, 1>(rows, j, columns);
+  }
+};
+
+template <int W>
+inline float sum_of(typename Lanes<W>::Type v) {
+  if constexpr (W == 1) {
+    return v;
+  } else {
+    using Half = typename Lanes<W / 2>::Type;
+    Half halves[2];
+    std::memcpy(halves, &v, sizeof(v));
+    return sum_of<W / 2>(halves[0] + halves[1]);
+  }
+}
+
+// put(i, j, <a_i, b_j>) for rows of `size` values, R and Q of which share what is loaded.
+template <int R, int Q, class P>
+inline void dots(const float* a, const float* b, int64_t size, P put) {
+  using T = Lanes<LANES>::Type;
+  T sum[R][Q] = {};
+  int64_t k = 0;
+  for (; k + LANES <= size; k += LANES) {
+    T row[Q];
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; ++q) row[q] = load<T>(b + q * size + k);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const T other = load<T>(a + r * size + k);
+#pragma GCC unroll 8
+      for (int q = 0; q < Q; ++q) sum[r][q] += other * row[q];
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int q = 0; q < Q; ++q) {
+      float total = sum_of<LANES>(sum[r][q]);
+      for (int64_t i = k; i < size; ++i) total += a[r * size + i] * b[q * size + i];
+      put(r, q, total);
+    }
+}
+
+// put(i, j, <a_i, b_j>) for all rows of A, and those of B from one to another
+template <class P>
+inline void all_dots(const float* a, int64_t n, const float* b, int64_t from, int64_t to,
+                     int64_t size, P put) {
+  auto some = [&](auto width, int64_t j) {
+    constexpr int Q = decltype(width)::value;
+    auto at = [&](int64_t i) {
+      return [=](int r, int q, float v) { put(i + r, j + q, v); };
+    };
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) dots<4, Q>(a + i * size, b + j * size, size, at(i));
+    for (; i < n; ++i) dots<1, Q>(a + i * size, b + j * size, size, at(i));
+  };
+  int64_t j = from;
+  for (; j + 4 <= to; j += 4) some(std::integral_constant<int, 4>{}, j);
+  for (; j < to; ++j) some(std::integral_constant<int, 1>{}, j);
+}
+
+// to[j, k] = from[k, j], for `rows` rows k of `size` values
+inline void turn(float* to, const float* from, int64_t rows, int64_t size) {
+  int64_t k = 0;
+#if defined(__clang__) || __GNUC__ >= 12
+  using V = Lanes<4>::Type;
+  for (; k + 4 <= rows; k += 4) {
+    const float* in = from + k * size;
+    int64_t j = 0;
+    for (; j + 4 <= size; j += 4) {
+      const V a = load<V>(in + j), b = load<V>(in + size + j);
+      const V c = load<V>(in + 2 * size + j), d = load<V>(in + 3 * size + j);
+      const V ac = __builtin_shufflevector(a, c, 0, 4, 1, 5);
+      const V bd = __builtin_shufflevector(b, d, 0, 4, 1, 5);
+      const V ca = __builtin_shufflevector(a, c, 2, 6, 3, 7);
+      const V db = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+      const V out[4] = {__builtin_shufflevector(ac, bd, 0, 4, 1, 5),
+                        __builtin_shufflevector(ac, bd, 2, 6, 3, 7),
+                        __builtin_shufflevector(ca, db, 0, 4, 1, 5),
+                        __builtin_shufflevector(ca, db, 2, 6, 3, 7)};
+      for (int i = 0; i < 4; ++i) std::memcpy(to + (j + i) * rows + k, &out[i], sizeof(V));
+    }
+    for (; j < size; ++j)
+      for (int i = 0; i < 4; ++i) to[j * rows + k + i] = in[i * size + j];
+  }
+#endif
+  for (; k < rows; ++k)
+    for (int64_t j = 0; j < size; ++j) to[j * rows + k] = from[k * size + j];
 }
 
 inline float* data(const Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; }
@@ -258,165 +363,94 @@ struct Vectors {
   }
 };
 
-// Calls f(from, to) for parts of `count` rows of so many products each, in threads.
+// Calls f(from, to) for parts of `count`, multiples of `unit`, of so many operations each, in threads.
 template <class F>
-inline void rows(int64_t count, int64_t products, F f) {
-  at::parallel_for(0, count, std::max<int64_t>(1, GRAIN / products), f);
+inline void parallel(int64_t count, int64_t unit, int64_t operations, F f) {
+  const int64_t units = (count + unit - 1) / unit;
+  at::parallel_for(0, units, std::max<int64_t>(1, WORK / (unit * operations)),
+                   [&](int64_t from, int64_t to) { f(from * unit, std::min(to * unit, count)); });
 }
 
-// W1 [H, C] and W2 [C, H]. For few images the weights are what there is to move: loops over their
-// rows, each read once, where four images or four rows share what is loaded. For many the products
-// are matrix products where they are large, else loops over channels, with W2 turned.
+// W1 [H, C] and W2 [C, H]. Each row of the weights is read once, in threads, and blocks of the
+// products stay in registers. No sum depends on the number of threads.
 struct Layers {
   Tensor w1, b1, w2, b2;
   int64_t c, h;
-  bool matrix, direct;
-  std::vector<float> turned;
 
-  Layers(const Tensor& w1, Tensor b1, const Tensor& w2, Tensor b2, int64_t images)
-      : w1(w1), b1(std::move(b1)), w2(w2), b2(std::move(b2)), c(w1.size(1)), h(w1.size(0)) {
-    direct = images < FEW_IMAGES && h >= WIDE;
-    matrix = !direct && images * c * h >= MATRIX;
-    if (matrix || direct) return;
-    turned.resize(c * h);
-    const float* from = data(this->w2);
-    float* turned = this->turned.data();
-    for (int64_t j = 0; j < h; ++j) {
-#pragma omp simd
-      for (int64_t i = 0; i < c; ++i) turned[j * c + i] = from[i * h + j];
-    }
-  }
+  Layers(const Tensor& w1, Tensor b1, const Tensor& w2, Tensor b2)
+      : w1(w1), b1(std::move(b1)), w2(w2), b2(std::move(b2)), c(w1.size(1)), h(w1.size(0)) {}
 
   // h [N, H] and p [N, C] of z [N, C]
   void forward(const float* z, float* hidden, float* p, int64_t n) const {
-    const float *bias1 = data(b1), *bias2 = data(b2), *first = data(w1);
-    if (matrix) {
-      auto zs = at::from_blob(const_cast<float*>(z), {n, c});
-      auto hs = at::from_blob(hidden, {n, h}), ps = at::from_blob(p, {n, c});
-      at::mm_out(hs, zs, w1.t());
-      for (int64_t i = 0; i < n * h; ++i) {
-        const float v = hidden[i] + (bias1 ? bias1[i % h] : 0.0f);
-        hidden[i] = v < 0 ? 0.0f : v;
-      }
-      at::mm_out(ps, hs, w2.t());
-      if (bias2)
-        for (int64_t i = 0; i < n; ++i) add(p + i * c, 1, bias2, c);
-      return;
-    }
-    if (direct) {
-      const float* second = data(w2);
-      rows(h, n * c, [&](int64_t from, int64_t to) {
-        for (int64_t j = from; j < to; ++j) {
-          const float bias = bias1 ? bias1[j] : 0.0f;
-          dots(z, first + j * c, n, c, [&](int64_t i, float v) {
-            hidden[i * h + j] = v + bias < 0 ? 0.0f : v + bias;
-          });
-        }
-      });
-      rows(c, n * h, [&](int64_t from, int64_t to) {
-        for (int64_t k = from; k < to; ++k) {
-          const float bias = bias2 ? bias2[k] : 0.0f;
-          dots(hidden, second + k * h, n, h, [&](int64_t i, float v) { p[i * c + k] = v + bias; });
-        }
-      });
-      return;
-    }
-    for (int64_t i = 0; i < n; ++i) {
-      float* out = p + i * c;
-      if (bias2)
-        std::copy_n(bias2, c, out);
-      else
-        std::fill_n(out, c, 0.0f);
-      for (int64_t j = 0; j < h; ++j) {
-        const float v = dot(z + i * c, first + j * c, c) + (bias1 ? bias1[j] : 0.0f);
+    const float *first = data(w1), *second = data(w2), *bias1 = data(b1), *bias2 = data(b2);
+    parallel(h, 4, n * c, [&](int64_t from, int64_t to) {
+      all_dots(z, n, first, from, to, c, [&](int64_t i, int64_t j, float v) {
+        v += bias1 ? bias1[j] : 0.0f;
         hidden[i * h + j] = v < 0 ? 0.0f : v;
-        if (!(v < 0)) add(out, v, turned.data() + j * c, c);
-      }
+      });
+    });
+    if (n < 4) {
+      parallel(c, 4, n * h, [&](int64_t from, int64_t to) {
+        all_dots(hidden, n, second, from, to, h, [&](int64_t i, int64_t j, float v) {
+          p[i * c + j] = v + (bias2 ? bias2[j] : 0.0f);
+        });
+      });
+      return;
     }
+    parallel(c, STRIP, n * h, [&](int64_t from, int64_t to) {
+      std::vector<float> turned(STRIP * h);
+      for (int64_t k = from; k < to; k += STRIP) {
+        const int64_t size = std::min<int64_t>(STRIP, to - k);
+        turn(turned.data(), second + k * h, size, h);
+        for (int64_t i = 0; i < n; ++i) {
+          float* start = p + i * c + k;
+          bias2 ? std::copy_n(bias2 + k, size, start) : std::fill_n(start, size, 0.0f);
+        }
+        Product{p + k, c, hidden, h, 1, turned.data(), size, h, false}.run(n, size);
+      }
+    });
   }
 
   // dz [N, C], dh [N, H] and the gradients of the layers, of dp [N, C]
   void backward(const float* dp, const float* z, const float* hidden, float* dh, float* dz,
                 float* dw1, float* db1, float* dw2, float* db2, int64_t n) const {
-    const float* first = data(w1);
-    if (matrix) {
-      auto blob = [](const float* t, int64_t rows, int64_t columns) {
-        return at::from_blob(const_cast<float*>(t), {rows, columns});
-      };
-      auto dps = blob(dp, n, c), dhs = blob(dh, n, h), dzs = blob(dz, n, c);
-      at::mm_out(dhs, dps, w2);
-      for (int64_t i = 0; i < n * h; ++i) dh[i] = hidden[i] > 0 ? dh[i] : 0.0f;
-      at::mm_out(dzs, dhs, w1);
-      auto dw1s = blob(dw1, h, c), dw2s = blob(dw2, c, h);
-      at::mm_out(dw1s, dhs.t(), blob(z, n, c));
-      at::mm_out(dw2s, dps.t(), blob(hidden, n, h));
-    } else if (direct) {
-      const float* second = data(w2);
-      int64_t threads = at::get_num_threads();
-#ifdef _OPENMP
-      threads = std::max<int64_t>(threads, omp_get_max_threads());  // of another runtime than torch's
-#endif
-      const int64_t some = std::max<int64_t>(4, NEAR / h);
-      std::vector<float> parts(threads * n * h);  // of dh, a part for each thread
-      rows(c, 2 * n * h, [&](int64_t from, int64_t to) {
-        float* part = parts.data() + at::get_thread_num() * n * h;
-        for (int64_t k0 = from; k0 < to; k0 += some) {
-          const int64_t k1 = std::min(k0 + some, to);
-          for (int64_t k = k0; k < k1; ++k)
-            combine<true>(dw2 + k * h, h, n, [&](int64_t i) { return dp[i * c + k]; },
-                          [&](int64_t i) { return hidden + i * h; });
-          for (int64_t i = 0; i < n; ++i)
-            combine<false>(part + i * h, h, k1 - k0, [&](int64_t k) { return dp[i * c + k0 + k]; },
-                           [&](int64_t k) { return second + (k0 + k) * h; });
+    const float *first = data(w1), *second = data(w2);
+    const int64_t count = std::clamp<int64_t>(n * c * h / WORK, 1, PARTS), part = (c - 1) / count + 1;
+    std::vector<float> parts(count * n * h);  // of dh
+    const int64_t rows = std::max<int64_t>(8, NEAR / h);
+    parallel(count, 1, 2 * n * h * part, [&](int64_t from, int64_t to) {
+      for (int64_t t = from; t < to; ++t) {
+        const int64_t end = std::min((t + 1) * part, c);
+        for (int64_t k = t * part; k < end; k += rows) {
+          const int64_t some = std::min(rows, end - k);
+          Product{parts.data() + t * n * h, h, dp + k, c, 1, second + k * h, h, some, false}.run(n, h);
+          Product{dw2 + k * h, h, dp + k, 1, c, hidden, h, n, true}.run(some, h);
         }
-      });
-      std::copy_n(parts.data(), n * h, dh);
-      for (int64_t t = 1; t < threads; ++t) add(dh, 1, parts.data() + t * n * h, n * h);
-      for (int64_t i = 0; i < n * h; ++i) dh[i] = hidden[i] > 0 ? dh[i] : 0.0f;
-      rows(c, 2 * n * h, [&](int64_t from, int64_t to) {
-        for (int64_t k = from; k < to; k += COLUMNS) {
-          const int64_t size = std::min(COLUMNS, to - k), few = NEAR / COLUMNS;
-          for (int64_t i = 0; i < n; ++i) std::fill_n(dz + i * c + k, size, 0.0f);
-          for (int64_t j0 = 0; j0 < h; j0 += few) {
-            const int64_t j1 = std::min(j0 + few, h);
-            for (int64_t j = j0; j < j1; ++j)
-              combine<true>(dw1 + j * c + k, size, n, [&](int64_t i) { return dh[i * h + j]; },
-                            [&](int64_t i) { return z + i * c + k; });
-            for (int64_t i = 0; i < n; ++i)
-              combine<false>(dz + i * c + k, size, j1 - j0,
-                             [&](int64_t j) { return dh[i * h + j0 + j]; },
-                             [&](int64_t j) { return first + (j0 + j) * c + k; });
-          }
-        }
-      });
-    } else {
-      std::vector<float> turned_grad(c * h);
-      std::fill_n(dw1, c * h, 0.0f);
-      for (int64_t i = 0; i < n; ++i) {
-        std::fill_n(dz + i * c, c, 0.0f);
-        for (int64_t j = 0; j < h; ++j) {
-          const float there = hidden[i * h + j];
-          float& d = dh[i * h + j];
-          d = there > 0 ? dot(dp + i * c, turned.data() + j * c, c) : 0.0f;
-          if (there == 0) continue;  // not of NaN
-          add(dz + i * c, d, first + j * c, c);
-          add(dw1 + j * c, d, z + i * c, c);
-          add(turned_grad.data() + j * c, there, dp + i * c, c);
-        }
+        if (db2) column_sums(db2, dp, t * part, end, n, c);
       }
-      const float* columns = turned_grad.data();
-      for (int64_t i = 0; i < c; ++i) {
-#pragma omp simd
-        for (int64_t j = 0; j < h; ++j) dw2[i * h + j] = columns[j * c + i];
-      }
+    });
+    for (int64_t i = 0; i < n * h; ++i) {
+      float sum = parts[i];
+      for (int64_t t = 1; t < count; ++t) sum += parts[t * n * h + i];
+      dh[i] = hidden[i] > 0 ? sum : 0.0f;
     }
-    auto columns = [n](float* out, const float* in, int64_t size) {
-      if (!out) return;
-      std::fill_n(out, size, 0.0f);
-      for (int64_t i = 0; i < n; ++i) add(out, 1, in + i * size, size);
-    };
-    columns(db1, dh, h);
-    columns(db2, dp, c);
+    if (db1) column_sums(db1, dh, 0, h, n, h);
+    parallel(c, STRIP, 2 * n * h, [&](int64_t from, int64_t to) {
+      for (int64_t k = from; k < to; k += COLUMNS) {
+        const int64_t size = std::min(COLUMNS, to - k);
+        for (int64_t j = 0; j < h; j += NEAR / COLUMNS) {
+          const int64_t some = std::min(NEAR / COLUMNS, h - j);
+          Product{dz + k, c, dh + j, h, 1, first + j * c + k, c, some, j == 0}.run(n, size);
+          Product{dw1 + j * c + k, c, dh + j, 1, h, z + k, c, n, true}.run(some, size);
+        }
+      }
+    });
+  }
+
+  static void column_sums(float* to, const float* t, int64_t from, int64_t end, int64_t n,
+                          int64_t row) {
+    std::fill(to + from, to + end, 0.0f);
+    for (int64_t i = 0; i < n; ++i) add(to + from, 1, t + i * row + from, end - from);
   }
 };
 
@@ -425,6 +459,12 @@ inline void images(const Size& size, F f) {
   at::parallel_for(0, size.n, size.images(), [&](int64_t from, int64_t to) {
     for (int64_t n = from; n < to; ++n) f(n);
   });
+}
+
+// Calls f(from, to) for parts of the channels, in threads.
+template <class F>
+inline void channels(const Size& size, F f) {
+  at::parallel_for(0, size.c, std::max<int64_t>(1, GRAIN / size.n), f);
 }
 
 template <class F>
@@ -500,25 +540,27 @@ void statistics(const T* u, const Size& size, const Kept& kept, float* m, float*
     }
     return;
   }
-  std::fill_n(kept.mu, c, 0.0f);
-  for (int64_t n = 0; n < size.n; ++n) add(kept.mu, 1, m + n * c, c);
-  for (int64_t i = 0; i < c; ++i) kept.mu[i] /= float(size.n);
-  std::fill_n(kept.rstd, c, 0.0f);  // the variance, for now
-  for (int64_t n = 0; n < size.n; ++n) {
-    const float *mn = m + n * c, *vn = v + n * c;
-#pragma omp simd
-    for (int64_t i = 0; i < c; ++i) {
-      const float d = mn[i] - kept.mu[i];
-      kept.rstd[i] += vn[i] / float(size.l) + d * d;
-    }
-  }
   const float count = float(size.n * size.l), weight = float(o.momentum);
-  for (int64_t i = 0; i < c; ++i) {
-    const float batch = kept.rstd[i] / float(size.n);
-    kept.rstd[i] = 1.0f / std::sqrt(batch + float(o.eps));
-    if (mean) mean[i] += weight * (kept.mu[i] - mean[i]);
-    if (var) var[i] += weight * (batch * (count / (count - 1)) - var[i]);
-  }
+  channels(size, [&](int64_t from, int64_t to) {
+    std::fill(kept.mu + from, kept.mu + to, 0.0f);
+    for (int64_t n = 0; n < size.n; ++n) add(kept.mu + from, 1, m + n * c + from, to - from);
+    for (int64_t i = from; i < to; ++i) kept.mu[i] /= float(size.n);
+    std::fill(kept.rstd + from, kept.rstd + to, 0.0f);  // the variance, for now
+    for (int64_t n = 0; n < size.n; ++n) {
+      const float *mn = m + n * c, *vn = v + n * c;
+#pragma omp simd
+      for (int64_t i = from; i < to; ++i) {
+        const float d = mn[i] - kept.mu[i];
+        kept.rstd[i] += vn[i] / float(size.l) + d * d;
+      }
+    }
+    for (int64_t i = from; i < to; ++i) {
+      const float batch = kept.rstd[i] / float(size.n);
+      kept.rstd[i] = 1.0f / std::sqrt(batch + float(o.eps));
+      if (mean) mean[i] += weight * (kept.mu[i] - mean[i]);
+      if (var) var[i] += weight * (batch * (count / (count - 1)) - var[i]);
+    }
+  });
 }
 
 template <class T>
@@ -549,13 +591,13 @@ void forward(const T* u, const T* identity, T* y, const Size& size, const Kept& 
       }
     });
     layers.forward(z, kept.h, kept.s, size.n);
-#pragma omp simd
-    for (int64_t i = 0; i < vector; ++i) kept.s[i] = gate(kept.s[i], o);
     images(size, [&](int64_t n) {
       const int64_t start = n * size.values();
       const T *x = u + start, *id = identity ? identity + start : nullptr;
       T* out = y + start;
-      const float* s = kept.s + n * c;
+      float* s = kept.s + n * c;
+#pragma omp simd
+      for (int64_t i = 0; i < c; ++i) s[i] = gate(s[i], o);
       auto write = [&](auto with_identity, auto with_relu) {
         each(size, [=](int64_t i, int64_t place) {
           const float deviation = float(x[place]) - mu[i];
@@ -627,6 +669,8 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
           });
           for (int64_t i = row; i < row + c; ++i) d[i] /= float(size.l), e[i] /= float(size.l);
         }
+#pragma omp simd
+        for (int64_t i = row; i < row + c; ++i) ds[i] *= gate_slope(kept.s[i], o);  // dp
       });
     };
     std::true_type yes;
@@ -636,29 +680,28 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
     else
       first(no, no);
     if (ACT != LINEAR) std::copy_n(kept.z, vector, z);
-#pragma omp simd
-    for (int64_t i = 0; i < vector; ++i) ds[i] *= gate_slope(kept.s[i], o);  // dp
     layers.backward(ds, z, kept.h, dh, dz, grads.w1, grads.b1, grads.w2, grads.b2, size.n);
-    std::fill_n(dbeta, c, 0.0f);
-    std::fill_n(q, c, 0.0f);
-    for (int64_t n = 0; n < size.n; ++n) {
-      const int64_t row = n * c;
-#pragma omp simd
-      for (int64_t i = 0; i < c; ++i) {
-        dbeta[i] += kept.s[row + i] * a[row + i] + dz[row + i] * d[row + i];
-        q[i] += kept.s[row + i] * b[row + i] + dz[row + i] * e[row + i];
-      }
-    }
-    if (grads.gamma)
-      for (int64_t i = 0; i < c; ++i) grads.gamma[i] = q[i] * kept.rstd[i];
-    if (grads.beta) std::copy_n(dbeta, c, grads.beta);
-    if (!du) return;
     const float count = float(size.n * size.l), share = 1.0f / float(size.l);
-    for (int64_t i = 0; i < c; ++i) {
-      const bool batch = o.norm == BATCH;
-      constant[i] = batch ? gain[i] * dbeta[i] / count : 0.0f;
-      q[i] = batch ? gain[i] * kept.rstd[i] * kept.rstd[i] * q[i] / count : 0.0f;
-    }
+    channels(size, [&](int64_t from, int64_t to) {
+      std::fill(dbeta + from, dbeta + to, 0.0f);
+      std::fill(q + from, q + to, 0.0f);
+      for (int64_t n = 0; n < size.n; ++n) {
+        const int64_t row = n * c;
+#pragma omp simd
+        for (int64_t i = from; i < to; ++i) {
+          dbeta[i] += kept.s[row + i] * a[row + i] + dz[row + i] * d[row + i];
+          q[i] += kept.s[row + i] * b[row + i] + dz[row + i] * e[row + i];
+        }
+      }
+      for (int64_t i = from; i < to; ++i) {
+        const bool batch = o.norm == BATCH;
+        if (grads.gamma) grads.gamma[i] = q[i] * kept.rstd[i];
+        if (grads.beta) grads.beta[i] = dbeta[i];
+        constant[i] = batch ? gain[i] * dbeta[i] / count : 0.0f;
+        q[i] = batch ? gain[i] * kept.rstd[i] * kept.rstd[i] * q[i] / count : 0.0f;
+      }
+    });
+    if (!du) return;
     auto second = [&](auto masked, const T* source) {
       images(size, [&](int64_t n) {
         const int64_t start = n * size.values();
@@ -719,7 +762,7 @@ struct FusedSE : torch::autograd::Function<FusedSE> {
     const Size size = size_of(u);
     Tensor y = at::empty_like(u);
     Kept kept(size, w1.size(0), o.act != LINEAR);
-    Layers layers(w1, or_none(b1), w2, or_none(b2), size.n);
+    const Layers layers(w1, or_none(b1), w2, or_none(b2));
     auto run = [&](auto* kind) {
       using T = std::remove_pointer_t<decltype(kind)>;
       ::forward(u.data_ptr<T>(), identity ? identity->data_ptr<T>() : nullptr, y.data_ptr<T>(),
@@ -758,7 +801,7 @@ struct FusedSE : torch::autograd::Function<FusedSE> {
                             ? incoming[0]
                             : at::empty_like(u).copy_(incoming[0]);
     const Kept kept(size, w1.size(0), o.act != LINEAR, saved[10]);
-    Layers layers(w1, saved[7], w2, saved[9], size.n);
+    const Layers layers(w1, saved[7], w2, saved[9]);
     const bool to_identity = values[5] != 0 && ctx->needs_input_grad(1);
     Tensor du = ctx->needs_input_grad(0) ? at::empty_like(u) : Tensor();
     Tensor g = to_identity && o.relu ? at::empty_like(u) : Tensor();

@@ -43,7 +43,7 @@ _GATES = ("sigmoid", "hard_sigmoid", "relu")
 _NORM, _ACT, _GATE = ({name: i for i, name in enumerate(t)} for t in (_NORMS, _ACTS, _GATES))
 _END = {None: 0, "relu": 1}
 # The arithmetic stays IEEE's; for the processor's vectors of ATen's own kernels.
-_FLAGS = ("-O2", "-std=c++20", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-w")
+_FLAGS = ("-O2", "-std=c++20", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w")
 _VECTORS = {"AVX512": "-march=x86-64-v4", "AVX2": "-march=x86-64-v3"}
 
 
