@@ -27,6 +27,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(backends.INDUCTOR, "run", run)
     monkeypatch.setattr(inductor, "_missing", lambda device: None)
     monkeypatch.setattr(native.Native, "ready", lambda _: False)
+    monkeypatch.setattr(native.NATIVE, "loaded", False)
     return asked
 
 

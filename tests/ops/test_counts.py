@@ -33,7 +33,7 @@ MOST = {
 MOST_NATIVE = {
     "autograd nodes": 8,
     "forward operators": 4,
-    "forward python calls of senet": 22,
+    "forward python calls of senet": 8,
     "backward operators": 8,
     "backward python calls of senet": 0,
 }

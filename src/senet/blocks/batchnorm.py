@@ -14,7 +14,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from senet.blocks.fusion import batch_norm_se, evaluated, fusible
+from senet.blocks.fusion import batch_norm_se, fusible, in_short
 from senet.blocks.host import Host, as_leaf
 from senet.blocks.squeeze_excitation import SqueezeExcitation
 
@@ -50,10 +50,9 @@ class _SEBatchNorm(Host, nn.modules.batchnorm._BatchNorm):
         """Return s * BN(input), of the shape of the input [N, C, *spatial]."""
         if not isinstance(self, _SEBatchNorm):  # a method that was kept from before senet.remove
             return type(self).forward(self, input)  # type: ignore[unreachable]
-        if not torch.is_grad_enabled():
-            y = evaluated(self, input)
-            if y is not None:
-                return y
+        y = in_short(self, input)
+        if y is not None:
+            return y
         se = self.block_inside(input)
         if se is not None:
             return batch_norm_se(self, se, input)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from senet import ops
 from senet.blocks.squeeze_excitation import SqueezeExcitation, hooked
 from senet.functional import add_act, no_autocast
+from senet.ops.stages import BATCH, FROZEN
 from senet.padding import own_positions
 
-__all__ = ["activation_inside", "batch_norm_se", "evaluated", "fusible", "residual_tail"]
+__all__ = ["activation_inside", "batch_norm_se", "fusible", "in_short", "residual_tail"]
 
 # Batch norms of other libraries that compute what torch's do, by name: neither is imported here.
 _FROZEN = ("torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm_act.FrozenBatchNormAct2d")
@@ -135,7 +136,8 @@ def batch_norm_se(
         norm._check_input_dim(x)  # type: ignore[no-untyped-call]
         training = norm.training or (mean is None and var is None)
         if norm.training:
-            momentum, group = _momentum(norm), _group(norm)
+            momentum = _momentum(norm)
+            group = _group(norm) if isinstance(norm, nn.SyncBatchNorm) else None
             if not norm.track_running_stats:
                 mean = var = None
     if se.squeeze == "constant":
@@ -223,10 +225,9 @@ def residual_tail(norm: nn.Module, u: Tensor, identity: Tensor, activation: nn.M
         >>> residual_tail(nn.BatchNorm2d(3), u, u - 1, nn.ReLU()).max().item()
         0.0
     """
-    if not torch.is_grad_enabled():
-        y = evaluated(norm, u, identity, activation)
-        if y is not None:
-            return y
+    y = in_short(norm, u, identity, activation)
+    if y is not None:
+        return y
     inside = getattr(norm, "block_inside", None)
     if inside is not None and type(activation) is nn.ReLU and identity.shape == u.shape:
         se = inside(u)
@@ -235,20 +236,25 @@ def residual_tail(norm: nn.Module, u: Tensor, identity: Tensor, activation: nn.M
     return activation(norm(u) + identity)  # type: ignore[no-any-return]
 
 
-def evaluated(
+def in_short(
     norm: Any, x: Tensor, identity: Tensor | None = None, activation: nn.Module | None = None
 ) -> Tensor | None:
-    """Return s * BN(x), or `residual_tail`, of an SE batch norm in evaluation of a small map.
+    """Return s * BN(x), or `residual_tail`, of an SE batch norm on a small map in few calls.
 
-    None in all other cases. To be called without gradients. For speed, as `senet.ops.small_maps`
-    says: what `fusible` and `batch_norm_se` ask one after the other is asked here.
+    That is in evaluation without gradients, or after `senet.warm_up`; None in all other cases. For
+    speed, as `senet.ops.small_maps` says: what `fusible`, `batch_norm_se` and `ops.choose` ask one
+    after the other is asked here.
     """
-    if getattr(norm, "_plain", None) is None or norm.training:
+    if getattr(norm, "_plain", None) is None or type(x) is not Tensor:
         return None
     se: Any = norm._modules.get("se")
-    if type(x) is not Tensor or not ops.small(x, warm=getattr(se, "warm", False)):
+    if type(se) is not SqueezeExcitation:
         return None
-    if type(se) is not SqueezeExcitation or se.squeeze != "avg" or own_positions(x) is not None:
+    native = ops.native_for(x, warm=se.warm)
+    recorded = norm.training or torch.is_grad_enabled()
+    if native is None and (recorded or not ops.small(x, warm=se.warm)):
+        return None
+    if se.squeeze != "avg" or own_positions(x) is not None:
         return None
     if activation is None:
         end, layers = None, se.excitation(se)
@@ -264,4 +270,21 @@ def evaluated(
         vectors = affine["weight"], affine["bias"], running["running_mean"], running["running_var"]
     except KeyError:  # a parametrization, or a replica, which has them elsewhere
         return None
-    return ops.evaluate(x, vectors, layers, identity, end, norm.eps)
+    if native is None:
+        return ops.evaluate(x, vectors, layers, identity, end, norm.eps)
+    return _natively(native, norm, (x, identity, None, vectors, layers), end)
+
+
+def _natively(native: Any, norm: Any, given: tuple[Any, ...], activation: str | None) -> Any:
+    """Return what the C++ operator does, None where the norm asks for more."""
+    if not norm.training:
+        return native(*given, FROZEN, None, activation, norm.eps)
+    count, mean, momentum = norm._buffers.get("num_batches_tracked"), given[3][2], norm.momentum
+    if count is None or mean is None or momentum is None or not norm.track_running_stats:
+        return None
+    if norm._plain is nn.SyncBatchNorm or torch._C._current_graph_task_id() != -1:
+        return None  # the last: checkpointing repeats a forward that has counted
+    y = native(*given, BATCH, None, activation, norm.eps, momentum)
+    if y is not None:
+        count.add_(1)
+    return y

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 from senet.errors import unknown_name
 from senet.ops.closed_form import plain
 from senet.ops.inductor import INDUCTOR
 from senet.ops.modes import observer, transformed, watched
-from senet.ops.native import NATIVE
+from senet.ops.native import NATIVE, Native
 
 __all__ = [
     "BACKENDS",
@@ -26,6 +27,7 @@ __all__ = [
     "backend",
     "choose",
     "fuses",
+    "native_for",
     "set_backend",
     "small",
     "use_backend",
@@ -46,6 +48,7 @@ TRAINING_VALUES = 2**17
 OTHER_VALUES = 2**20
 # Below how many the C++ operator takes the place of compiled code (rows `thresholds`, too).
 NATIVE_VALUES = 2**21
+_C: Any = torch._C
 
 
 class Choice(NamedTuple):
@@ -225,6 +228,23 @@ def small(x: Tensor, *, warm: bool) -> bool:
     if torch.compiler.is_compiling() or _requested != "auto" or warm:
         return False
     return 0 < x.numel() < OTHER_VALUES
+
+
+def native_for(x: Tensor, *, warm: bool) -> Native | None:
+    """Return the C++ operator if it is what computes x, of a module that is warm or not, else None.
+
+    What `choose` asks of a tensor of `torch.Tensor` itself, in one function: see small_maps.py.
+    """
+    if torch.compiler.is_compiling() or not NATIVE.loaded or INDUCTOR.broken is not None:
+        return None
+    small = warm and _requested == "auto" and x.numel() < NATIVE_VALUES
+    if not (small or _requested == "native") or not x.is_cpu:
+        return None
+    if _C._is_tracing() or _C._len_torch_dispatch_stack():
+        return None
+    if _C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return None
+    return NATIVE
 
 
 def fuses(x: Tensor, *, training: bool, warm: bool = False) -> bool:

@@ -42,8 +42,10 @@ _ACTS = (None, *ACTIVATIONS)
 _GATES = ("sigmoid", "hard_sigmoid", "relu")
 _NORM, _ACT, _GATE = ({name: i for i, name in enumerate(t)} for t in (_NORMS, _ACTS, _GATES))
 _END = {None: 0, "relu": 1}
-# The arithmetic stays IEEE's; for the processor's vectors of ATen's own kernels.
-_FLAGS = ("-O2", "-std=c++20", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w")
+# The arithmetic stays IEEE's, but product and sum may be rounded once. `_VECTORS`: those of ATen's
+# own kernels.
+_MATH = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+_FLAGS = ("-O2", "-std=c++20", "-fPIC", "-shared", "-w", *_MATH)
 _VECTORS = {"AVX512": "-march=x86-64-v4", "AVX2": "-march=x86-64-v3"}
 
 
@@ -115,6 +117,8 @@ class Native:
         """How long it took to compile and load."""
         self.broken: str | None = None
         """Why it cannot be used, or None."""
+        self.loaded = False
+        """Whether it has been asked for, and can be used."""
         self._compute: Callable[..., Tensor | None] | None = None
         self._lock = threading.Lock()
 
@@ -130,6 +134,7 @@ class Native:
         start = time.perf_counter()
         try:
             self._compute = _load().compute
+            self.loaded = True
         except Exception as error:  # noqa: BLE001  whatever it is, Inductor computes the same
             self.broken = f"the C++ operator was not built: {first_line(error)}"
             warnings.warn(
