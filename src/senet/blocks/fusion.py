@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from senet import ops
 from senet.blocks.squeeze_excitation import SqueezeExcitation, hooked
 from senet.functional import add_act, no_autocast
+from senet.ops.native import NATIVE
 from senet.ops.stages import BATCH, FROZEN
 from senet.padding import own_positions
 
@@ -247,14 +248,14 @@ def in_short(
     """
     if getattr(norm, "_plain", None) is None or type(x) is not Tensor:
         return None
+    if torch.compiler.is_compiling():
+        return None
     se: Any = norm._modules.get("se")
     if type(se) is not SqueezeExcitation:
         return None
-    native = ops.native_for(x, warm=se.warm)
     recorded = norm.training or torch.is_grad_enabled()
-    if native is None and (recorded or not ops.small(x, warm=se.warm)):
-        return None
-    if se.squeeze != "avg" or own_positions(x) is not None:
+    way = ops.in_few_calls(x, warm=se.warm, recorded=recorded)
+    if way is None or se.squeeze != "avg" or own_positions(x) is not None:
         return None
     if activation is None:
         end, layers = None, se.excitation(se)
@@ -270,21 +271,30 @@ def in_short(
         vectors = affine["weight"], affine["bias"], running["running_mean"], running["running_var"]
     except KeyError:  # a parametrization, or a replica, which has them elsewhere
         return None
-    if native is None:
+    if way == "evaluate":
         return ops.evaluate(x, vectors, layers, identity, end, norm.eps)
-    return _natively(native, norm, (x, identity, None, vectors, layers), end)
+    return _natively(norm, x, vectors, layers, identity, end)
 
 
-def _natively(native: Any, norm: Any, given: tuple[Any, ...], activation: str | None) -> Any:
+def _natively(
+    norm: Any,
+    x: Tensor,
+    vectors: tuple[Tensor | None, ...],
+    layers: ops.TwoLayers,
+    identity: Tensor | None,
+    activation: str | None,
+) -> Tensor | None:
     """Return what the C++ operator does, None where the norm asks for more."""
     if not norm.training:
-        return native(*given, FROZEN, None, activation, norm.eps)
-    count, mean, momentum = norm._buffers.get("num_batches_tracked"), given[3][2], norm.momentum
-    if count is None or mean is None or momentum is None or not norm.track_running_stats:
+        kind = FROZEN, None, activation, norm.eps
+        return NATIVE(x, identity, None, vectors, layers, *kind)
+    count, momentum = norm._buffers.get("num_batches_tracked"), norm.momentum
+    if count is None or vectors[2] is None or momentum is None or not norm.track_running_stats:
         return None
     if norm._plain is nn.SyncBatchNorm or torch._C._current_graph_task_id() != -1:
         return None  # the last: checkpointing repeats a forward that has counted
-    y = native(*given, BATCH, None, activation, norm.eps, momentum)
+    kind = BATCH, None, activation, norm.eps
+    y = NATIVE(x, identity, None, vectors, layers, *kind, momentum)
     if y is not None:
         count.add_(1)
     return y

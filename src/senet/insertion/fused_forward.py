@@ -59,12 +59,15 @@ class Tail:
     def forward(self, block: Any, x: Tensor) -> Tensor:
         """Return what the block's own forward returns."""
         *first, last = self.branch
-        inner, downsample = x, block.downsample
+        find, inner = block._modules.get, x  # without a call of `__getattr__` for each
         for name in first:
-            inner = getattr(block, name)(inner)
+            inner = (find(name) or getattr(block, name))(inner)
+        downsample = find("downsample") or block.downsample
         identity = x if downsample is None else downsample(x)
-        norm, act = getattr(block, self.norm), getattr(block, self.activation)
-        return branch_tail(getattr(block, last), norm, inner, identity, act)
+        conv = find(last) or getattr(block, last)
+        norm = find(self.norm) or getattr(block, self.norm)
+        act = find(self.activation) or getattr(block, self.activation)
+        return branch_tail(conv, norm, inner, identity, act)
 
 
 _BETWEEN = "se", "drop_path"

@@ -6,9 +6,8 @@ from senet.ops.backends import (
     Backend,
     backend,
     fuses,
-    native_for,
+    in_few_calls,
     set_backend,
-    small,
     use_backend,
 )
 from senet.ops.excitation import TwoLayers
@@ -23,11 +22,10 @@ __all__ = [
     "batch_norm_se",
     "evaluate",
     "fuses",
-    "native_for",
+    "in_few_calls",
     "observed",
     "recalibrate",
     "recomputing",
     "set_backend",
-    "small",
     "use_backend",
 ]

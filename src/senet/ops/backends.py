@@ -18,7 +18,7 @@ from senet.errors import unknown_name
 from senet.ops.closed_form import plain
 from senet.ops.inductor import INDUCTOR
 from senet.ops.modes import observer, transformed, watched
-from senet.ops.native import NATIVE, Native
+from senet.ops.native import NATIVE
 
 __all__ = [
     "BACKENDS",
@@ -27,7 +27,7 @@ __all__ = [
     "backend",
     "choose",
     "fuses",
-    "native_for",
+    "in_few_calls",
     "set_backend",
     "small",
     "use_backend",
@@ -230,21 +230,33 @@ def small(x: Tensor, *, warm: bool) -> bool:
     return 0 < x.numel() < OTHER_VALUES
 
 
-def native_for(x: Tensor, *, warm: bool) -> Native | None:
-    """Return the C++ operator if it is what computes x, of a module that is warm or not, else None.
+def in_few_calls(x: Tensor, *, warm: bool, recorded: bool) -> str | None:
+    """Say which of two short ways takes a map, where no compiler traces the call; None for neither.
 
-    What `choose` asks of a tensor of `torch.Tensor` itself, in one function: see small_maps.py.
+    What `small` and `choose` ask of a tensor of `torch.Tensor` itself, in one function: see
+    small_maps.py.
+
+    Args:
+        x: [N, C, *spatial].
+        warm: whether `senet.warm_up` compiled for maps of all sizes.
+        recorded: whether there are gradients, or statistics of the batch.
+
+    Returns:
+        "evaluate", "native", or None.
     """
-    if torch.compiler.is_compiling() or not NATIVE.loaded or INDUCTOR.broken is not None:
+    if _requested != "auto" and _requested != "native":
         return None
-    small = warm and _requested == "auto" and x.numel() < NATIVE_VALUES
-    if not (small or _requested == "native") or not x.is_cpu:
+    if not warm and _requested == "auto":
+        return "evaluate" if not recorded and 0 < x.numel() < OTHER_VALUES else None
+    if not NATIVE.loaded or not x.is_cpu or INDUCTOR.broken is not None:
+        return None
+    if _requested == "auto" and x.numel() >= NATIVE_VALUES:
         return None
     if _C._is_tracing() or _C._len_torch_dispatch_stack():
         return None
     if _C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return None
-    return NATIVE
+    return "native"
 
 
 def fuses(x: Tensor, *, training: bool, warm: bool = False) -> bool:

@@ -41,6 +41,7 @@ constexpr int64_t GRAIN = 32768;          // values of a map for each thread
 constexpr int64_t WORK = int64_t(1) << 17;  // multiplications of the layers for each thread
 constexpr int64_t PARTS = 16;               // of a sum over channels, in threads
 constexpr int64_t FEW = 16;                 // positions
+constexpr int64_t CHANNELS = 64;            // of an image, for each thread
 constexpr int64_t NEAR = 4096;  // values that stay in the nearest cache, as rows of so many
 constexpr int64_t COLUMNS = 256;
 #ifdef __AVX512F__
@@ -106,26 +107,30 @@ struct Size {
   bool last;  // channels_last: [N, L, C], else [N, C, L]
 
   int64_t values() const { return c * l; }
-  int64_t images() const { return std::max<int64_t>(1, GRAIN / std::max<int64_t>(1, values())); }
 };
 
-// Calls f(channel, place) for every value of an image. f writes to its own place only. The inner
-// loop is over whatever is contiguous, but over channels where there are few positions.
+// Some channels of an image.
+struct Part {
+  int64_t n, from, to;
+};
+
+// Calls f(channel, place) for every value of a part of an image. f writes to its own place only. The
+// inner loop is over whatever is contiguous, but over channels where there are few positions.
 template <class F>
-inline void each(const Size& size, F f) {
-  const int64_t channels = size.c, positions = size.l;
+inline void each(const Size& size, const Part& part, F f) {
+  const int64_t channels = size.c, positions = size.l, from = part.from, to = part.to;
   if (size.last) {
     for (int64_t l = 0; l < positions; ++l) {
 #pragma omp simd
-      for (int64_t i = 0; i < channels; ++i) f(i, l * channels + i);
+      for (int64_t i = from; i < to; ++i) f(i, l * channels + i);
     }
   } else if (positions < FEW) {
     for (int64_t l = 0; l < positions; ++l) {
 #pragma omp simd
-      for (int64_t i = 0; i < channels; ++i) f(i, i * positions + l);
+      for (int64_t i = from; i < to; ++i) f(i, i * positions + l);
     }
   } else {
-    for (int64_t i = 0; i < channels; ++i) {
+    for (int64_t i = from; i < to; ++i) {
 #pragma omp simd
       for (int64_t l = 0; l < positions; ++l) f(i, i * positions + l);
     }
@@ -137,14 +142,14 @@ struct Five {
   float a = 0, b = 0, c = 0, d = 0, e = 0;
 };
 
-// Sums what f(channel, place) gives over the positions: into K vectors [C].
+// Sums what f(channel, place) gives over the positions: into K vectors [C], for a part of C.
 template <int K, class F>
-inline void sums(const Size& size, float* const (&out)[K], F f) {
+inline void sums(const Size& size, const Part& part, float* const (&out)[K], F f) {
   float *const a = out[0], *const b = out[K > 1 ? 1 : 0], *const c = out[K > 1 ? 2 : 0];
   float *const d = out[K > 3 ? 3 : 0], *const e = out[K > 3 ? 4 : 0];
   const int64_t channels = size.c, positions = size.l;
   if (!size.last && positions >= FEW) {
-    for (int64_t i = 0; i < channels; ++i) {
+    for (int64_t i = part.from; i < part.to; ++i) {
       float va = 0, vb = 0, vc = 0, vd = 0, ve = 0;
 #pragma omp simd reduction(+ : va, vb, vc, vd, ve)
       for (int64_t l = 0; l < positions; ++l) {
@@ -176,9 +181,9 @@ inline void sums(const Size& size, float* const (&out)[K], F f) {
     }
   };
   auto all = [=](auto place) {
-    int64_t i = 0;
-    for (; i + 16 <= channels; i += 16) block(i, std::integral_constant<int, 16>{}, place);
-    for (; i < channels; ++i) block(i, std::integral_constant<int, 1>{}, place);
+    int64_t i = part.from;
+    for (; i + 16 <= part.to; i += 16) block(i, std::integral_constant<int, 16>{}, place);
+    for (; i < part.to; ++i) block(i, std::integral_constant<int, 1>{}, place);
   };
   if (size.last)
     all([=](int64_t l, int64_t i) { return l * channels + i; });
@@ -454,11 +459,19 @@ struct Layers {
   }
 };
 
+// Calls f(part) for all images in threads, for parts of their channels where there are few.
 template <class F>
 inline void images(const Size& size, F f) {
-  at::parallel_for(0, size.n, size.images(), [&](int64_t from, int64_t to) {
-    for (int64_t n = from; n < to; ++n) f(n);
-  });
+  const int64_t some = std::min(at::get_num_threads() / size.n, size.values() / GRAIN);
+  const int64_t parts = std::max<int64_t>(1, std::min(some, size.c / CHANNELS));
+  const int64_t width = ((size.c - 1) / parts / CHANNELS + 1) * CHANNELS;
+  at::parallel_for(0, size.n * parts, std::max<int64_t>(1, GRAIN * parts / size.values()),
+                   [&](int64_t from, int64_t to) {
+                     for (int64_t i = from; i < to; ++i) {
+                       const int64_t first = i % parts * width;
+                       f(Part{i / parts, std::min(first, size.c), std::min(first + width, size.c)});
+                     }
+                   });
 }
 
 // Calls f(from, to) for parts of the channels, in threads.
@@ -515,15 +528,15 @@ template <class T>
 void statistics(const T* u, const Size& size, const Kept& kept, float* m, float* v, float* mean,
                 float* var, const Options& o) {
   const int64_t c = size.c;
-  images(size, [&](int64_t n) {
-    const T* x = u + n * size.values();
-    float *mn = m + n * c, *vn = v + n * c;
+  images(size, [&](const Part& part) {
+    const T* x = u + part.n * size.values();
+    float *mn = m + part.n * c, *vn = v + part.n * c;
     float* const first[1] = {mn};
-    sums(size, first, [=](int64_t, int64_t place) { return Five{float(x[place])}; });
-    for (int64_t i = 0; i < c; ++i) mn[i] /= float(size.l);
+    sums(size, part, first, [=](int64_t, int64_t place) { return Five{float(x[place])}; });
+    for (int64_t i = part.from; i < part.to; ++i) mn[i] /= float(size.l);
     if (o.norm != BATCH) return;
     float* const second[1] = {vn};
-    sums(size, second, [=](int64_t i, int64_t place) {
+    sums(size, part, second, [=](int64_t i, int64_t place) {
       const float d = float(x[place]) - mn[i];
       return Five{d * d};
     });
@@ -576,30 +589,30 @@ void forward(const T* u, const T* identity, T* y, const Size& size, const Kept& 
   by_act(o.act, [&](auto kind) {
     constexpr int64_t ACT = decltype(kind)::value;
     float* z = ACT == LINEAR ? m : kept.z;
-    images(size, [&](int64_t n) {
-      const T* x = u + n * size.values();
-      float* zn = z + n * c;
+    images(size, [&](const Part& part) {
+      const T* x = u + part.n * size.values();
+      float* zn = z + part.n * c;
       if constexpr (ACT == LINEAR) {
 #pragma omp simd
-        for (int64_t i = 0; i < c; ++i) zn[i] = gain[i] * (zn[i] - mu[i]) + shift[i];
+        for (int64_t i = part.from; i < part.to; ++i) zn[i] = gain[i] * (zn[i] - mu[i]) + shift[i];
       } else {
         float* const out[1] = {zn};
-        sums(size, out, [=](int64_t i, int64_t place) {
+        sums(size, part, out, [=](int64_t i, int64_t place) {
           return Five{act<ACT>(gain[i] * (float(x[place]) - mu[i]) + shift[i])};
         });
-        for (int64_t i = 0; i < c; ++i) zn[i] /= float(size.l);
+        for (int64_t i = part.from; i < part.to; ++i) zn[i] /= float(size.l);
       }
     });
     layers.forward(z, kept.h, kept.s, size.n);
-    images(size, [&](int64_t n) {
-      const int64_t start = n * size.values();
+    images(size, [&](const Part& part) {
+      const int64_t start = part.n * size.values();
       const T *x = u + start, *id = identity ? identity + start : nullptr;
       T* out = y + start;
-      float* s = kept.s + n * c;
+      float* s = kept.s + part.n * c;
 #pragma omp simd
-      for (int64_t i = 0; i < c; ++i) s[i] = gate(s[i], o);
+      for (int64_t i = part.from; i < part.to; ++i) s[i] = gate(s[i], o);
       auto write = [&](auto with_identity, auto with_relu) {
-        each(size, [=](int64_t i, int64_t place) {
+        each(size, part, [=](int64_t i, int64_t place) {
           const float deviation = float(x[place]) - mu[i];
           float value = ACT == LINEAR ? s[i] * gain[i] * deviation + s[i] * shift[i]
                                       : s[i] * act<ACT>(gain[i] * deviation + shift[i]);
@@ -639,20 +652,20 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
   by_act(o.act, [&](auto kind) {
     constexpr int64_t ACT = decltype(kind)::value;
     auto first = [&](auto masked, auto written) {
-      images(size, [&](int64_t n) {
-        const int64_t start = n * size.values(), row = n * c;
+      images(size, [&](const Part& part) {
+        const int64_t start = part.n * size.values(), row = part.n * c;
         const T *x = u + start, *grad = dy + start, *out = y + start;
         T* to_g = g + start;
         if constexpr (ACT == LINEAR) {
           float* const to[3] = {a + row, b + row, e + row};
-          sums(size, to, [=](int64_t i, int64_t place) {
+          sums(size, part, to, [=](int64_t i, int64_t place) {
             const float t = behind<masked.value>(grad, out, place);
             if constexpr (written.value) to_g[place] = T(t);
             const float deviation = float(x[place]) - mu[i];
             return Five{t, t * deviation, deviation};
           });
 #pragma omp simd
-          for (int64_t i = 0; i < c; ++i) {
+          for (int64_t i = part.from; i < part.to; ++i) {
             const int64_t j = row + i;
             e[j] /= float(size.l);
             d[j] = 1;
@@ -661,16 +674,17 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
           }
         } else {
           float* const to[5] = {ds + row, a + row, b + row, d + row, e + row};
-          sums(size, to, [=](int64_t i, int64_t place) {
+          sums(size, part, to, [=](int64_t i, int64_t place) {
             const float t = float(grad[place]), deviation = float(x[place]) - mu[i];
             const float y0 = gain[i] * deviation + shift[i], slant = slope<ACT>(y0);
             return Five{t * act<ACT>(y0), t * slant, t * slant * deviation, slant,
                         slant * deviation};
           });
-          for (int64_t i = row; i < row + c; ++i) d[i] /= float(size.l), e[i] /= float(size.l);
+          for (int64_t i = row + part.from; i < row + part.to; ++i)
+            d[i] /= float(size.l), e[i] /= float(size.l);
         }
 #pragma omp simd
-        for (int64_t i = row; i < row + c; ++i) ds[i] *= gate_slope(kept.s[i], o);  // dp
+        for (int64_t i = row + part.from; i < row + part.to; ++i) ds[i] *= gate_slope(kept.s[i], o);  // dp
       });
     };
     std::true_type yes;
@@ -703,12 +717,12 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
     });
     if (!du) return;
     auto second = [&](auto masked, const T* source) {
-      images(size, [&](int64_t n) {
-        const int64_t start = n * size.values();
+      images(size, [&](const Part& part) {
+        const int64_t start = part.n * size.values();
         const T *x = u + start, *grad = source + start, *out = y + start;
         T* to = du + start;
-        const float *s = kept.s + n * c, *back = dz + n * c;
-        each(size, [=](int64_t i, int64_t place) {
+        const float *s = kept.s + part.n * c, *back = dz + part.n * c;
+        each(size, part, [=](int64_t i, int64_t place) {
           const float t = behind<masked.value>(grad, out, place);
           const float deviation = float(x[place]) - mu[i];
           float value = gain[i] * (s[i] * t + back[i] * share);
