@@ -39,11 +39,12 @@ struct Options {
 
 constexpr int64_t GRAIN = 32768;          // values of a map for each thread
 constexpr int64_t WORK = int64_t(1) << 17;  // multiplications of the layers for each thread
+constexpr int64_t FEW_IMAGES = 8;           // multiplications that a weight's way from memory takes
 constexpr int64_t PARTS = 16;               // of a sum over channels, in threads
 constexpr int64_t FEW = 16;                 // positions
 constexpr int64_t CHANNELS = 64;            // of an image, for each thread
-constexpr int64_t NEAR = 4096;  // values that stay in the nearest cache, as rows of so many
-constexpr int64_t COLUMNS = 256;
+constexpr int64_t NEAR = 16384;  // weights that stay in the second cache, as rows of so many
+constexpr int64_t COLUMNS = 512;
 #ifdef __AVX512F__
 constexpr int LANES = 16, STRIP = 64;  // floats of a vector, and of a block's row in registers
 #else
@@ -114,8 +115,8 @@ struct Part {
   int64_t n, from, to;
 };
 
-// Calls f(channel, place) for every value of a part of an image. f writes to its own place only. The
-// inner loop is over whatever is contiguous, but over channels where there are few positions.
+// Calls f(channel, place) for every value of a part of an image. f writes to its own place only.
+// The inner loop is over whatever is contiguous, but over channels where there are few positions.
 template <class F>
 inline void each(const Size& size, const Part& part, F f) {
   const int64_t channels = size.c, positions = size.l, from = part.from, to = part.to;
@@ -368,11 +369,14 @@ struct Vectors {
   }
 };
 
-// Calls f(from, to) for parts of `count`, multiples of `unit`, of so many operations each, in threads.
+// A weight takes its time from memory, also where few images need it.
+inline int64_t work(int64_t n, int64_t weights) { return std::max(n, FEW_IMAGES) * weights; }
+
+// Calls f(from, to) for parts of `count`, multiples of `unit`, of so much work each, in threads.
 template <class F>
-inline void parallel(int64_t count, int64_t unit, int64_t operations, F f) {
+inline void parallel(int64_t count, int64_t unit, int64_t work, F f) {
   const int64_t units = (count + unit - 1) / unit;
-  at::parallel_for(0, units, std::max<int64_t>(1, WORK / (unit * operations)),
+  at::parallel_for(0, units, std::max<int64_t>(1, WORK / (unit * work)),
                    [&](int64_t from, int64_t to) { f(from * unit, std::min(to * unit, count)); });
 }
 
@@ -388,21 +392,21 @@ struct Layers {
   // h [N, H] and p [N, C] of z [N, C]
   void forward(const float* z, float* hidden, float* p, int64_t n) const {
     const float *first = data(w1), *second = data(w2), *bias1 = data(b1), *bias2 = data(b2);
-    parallel(h, 4, n * c, [&](int64_t from, int64_t to) {
+    parallel(h, 4, work(n, c), [&](int64_t from, int64_t to) {
       all_dots(z, n, first, from, to, c, [&](int64_t i, int64_t j, float v) {
         v += bias1 ? bias1[j] : 0.0f;
         hidden[i * h + j] = v < 0 ? 0.0f : v;
       });
     });
     if (n < 4) {
-      parallel(c, 4, n * h, [&](int64_t from, int64_t to) {
+      parallel(c, 4, work(n, h), [&](int64_t from, int64_t to) {
         all_dots(hidden, n, second, from, to, h, [&](int64_t i, int64_t j, float v) {
           p[i * c + j] = v + (bias2 ? bias2[j] : 0.0f);
         });
       });
       return;
     }
-    parallel(c, STRIP, n * h, [&](int64_t from, int64_t to) {
+    parallel(c, STRIP, work(n, h), [&](int64_t from, int64_t to) {
       std::vector<float> turned(STRIP * h);
       for (int64_t k = from; k < to; k += STRIP) {
         const int64_t size = std::min<int64_t>(STRIP, to - k);
@@ -420,15 +424,17 @@ struct Layers {
   void backward(const float* dp, const float* z, const float* hidden, float* dh, float* dz,
                 float* dw1, float* db1, float* dw2, float* db2, int64_t n) const {
     const float *first = data(w1), *second = data(w2);
-    const int64_t count = std::clamp<int64_t>(n * c * h / WORK, 1, PARTS), part = (c - 1) / count + 1;
-    std::vector<float> parts(count * n * h);  // of dh
+    const int64_t count = std::clamp<int64_t>(work(n, c * h) / WORK, 1, PARTS);
+    const int64_t part = (c - 1) / count + 1;  // channels
+    std::vector<float> parts(count * n * h);   // of dh
     const int64_t rows = std::max<int64_t>(8, NEAR / h);
-    parallel(count, 1, 2 * n * h * part, [&](int64_t from, int64_t to) {
+    parallel(count, 1, work(n, 2 * h * part), [&](int64_t from, int64_t to) {
       for (int64_t t = from; t < to; ++t) {
         const int64_t end = std::min((t + 1) * part, c);
         for (int64_t k = t * part; k < end; k += rows) {
           const int64_t some = std::min(rows, end - k);
-          Product{parts.data() + t * n * h, h, dp + k, c, 1, second + k * h, h, some, false}.run(n, h);
+          float* sums = parts.data() + t * n * h;
+          Product{sums, h, dp + k, c, 1, second + k * h, h, some, false}.run(n, h);
           Product{dw2 + k * h, h, dp + k, 1, c, hidden, h, n, true}.run(some, h);
         }
         if (db2) column_sums(db2, dp, t * part, end, n, c);
@@ -440,7 +446,7 @@ struct Layers {
       dh[i] = hidden[i] > 0 ? sum : 0.0f;
     }
     if (db1) column_sums(db1, dh, 0, h, n, h);
-    parallel(c, STRIP, 2 * n * h, [&](int64_t from, int64_t to) {
+    parallel(c, STRIP, work(n, 2 * h), [&](int64_t from, int64_t to) {
       for (int64_t k = from; k < to; k += COLUMNS) {
         const int64_t size = std::min(COLUMNS, to - k);
         for (int64_t j = 0; j < h; j += NEAR / COLUMNS) {
@@ -683,8 +689,9 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
           for (int64_t i = row + part.from; i < row + part.to; ++i)
             d[i] /= float(size.l), e[i] /= float(size.l);
         }
+        float* dp = ds + row;
 #pragma omp simd
-        for (int64_t i = row + part.from; i < row + part.to; ++i) ds[i] *= gate_slope(kept.s[i], o);  // dp
+        for (int64_t i = part.from; i < part.to; ++i) dp[i] *= gate_slope(kept.s[row + i], o);
       });
     };
     std::true_type yes;
