@@ -11,6 +11,10 @@ thresholds  a branch's tail without SE and on three backends, 2^13 to 2^22 value
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
+Where weights lie in memory moves a step by 2 %, so the steps are those of several loads. glibc gives
+the memory of maps back to the system, and which network waits for new pages depends on the order of
+their maps (20,000 or 40,000 pages in a step of MobileNetV2), not on SE; so glibc is told to keep it,
+but with `--allocator glibc`.
 Rows are appended to benchmarks/results/small.csv as they come. What is there of this processor,
 version of torch and commit is not measured again, so a run that was stopped goes on.
 """
@@ -20,11 +24,8 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
 from bench_train_step import forward, kept_bytes  # noqa: E402  after the path
 from provenance import commit, median_interval, processor  # noqa: E402
-from small_counts import block_counts  # noqa: E402
+from small_counts import block_counts, first  # noqa: E402
 
 import senet  # noqa: E402
 from senet.blocks import residual_tail  # noqa: E402
@@ -69,6 +70,9 @@ CASES = (
     ("resnet50", "fp32", 8, 224),
     ("mobilenetv2_norm", "bf16", 8, 224),
 )
+AROUND = {"reference": (0, 2), "auto": (0, 1), "warm": (1, 2)}  # the plain steps
+LOADS = 5  # of the networks, for steps
+KEEPS = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 BLOCK = (64, 16, 8, 8)  # the first stage of a ResNet-20 on images of 8 x 8
 TAILS = (
     *(("fp32", 8, 64, side) for side in (4, 8, 16, 32, 64)),  # 2^13, 2^15, ..., 2^21 values
@@ -93,6 +97,7 @@ class Row:
     high: float
     rounds: int
     clock: str
+    allocator: str
     load: float
     device: str
     threads: int
@@ -105,8 +110,8 @@ class Row:
 class Results:
     """The file of rows; knows which are there."""
 
-    def __init__(self, path: Path, device: str, clock: str) -> None:
-        self.path, self.clock = path, clock
+    def __init__(self, path: Path, device: str, clock: str, allocator: str) -> None:
+        self.path, self.how = path, (clock, allocator)
         self.shared = {
             "device": processor(device),
             "threads": torch.get_num_threads(),
@@ -136,7 +141,7 @@ class Results:
             middle = round(quartiles(values).median, 4)
             measured = (variant, quantity, middle, round(low, 4), round(high, 4), len(values))
             load, day = os.getloadavg()[0], datetime.datetime.now(datetime.UTC).date().isoformat()
-            rows.append(Row(*key, *measured, self.clock, round(load, 1), **self.shared, date=day))
+            rows.append(Row(*key, *measured, *self.how, round(load, 1), **self.shared, date=day))
             print(*key, variant, quantity, middle, f"[{low:.4f} {high:.4f}]", flush=True)
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
@@ -213,20 +218,23 @@ def steps(
 ) -> dict[tuple[str, str], list[float]]:
     """Return the ratios of steps and forwards with SE to the mean of the two plain ones around."""
     name, dtype, size, image = case
-    batch, measured = data(name, size, image, device), {}
-    models = {v: build(name, v, batch[0], dtype) for v in ("plain", *VARIANTS)}
-    for part in ("step", "forward"):
-        tasks = {v: tasks_of(model, v, batch, dtype)[part] for v, model in models.items()}
-        turns = {"plain 0": tasks["plain"]}
-        for i, variant in enumerate(VARIANTS, 1):
-            turns |= {variant: tasks[variant], f"plain {i}": tasks["plain"]}
-        wait = wait_for(torch.device(device))
-        times = interleave(turns, repeats=rounds, warmup=2, wait=wait, clock=clock).samples
-        measured["plain", f"{part} ms"] = list(times["plain 0"])
-        for i, variant in enumerate(VARIANTS):
-            around = zip(times[f"plain {i}"], times[f"plain {i + 1}"], strict=True)
-            pairs = zip(times[variant], around, strict=True)
-            measured[variant, f"{part} / plain"] = [2 * own / sum(pair) for own, pair in pairs]
+    batch, measured = data(name, size, image, device), defaultdict(list)
+    wait, repeats = wait_for(torch.device(device)), -(-rounds // LOADS)
+    for load in range(LOADS):
+        order = ("plain", *VARIANTS)[:: 1 if load % 2 else -1]
+        models = {v: build(name, v, batch[0], dtype) for v in order}
+        for part in ("step", "forward"):
+            tasks = {v: tasks_of(model, v, batch, dtype)[part] for v, model in models.items()}
+            # rounds go forwards and backwards, so what stands at an end runs twice: not plain
+            names = ("reference", "plain 0", "auto", "plain 1", "warm", "plain 2", "last")
+            turns = {each: tasks[each.split()[0]] for each in names[:-1]}
+            turns["last"] = tasks["reference"]
+            times = interleave(turns, repeats=repeats, warmup=2, wait=wait, clock=clock).samples
+            measured["plain", f"{part} ms"] += times["plain 0"]
+            for variant, (i, j) in AROUND.items():
+                around = zip(times[f"plain {i}"], times[f"plain {j}"], strict=True)
+                pairs = zip(times[variant], around, strict=True)
+                measured[variant, f"{part} / plain"] += [2 * own / sum(pair) for own, pair in pairs]
     return measured
 
 
@@ -257,45 +265,6 @@ def threshold(
     return measured
 
 
-FIRST = """
-import json, resource, sys, time
-sys.path.insert(0, {src!r})
-import torch, senet
-torch.set_num_threads({threads})
-model = senet.create_model({name!r}).train()
-images = torch.randn({size}, 3, {image}, {image})
-senet.insert(model, images[:1], senet.SEConfig(init="paper"))
-def used():
-    own, others = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
-start, before = time.perf_counter(), used()
-backend = senet.warm_up(model, images)
-took = time.perf_counter() - start, used() - before
-print(json.dumps([*took, backend.seconds, backend.compiled]))
-"""
-
-
-def first(name: str, size: int, image: int) -> dict[tuple[str, str], list[float]]:
-    """Return the seconds that `warm_up` takes in fresh processes: with no cache, then with one."""
-    measured: dict[tuple[str, str], list[float]] = {}
-    program = FIRST.format(
-        src=str(ROOT / "src"), threads=torch.get_num_threads(), name=name, size=size, image=image
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        for variant in ("no disk cache", "disk cache"):
-            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": folder}
-            done = subprocess.run(
-                [sys.executable, "-c", program],
-                env=environment, capture_output=True, text=True, check=True,
-            )  # fmt: skip
-            names = "warm_up s", "warm_up CPU s", "compiling s", "stages"
-            for quantity, value in zip(
-                names, json.loads(done.stdout.splitlines()[-1]), strict=True
-            ):
-                measured[variant, quantity] = [value]
-    return measured
-
-
 def measure(what: str, options: argparse.Namespace, results: Results) -> None:
     """Measure what is not there yet of one kind."""
     clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]
@@ -315,7 +284,7 @@ def measure(what: str, options: argparse.Namespace, results: Results) -> None:
     else:
         small, large = ("resnet20", "fp32", 64, 8), ("resnet50", "fp32", 8, 64)
         for case in (small,) if options.smoke else (small, large):
-            todo.append((case, partial(first, case[0], *case[2:])))
+            todo.append((case, partial(first, ROOT / "src", case[0], *case[2:])))
     for case, task in todo:
         if not results.has(what, *case):
             results.add((what, *case), task())
@@ -331,6 +300,7 @@ def arguments() -> argparse.Namespace:
     add("--threads", type=int, default=torch.get_num_threads())
     add("--device", default="cpu")
     add("--images", nargs="+", type=int, default=(8, 16, 32, 64, 224), help="of kept and steps")
+    add("--allocator", default="keeps memory", choices=["keeps memory", "glibc"])
     add("--smoke", action="store_true", help="the smallest case of each kind")
     add("--out", type=Path, default=RESULTS)
     return parser.parse_args()
@@ -339,8 +309,10 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print and append."""
     options = arguments()
+    if options.allocator != "glibc" and not KEEPS.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS)
     torch.set_num_threads(options.threads)
-    results = Results(options.out, options.device, options.clock)
+    results = Results(options.out, options.device, options.clock, options.allocator)
     for what in options.what:
         measure(what, options, results)
     print(f"{senet.backend(options.device)}; rows in {options.out}")

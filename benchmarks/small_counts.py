@@ -1,8 +1,15 @@
-"""Counts of what surrounds the arithmetic of a block: the same on every machine and under load."""
+"""What bench_small.py does not time itself: counts around a block, and a fresh process.
+
+The counts are of what surrounds the arithmetic: the same on every machine and under load.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import senet
 
-__all__ = ["block_counts"]
+__all__ = ["block_counts", "first"]
 
 HERE = str(Path(senet.__file__).parent)
 
@@ -79,3 +86,42 @@ def block_counts(shape: tuple[int, ...]) -> dict[tuple[str, str], list[float]]:
         for part, counts in parts.items():
             counted |= {(variant, f"{part} {name}"): [value] for name, value in counts.items()}
     return counted
+
+
+FIRST = """
+import json, resource, sys, time
+sys.path.insert(0, {src!r})
+import torch, senet
+torch.set_num_threads({threads})
+model = senet.create_model({name!r}).train()
+images = torch.randn({size}, 3, {image}, {image})
+senet.insert(model, images[:1], senet.SEConfig(init="paper"))
+def used():
+    own, others = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
+start, before = time.perf_counter(), used()
+backend = senet.warm_up(model, images)
+took = time.perf_counter() - start, used() - before
+print(json.dumps([*took, backend.seconds, backend.compiled]))
+"""
+
+
+def first(src: Path, name: str, size: int, image: int) -> dict[tuple[str, str], list[float]]:
+    """Return the seconds that `warm_up` takes in fresh processes: with no cache, then with one."""
+    measured: dict[tuple[str, str], list[float]] = {}
+    program = FIRST.format(
+        src=str(src), threads=torch.get_num_threads(), name=name, size=size, image=image
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in ("no disk cache", "disk cache"):
+            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": folder}
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                env=environment, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            names = "warm_up s", "warm_up CPU s", "compiling s", "stages"
+            for quantity, value in zip(
+                names, json.loads(done.stdout.splitlines()[-1]), strict=True
+            ):
+                measured[variant, quantity] = [value]
+    return measured
