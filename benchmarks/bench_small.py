@@ -11,10 +11,9 @@ thresholds  a branch's tail without SE and on three backends, 2^13 to 2^22 value
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
-Where weights lie in memory moves a step by 2 %, so the steps are those of several loads. glibc gives
-the memory of maps back to the system, and which network waits for new pages depends on the order of
-their maps (20,000 or 40,000 pages in a step of MobileNetV2), not on SE; so glibc is told to keep it,
-but with `--allocator glibc`.
+Where weights lie in memory moves a step by 2 %, so the steps are those of several loads. glibc
+gives the memory of maps back to the system, and which network waits for new pages depends on the
+order of its maps more than on SE; so it is told to keep it, but with `--allocator glibc`.
 Rows are appended to benchmarks/results/small.csv as they come. What is there of this processor,
 version of torch and commit is not measured again, so a run that was stopped goes on.
 """
