@@ -219,6 +219,15 @@ def test_a_hook_that_gives_a_norm_its_dimension_comes_first() -> None:
         assert residual_tail(lambda u: u, x, -x, torch.nn.ReLU()).max() == 0  # type: ignore[arg-type]
 
 
+def test_a_forward_that_replaces_that_of_all_batch_norms_is_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    block, x = senet.SEBatchNorm2d(4).eval(), torch.randn(2, 4, 3, 3)
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda _, x: x + 1)
+    with torch.no_grad():
+        assert torch.equal(block(x), block.se(x + 1))
+
+
 @pytest.mark.parametrize("parametrized", ["norm", "fc1"])
 def test_evaluation_of_small_maps_takes_a_weight_from_where_it_is(parametrized: str) -> None:
     from torch.nn.utils import parametrize

@@ -142,8 +142,15 @@ def cases() -> Iterator[Case]:
     for identity, activation in product((True, False), (None, "relu")):
         yield Case(identity=identity, activation=activation, memory="contiguous")
     # blocks of 4 images, 4 rows, 64, 8 and 4 columns, and what is left over of each
-    for n, c, h in ((16, 70, 256), (3, 37, 9), (1, 20, 16), (5, 300, 40), (8, 600, 130), (4, 9, 7)):
-        yield Case((n, c, 2, 2), hidden=h, identity=n > 4, bias=n < 15)
+    for n, c, h in (
+        (16, 70, 256),
+        (3, 37, 9),
+        (1, 20, 16),
+        (5, 300, 40),
+        (8, 600, 99),
+        (99, 16, 900),
+    ):
+        yield Case((n, c, 2, 2), hidden=h, identity=n > 4, bias=n != 5)
     for memory, kind in product(("contiguous", "channels_last"), (BATCH, NONE)):
         yield Case(SIZES["few positions"], kind, memory, dtype=torch.bfloat16, activation="relu")
 

@@ -246,7 +246,8 @@ def in_short(
     speed, as `senet.ops.small_maps` says: what `fusible`, `batch_norm_se` and `ops.choose` ask one
     after the other is asked here.
     """
-    if getattr(norm, "_plain", None) is None or type(x) is not Tensor:
+    plain = getattr(norm, "_plain", None)
+    if plain is None or plain.forward not in _TORCH or type(x) is not Tensor:
         return None
     if torch.compiler.is_compiling():
         return None

@@ -424,9 +424,10 @@ struct Layers {
   void backward(const float* dp, const float* z, const float* hidden, float* dh, float* dz,
                 float* dw1, float* db1, float* dw2, float* db2, int64_t n) const {
     const float *first = data(w1), *second = data(w2);
-    const int64_t count = std::clamp<int64_t>(work(n, c * h) / WORK, 1, PARTS);
-    const int64_t part = (c - 1) / count + 1;  // channels
-    std::vector<float> parts(count * n * h);   // of dh
+    const int64_t most = std::clamp<int64_t>(work(n, c * h) / WORK, 1, PARTS);
+    const int64_t part = (c - 1) / most + 1;  // channels
+    const int64_t count = (c - 1) / part + 1;
+    std::vector<float> parts(count * n * h);  // of dh
     const int64_t rows = std::max<int64_t>(8, NEAR / h);
     parallel(count, 1, work(n, 2 * h * part), [&](int64_t from, int64_t to) {
       for (int64_t t = from; t < to; ++t) {
