@@ -81,7 +81,7 @@ inline float act(float y) {
 template <int64_t ACT>
 inline float slope(float y) {
   if constexpr (ACT == RELU) return y > 0;
-  if constexpr (ACT == RELU6) return y > 0 && y < 6;
+  if constexpr (ACT == RELU6) return float((y > 0) & (y < 6));  // && is a branch
   if constexpr (ACT == SILU) {
     const float s = sigmoid(y);
     return s * (1 + y * (1 - s));
