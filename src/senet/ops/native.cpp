@@ -90,16 +90,27 @@ inline float slope(float y) {
   return 1;
 }
 
-inline float gate(float p, const Options& o) {
-  if (o.gate == SIGMOID) return (o.centered ? 2 : 1) * sigmoid(p);
-  if (o.gate == HARD_SIGMOID) return (o.centered ? 2 : 1) * (between(p + 3, 6) / 6);
-  return between(o.centered ? 1 + p : p, INFINITY);
+// `top` is 2 for a centred gate, else 1.
+template <int64_t GATE>
+inline float gate(float p, float top) {
+  if constexpr (GATE == SIGMOID) return top * sigmoid(p);
+  if constexpr (GATE == HARD_SIGMOID) return top * (between(p + 3, 6) / 6);
+  return between(p + (top - 1), INFINITY);
 }
 
-inline float gate_slope(float s, const Options& o) {
-  if (o.gate == SIGMOID) return s * (o.centered ? 1 - s / 2 : 1 - s);
-  const float top = o.centered ? 2 : 1;
-  return o.gate == RECTIFIED ? s > 0 : s > 0 && s < top ? top / 6 : 0.0f;
+template <int64_t GATE>
+inline float gate_slope(float s, float top) {
+  if constexpr (GATE == SIGMOID) return s * (1 - s / top);
+  if constexpr (GATE == HARD_SIGMOID) return float((s > 0) & (s < top)) * (top / 6);
+  return s > 0;
+}
+
+// Calls f(gate), asked outside the loops, which are not vectorised with a question inside.
+template <class F>
+inline void by_gate(int64_t gate, F f) {
+  if (gate == SIGMOID) return f(std::integral_constant<int64_t, SIGMOID>{});
+  if (gate == HARD_SIGMOID) return f(std::integral_constant<int64_t, HARD_SIGMOID>{});
+  f(std::integral_constant<int64_t, RECTIFIED>{});
 }
 
 // The sizes of a map and which dimension is contiguous.
@@ -593,6 +604,7 @@ void forward(const T* u, const T* identity, T* y, const Size& size, const Kept& 
   statistics(u, size, kept, m, v, mean, var, o);
   affine(gain, shift, kept, gamma, beta, c);
   const float* mu = kept.mu;
+  const float top = o.centered ? 2 : 1;
   by_act(o.act, [&](auto kind) {
     constexpr int64_t ACT = decltype(kind)::value;
     float* z = ACT == LINEAR ? m : kept.z;
@@ -616,8 +628,10 @@ void forward(const T* u, const T* identity, T* y, const Size& size, const Kept& 
       const T *x = u + start, *id = identity ? identity + start : nullptr;
       T* out = y + start;
       float* s = kept.s + part.n * c;
+      by_gate(o.gate, [&](auto which) {
 #pragma omp simd
-      for (int64_t i = part.from; i < part.to; ++i) s[i] = gate(s[i], o);
+        for (int64_t i = part.from; i < part.to; ++i) s[i] = gate<which.value>(s[i], top);
+      });
       auto write = [&](auto with_identity, auto with_relu) {
         each(size, part, [=](int64_t i, int64_t place) {
           const float deviation = float(x[place]) - mu[i];
@@ -656,6 +670,7 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
   float* shift = own.take(c);
   affine(gain, shift, kept, gamma, beta, c);
   const float* mu = kept.mu;
+  const float top = o.centered ? 2 : 1;
   by_act(o.act, [&](auto kind) {
     constexpr int64_t ACT = decltype(kind)::value;
     auto first = [&](auto masked, auto written) {
@@ -691,8 +706,11 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
             d[i] /= float(size.l), e[i] /= float(size.l);
         }
         float* dp = ds + row;
+        const float* s = kept.s + row;
+        by_gate(o.gate, [&](auto which) {
 #pragma omp simd
-        for (int64_t i = part.from; i < part.to; ++i) dp[i] *= gate_slope(kept.s[row + i], o);
+          for (int64_t i = part.from; i < part.to; ++i) dp[i] *= gate_slope<which.value>(s[i], top);
+        });
       });
     };
     std::true_type yes;
