@@ -95,6 +95,17 @@ def test_the_setting_that_compiled_code_depends_on_makes_another():
 
 
 @needs_compiler
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="has vectors of one width only"
+)
+def test_code_from_disk_for_vectors_of_another_width_is_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for capability in ("avx512", "avx2", "default"):
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)  # Inductor's choice, not ATen's now
+        check_squeeze(Inductor(), 2, 37, 64)
+
+
+@needs_compiler
 def test_sizes_that_never_fit_end_in_a_warning(monkeypatch):
     engine, made = Inductor(), inductor._Compiled(lambda _: [], [], lambda _: False, single=False)
     monkeypatch.setattr(inductor, "_compile", lambda _: made)

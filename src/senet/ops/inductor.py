@@ -23,6 +23,9 @@ _REMEMBERED = 4096  # calls whose compiled stage is one lookup in a table away
 # What two sums of a stage have in common is computed in both, in the same loop, since it comes from
 # few reads of a map. By default Inductor would materialise it, a map of its own.
 _ALWAYS_AGAIN = {"realize_reads_threshold": 64, "realize_opcount_threshold": 4096}
+# Of the processor's vectors. Inductor chooses it by itself, but its cache on disk does not ask for
+# it: code of loops over 16 values is then compiled for vectors of 8, and half of a map is garbage.
+_WIDTH = "cpp.simdlen"
 _MOST = 8  # compilations of a kind: more than that, and the sizes are not dynamic after all
 
 
@@ -111,6 +114,7 @@ def _compile(call: _Call) -> _Compiled:
     from torch._guards import TracingContext, tracing
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
     from torch._inductor.decomposition import select_decomp_table
     from torch.fx.experimental import _config as shapes
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -132,7 +136,10 @@ def _compile(call: _Call) -> _Compiled:
                 graph.placeholder(f"size_{i}_{d}").meta["val"] = inputs[i].shape[d]
         outputs: Any = graph.output_node().args[0]
         fake, inputs = inputs[0].fake_mode, [*(inputs[i].shape[d] for i, d in sizes), *inputs]
-        with tracing(TracingContext(fake)), config.patch(_ALWAYS_AGAIN):
+        settings: dict[str, Any] = dict(_ALWAYS_AGAIN)
+        if like[0].device.type == "cpu":
+            settings[_WIDTH] = pick_vec_isa().bit_width()
+        with tracing(TracingContext(fake)), config.patch(settings):
             compiled = compile_fx_inner(torch.fx.GraphModule({}, graph), inputs)
     rule = fake.shape_env.produce_guards_expression(inputs)
 
