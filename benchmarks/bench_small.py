@@ -7,7 +7,8 @@
 counts      operators, allocations, Python calls and autograd nodes of a block, forward + backward
 kept        bytes kept for the backward, as a multiple of the network's without SE
 steps       time of a training step (and a forward), each step with SE between two without
-thresholds  a branch's tail without SE and on three backends, 2^13 to 2^22 values: `auto`'s ground
+thresholds  a branch's tail, or an activation with SE behind it, without SE and on three backends,
+            2^13 to 2^22 values: `auto`'s ground
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
@@ -45,6 +46,7 @@ from small_counts import block_counts, first  # noqa: E402
 
 import senet  # noqa: E402
 from senet.blocks import residual_tail  # noqa: E402
+from senet.blocks.fusion import batch_norm_se  # noqa: E402
 from senet.cost.timing import interleave, quartiles, wait_for  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "small.csv"
@@ -78,6 +80,8 @@ TAILS = (
     *(("fp32", 64, 64, 2), ("bf16", 64, 64, 2), ("fp32", 64, 16, 8), ("bf16", 64, 16, 8)),
     *(("bf16", 1, 512, 8), ("bf16", 8, 256, 16), ("fp32", 32, 2048, 2), ("fp32", 8, 256, 56)),
 )  # dtype, batch, channels, side
+INSIDE = {"relu6": nn.ReLU6, "silu": nn.SiLU, "hardswish": nn.Hardswish}
+INSIDES = ("fp32", 8, 96, 4), ("fp32", 8, 384, 14), ("bf16", 8, 384, 14), ("bf16", 8, 144, 28)
 
 
 @dataclass(frozen=True)
@@ -237,10 +241,19 @@ def steps(
     return measured
 
 
+def block_of(norm: nn.Module, u: Tensor, identity: Tensor, inside: str | None) -> Tensor:
+    """Return what stands behind a convolution: the tail of a branch, or norm, activation, SE."""
+    if inside is None:
+        return residual_tail(norm, u, identity, nn.ReLU())
+    if type(norm) is nn.BatchNorm2d:
+        return INSIDE[inside]()(norm(u))
+    return batch_norm_se(norm, norm.se, u, inside=inside)
+
+
 def threshold(
-    dtype: str, size: tuple[int, ...], rounds: int, clock: Callable[[], float]
+    dtype: str, size: tuple[int, ...], inside: str | None, rounds: int, clock: Callable[[], float]
 ) -> dict[tuple[str, str], list[float]]:
-    """Return milliseconds of the tail of a branch: a training step in its parts, evaluation."""
+    """Return milliseconds of a block: a training step in its parts, evaluation."""
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     maps = [torch.randn(size).to(kind).contiguous(memory_format=torch.channels_last) for _ in "uig"]
@@ -251,12 +264,12 @@ def threshold(
         for backend, norm in norms.items():
             with senet.use_backend("reference" if backend == "plain" else backend):
                 start = clock()
-                y = residual_tail(norm.train(), u, identity, nn.ReLU())
+                y = block_of(norm.train(), u, identity, inside)
                 middle = clock()
                 y.backward(grad)
                 end = clock()
                 with torch.no_grad():
-                    residual_tail(norm.eval(), u, identity, nn.ReLU())
+                    block_of(norm.eval(), u, identity, inside)
                 parts = middle - start, end - middle, clock() - end
             u.grad = identity.grad = None
             for part, seconds in zip(PARTS, parts, strict=True) if turn >= 5 else ():
@@ -276,10 +289,12 @@ def measure(what: str, options: argparse.Namespace, results: Results) -> None:
     elif what == "steps":
         todo = [(case, partial(steps, case, device, rounds, clock)) for case in networks(options)]
     elif what == "thresholds":
-        for kind, *sizes in TAILS[: 1 if options.smoke else None]:
+        blocks = [*((None, *tail) for tail in TAILS), *((a, *t) for t in INSIDES for a in INSIDE)]
+        for inside, kind, *sizes in blocks[: 1 if options.smoke else None]:
             size = (*sizes, sizes[-1])
-            case = ("x".join(map(str, size)), kind, size[0], size[2])
-            todo.append((case, partial(threshold, kind, size, rounds, clock)))
+            name = " ".join(("x".join(map(str, size)), *([inside] if inside else [])))
+            task = partial(threshold, kind, size, inside, rounds, clock)
+            todo.append(((name, kind, size[0], size[2]), task))
     else:
         small, large = ("resnet20", "fp32", 64, 8), ("resnet50", "fp32", 8, 64)
         for case in (small,) if options.smoke else (small, large):

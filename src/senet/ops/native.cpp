@@ -53,7 +53,8 @@ constexpr int LANES = 8, STRIP = 16;
 
 // exp for compilers that vectorise no call: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]
 inline float exponential(float x) {
-  x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+  x = x < -87.0f ? -87.0f : x;  // one after the other: nested, they are branches, no minimum
+  x = x > 88.0f ? 88.0f : x;
   const float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
@@ -67,7 +68,10 @@ inline float exponential(float x) {
 }
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
-inline float between(float x, float top) { return x < 0 ? 0.0f : x > top ? top : x; }
+inline float between(float x, float top) {
+  x = x < 0 ? 0.0f : x;
+  return x > top ? top : x;
+}
 
 template <int64_t ACT>
 inline float act(float y) {
@@ -615,9 +619,12 @@ void forward(const T* u, const T* identity, T* y, const Size& size, const Kept& 
 #pragma omp simd
         for (int64_t i = part.from; i < part.to; ++i) zn[i] = gain[i] * (zn[i] - mu[i]) + shift[i];
       } else {
-        float* const out[1] = {zn};
-        sums(size, part, out, [=](int64_t i, int64_t place) {
-          return Five{act<ACT>(gain[i] * (float(x[place]) - mu[i]) + shift[i])};
+        float* const to[1] = {zn};
+        T* out = y + part.n * size.values();
+        sums(size, part, to, [=](int64_t i, int64_t place) {
+          const float t = act<ACT>(gain[i] * (float(x[place]) - mu[i]) + shift[i]);
+          if constexpr (ACT == SILU) out[place] = T(t);  // dearer to compute again than to read
+          return Five{t};
         });
         for (int64_t i = part.from; i < part.to; ++i) zn[i] /= float(size.l);
       }
@@ -636,6 +643,7 @@ void forward(const T* u, const T* identity, T* y, const Size& size, const Kept& 
         each(size, part, [=](int64_t i, int64_t place) {
           const float deviation = float(x[place]) - mu[i];
           float value = ACT == LINEAR ? s[i] * gain[i] * deviation + s[i] * shift[i]
+                        : ACT == SILU ? s[i] * float(out[place])
                                       : s[i] * act<ACT>(gain[i] * deviation + shift[i]);
           if constexpr (with_identity.value) value += float(id[place]);
           if constexpr (with_relu.value) value = value < 0 ? 0.0f : value;
@@ -677,7 +685,7 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
       images(size, [&](const Part& part) {
         const int64_t start = part.n * size.values(), row = part.n * c;
         const T *x = u + start, *grad = dy + start, *out = y + start;
-        T* to_g = g + start;
+        T *to_g = g + start, *slopes = du + start;
         if constexpr (ACT == LINEAR) {
           float* const to[3] = {a + row, b + row, e + row};
           sums(size, part, to, [=](int64_t i, int64_t place) {
@@ -699,6 +707,7 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
           sums(size, part, to, [=](int64_t i, int64_t place) {
             const float t = float(grad[place]), deviation = float(x[place]) - mu[i];
             const float y0 = gain[i] * deviation + shift[i], slant = slope<ACT>(y0);
+            if constexpr (ACT == SILU && written.value) slopes[place] = T(slant);
             return Five{t * act<ACT>(y0), t * slant, t * slant * deviation, slant,
                         slant * deviation};
           });
@@ -717,6 +726,8 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
     std::false_type no;
     if constexpr (ACT == LINEAR)
       !y ? first(no, no) : g ? first(yes, yes) : first(yes, no);
+    else if constexpr (ACT == SILU)
+      du ? first(no, yes) : first(no, no);
     else
       first(no, no);
     if (ACT != LINEAR) std::copy_n(kept.z, vector, z);
@@ -752,7 +763,10 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
           const float t = behind<masked.value>(grad, out, place);
           const float deviation = float(x[place]) - mu[i];
           float value = gain[i] * (s[i] * t + back[i] * share);
-          if constexpr (ACT != LINEAR) value *= slope<ACT>(gain[i] * deviation + shift[i]);
+          if constexpr (ACT == SILU)
+            value *= float(to[place]);
+          else if constexpr (ACT != LINEAR)
+            value *= slope<ACT>(gain[i] * deviation + shift[i]);
           to[place] = T(value - q[i] * deviation - constant[i]);
         });
       });
