@@ -153,6 +153,22 @@ inline void each(const Size& size, const Part& part, F f) {
   }
 }
 
+template <int W>
+struct Lanes {
+  typedef float Type __attribute__((vector_size(4 * W)));
+};
+template <>
+struct Lanes<1> {
+  typedef float Type;
+};
+
+template <class V>
+inline V load(const float* from) {
+  V value;
+  std::memcpy(&value, from, sizeof(V));
+  return value;
+}
+
 // Up to five values of a place of a map, or their sums over the positions.
 struct Five {
   float a = 0, b = 0, c = 0, d = 0, e = 0;
@@ -178,23 +194,35 @@ inline void sums(const Size& size, const Part& part, float* const (&out)[K], F f
     }
     return;
   }
-  auto block = [=](int64_t first, auto width, auto place) {  // its sums stay in registers
-    constexpr int W = decltype(width)::value;
+  auto block = [=](int64_t first, auto width, auto place) {
+    constexpr int W = decltype(width)::value, L = W < 8 ? 1 : 8, M = W / L;
+    // Three sums stay in registers if they are vectors of the compiler's; with arrays it unrolls
+    // the inner loop too late to see that they could. Five do better as arrays.
+    constexpr bool VECTORS = K == 3;
+    using V = typename Lanes<L>::Type;
+    V sa[M] = {}, sb[M] = {}, sc[M] = {};
     float va[W] = {}, vb[W] = {}, vc[W] = {}, vd[W] = {}, ve[W] = {};
     for (int64_t l = 0; l < positions; ++l) {
 #pragma omp simd
       for (int j = 0; j < W; ++j) {
         const Five v = f(first + j, place(l, first + j));
-        va[j] += v.a;
-        if constexpr (K > 1) vb[j] += v.b, vc[j] += v.c;
+        va[j] = VECTORS ? v.a : va[j] + v.a;
+        if constexpr (K > 1) vb[j] = VECTORS ? v.b : vb[j] + v.b;
+        if constexpr (K > 1) vc[j] = VECTORS ? v.c : vc[j] + v.c;
         if constexpr (K > 3) vd[j] += v.d, ve[j] += v.e;
       }
+      if constexpr (!VECTORS) continue;
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        sa[m] += load<V>(va + m * L);
+        sb[m] += load<V>(vb + m * L);
+        sc[m] += load<V>(vc + m * L);
+      }
     }
-    for (int j = 0; j < W; ++j) {
-      a[first + j] = va[j];
-      if constexpr (K > 1) b[first + j] = vb[j], c[first + j] = vc[j];
-      if constexpr (K > 3) d[first + j] = vd[j], e[first + j] = ve[j];
-    }
+    auto put = [=](float* to, const void* from) { std::memcpy(to + first, from, sizeof(va)); };
+    VECTORS ? put(a, sa) : put(a, va);
+    if constexpr (K > 1) VECTORS ? put(b, sb) : put(b, vb), VECTORS ? put(c, sc) : put(c, vc);
+    if constexpr (K > 3) put(d, vd), put(e, ve);
   };
   auto all = [=](auto place) {
     int64_t i = part.from;
@@ -210,22 +238,6 @@ inline void sums(const Size& size, const Part& part, float* const (&out)[K], F f
 inline void add(float* to, float factor, const float* from, int64_t size) {
 #pragma omp simd
   for (int64_t i = 0; i < size; ++i) to[i] += factor * from[i];
-}
-
-template <int W>
-struct Lanes {
-  typedef float Type __attribute__((vector_size(4 * W)));
-};
-template <>
-struct Lanes<1> {
-  typedef float Type;
-};
-
-template <class V>
-inline V load(const float* from) {
-  V value;
-  std::memcpy(&value, from, sizeof(V));
-  return value;
 }
 
 // An R x V block of A B in registers: to[r, :] += or = sum over k of a[r, k] b[k, :]. A stands at
@@ -513,11 +525,21 @@ void by_act(int64_t act, F f) {
   }
 }
 
+// T(t) for a t that is one
+template <class T>
+inline T narrow(float t) {
+  if constexpr (std::is_same_v<T, float>)
+    return t;
+  else
+    return T(uint16_t(std::bit_cast<uint32_t>(t) >> 16), T::from_bits());
+}
+
 // g: dy, behind the ReLU at the end where there is one
 template <bool MASKED, class T>
 inline float behind(const T* grad, const T* out, int64_t place) {
-  if constexpr (MASKED) return float(out[place]) <= 0 ? 0.0f : float(grad[place]);
-  return float(grad[place]);
+  const float t = float(grad[place]);  // in any case: a question in front makes it a masked load
+  if constexpr (MASKED) return float(out[place]) <= 0 ? 0.0f : t;
+  return t;
 }
 
 // What the backward needs beside U, y and the parameters, in one allocation: mu and rstd [C],
@@ -681,6 +703,8 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
   const float top = o.centered ? 2 : 1;
   by_act(o.act, [&](auto kind) {
     constexpr int64_t ACT = decltype(kind)::value;
+    // Rounded to bfloat16 it would no longer be what the sums are of, and dU not centred.
+    constexpr bool STORED = ACT == SILU && std::is_same_v<T, float>;
     auto first = [&](auto masked, auto written) {
       images(size, [&](const Part& part) {
         const int64_t start = part.n * size.values(), row = part.n * c;
@@ -690,7 +714,7 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
           float* const to[3] = {a + row, b + row, e + row};
           sums(size, part, to, [=](int64_t i, int64_t place) {
             const float t = behind<masked.value>(grad, out, place);
-            if constexpr (written.value) to_g[place] = T(t);
+            if constexpr (written.value) to_g[place] = narrow<T>(t);
             const float deviation = float(x[place]) - mu[i];
             return Five{t, t * deviation, deviation};
           });
@@ -707,7 +731,7 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
           sums(size, part, to, [=](int64_t i, int64_t place) {
             const float t = float(grad[place]), deviation = float(x[place]) - mu[i];
             const float y0 = gain[i] * deviation + shift[i], slant = slope<ACT>(y0);
-            if constexpr (ACT == SILU && written.value) slopes[place] = T(slant);
+            if constexpr (STORED && written.value) slopes[place] = T(slant);
             return Five{t * act<ACT>(y0), t * slant, t * slant * deviation, slant,
                         slant * deviation};
           });
@@ -726,7 +750,7 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
     std::false_type no;
     if constexpr (ACT == LINEAR)
       !y ? first(no, no) : g ? first(yes, yes) : first(yes, no);
-    else if constexpr (ACT == SILU)
+    else if constexpr (STORED)
       du ? first(no, yes) : first(no, no);
     else
       first(no, no);
@@ -763,7 +787,7 @@ void backward(const T* dy, const T* y, const T* u, T* du, T* g, const Size& size
           const float t = behind<masked.value>(grad, out, place);
           const float deviation = float(x[place]) - mu[i];
           float value = gain[i] * (s[i] * t + back[i] * share);
-          if constexpr (ACT == SILU)
+          if constexpr (STORED)
             value *= float(to[place]);
           else if constexpr (ACT != LINEAR)
             value *= slope<ACT>(gain[i] * deviation + shift[i]);
