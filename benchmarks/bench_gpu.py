@@ -87,6 +87,7 @@ def measure_one(options: argparse.Namespace) -> None:
         variants=["plain", *variants],
         rounds=3,
         most=3 if options.smoke else 50,
+        allocator="glibc",
         seconds=options.seconds,
     )
     torch.manual_seed(0)

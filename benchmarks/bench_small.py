@@ -12,9 +12,8 @@ thresholds  a branch's tail, or an activation with SE behind it, without SE and 
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
-Where weights lie in memory moves a step by 2 %, so the steps are those of several loads. glibc
-gives the memory of maps back to the system, and which network waits for new pages depends on the
-order of its maps more than on SE; so it is told to keep it, but with `--allocator glibc`.
+Where weights lie in memory moves a step by 2 %, so the steps are those of several loads. glibc is
+told to keep freed memory, but with `--allocator glibc`.
 Rows are appended to benchmarks/results/small.csv as they come. What is there of this processor,
 version of torch and commit is not measured again, so a run that was stopped goes on.
 """
@@ -41,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
 from bench_train_step import forward, kept_bytes  # noqa: E402  after the path
-from provenance import commit, median_interval, processor  # noqa: E402
+from provenance import ALLOCATORS, allocate, commit, median_interval, processor  # noqa: E402
 from small_counts import block_counts, first  # noqa: E402
 
 import senet  # noqa: E402
@@ -73,7 +72,6 @@ CASES = (
 )
 AROUND = {"reference": (0, 2), "auto": (0, 1), "warm": (1, 2)}  # the plain steps
 LOADS = 5  # of the networks, for steps
-KEEPS = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 BLOCK = (64, 16, 8, 8)  # the first stage of a ResNet-20 on images of 8 x 8
 TAILS = (
     *(("fp32", 8, 64, side) for side in (4, 8, 16, 32, 64)),  # 2^13, 2^15, ..., 2^21 values
@@ -314,7 +312,7 @@ def arguments() -> argparse.Namespace:
     add("--threads", type=int, default=torch.get_num_threads())
     add("--device", default="cpu")
     add("--images", nargs="+", type=int, default=(8, 16, 32, 64, 224), help="of kept and steps")
-    add("--allocator", default="keeps memory", choices=["keeps memory", "glibc"])
+    add("--allocator", default="keeps memory", choices=ALLOCATORS)
     add("--smoke", action="store_true", help="the smallest case of each kind")
     add("--out", type=Path, default=RESULTS)
     return parser.parse_args()
@@ -323,8 +321,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print and append."""
     options = arguments()
-    if options.allocator != "glibc" and not KEEPS.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS)
+    allocate(options.allocator)
     torch.set_num_threads(options.threads)
     results = Results(options.out, options.device, options.clock, options.allocator)
     for what in options.what:

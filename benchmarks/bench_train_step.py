@@ -14,7 +14,7 @@ For each network, in one process, each step between two of the plain network:
 
 A step is forward, cross entropy, backward. benchmarks/results/train_step.csv gets ms, the ratio to
 the mean of the two plain steps around (median, its 95 % interval, quartiles), the bytes kept for
-the backward, and on CUDA the peak of memory.
+the backward, and on CUDA the peak of memory. glibc is told to keep freed memory (--allocator).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
-from provenance import commit, median_interval, processor  # noqa: E402  after the path
+from provenance import ALLOCATORS, allocate, commit, median_interval, processor  # noqa: E402
 
 import senet  # noqa: E402
 from senet import ops  # noqa: E402
@@ -96,6 +96,7 @@ class Row:
     peak_mib: float
     first_step_s: float
     rounds: int
+    allocator: str
     backend: str
     device: str
     threads: int
@@ -268,6 +269,7 @@ def finished(row: dict[str, Any], name: str, dtype: str, mode: str, options: Any
         peak_mib=round(row["peak_mib"], 1),
         first_step_s=round(row["first_step_s"], 1),
         rounds=options.rounds,
+        allocator=options.allocator if options.device == "cpu" else "",
         backend="" if variant in ("plain", "timm") else backend,
         device=processor(options.device),
         threads=torch.get_num_threads(),
@@ -313,6 +315,7 @@ def arguments() -> argparse.Namespace:
     add("--batches", type=int, nargs="+", default=[8])
     add("--images", type=int, nargs="+", default=[224])
     add("--rounds", type=int, default=10)
+    add("--allocator", default="keeps memory", choices=ALLOCATORS)
     add("--threads", type=int, default=torch.get_num_threads())
     add("--device", default="cpu")
     add("--out", type=Path, default=RESULTS)
@@ -326,6 +329,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print and write."""
     options = arguments()
+    allocate(options.allocator)
     torch.set_num_threads(options.threads)
     cases = itertools.product(
         options.networks, options.dtypes, options.modes, options.batches, options.images

@@ -1,17 +1,31 @@
-"""What a row of results says of its origin, and of the certainty of a median."""
+"""What a row of results says of its origin, and of the certainty of a median; the allocator."""
 
 from __future__ import annotations
 
 import math
+import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
-__all__ = ["commit", "median_interval", "processor"]
+__all__ = ["ALLOCATORS", "allocate", "commit", "median_interval", "processor"]
 
 ROOT = Path(__file__).resolve().parent.parent
+# glibc gives the memory of maps back to the system, and which network waits for new pages depends
+# on the order of its maps more than on SE. "keeps memory" tells it not to, as other allocators do.
+ALLOCATORS = ("keeps memory", "glibc")
+_KEEPS = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+
+def allocate(allocator: str) -> None:
+    """Start this program again, with this allocator, unless it has it."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    wanted = others | (_KEEPS if allocator == ALLOCATORS[0] else {})
+    if wanted != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.argv], wanted)
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
