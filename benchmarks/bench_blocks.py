@@ -5,7 +5,8 @@
 ResNet-50: behind the 16 last batch norms of the branches. MobileNetV2: behind the 17 batch norms of
 the depthwise convolutions and the activation that follows, once with its ReLU6 and once with
 EfficientNet's SiLU. Forward and backward on the maps of each stage, channels_last, in turn:
-without SE; then SE, module after module; and SE as one op with what it stands behind. A training
+without SE; then SE, module after module; and SE as one op with what it stands behind, also after
+`senet.warm_up`. glibc is told to keep freed memory. A training
 step of the whole network varies by more than SE can cost; a block takes milliseconds, so many
 rounds fit and the difference shows. Rows go to benchmarks/results/blocks.csv; `all` rows are sums
 over the blocks of the network.
@@ -13,6 +14,7 @@ over the blocks of the network.
 
 from __future__ import annotations
 
+import copy
 import csv
 import datetime
 import sys
@@ -26,14 +28,14 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
-from provenance import commit, processor  # noqa: E402  after the path
+from provenance import ALLOCATORS, allocate, commit, processor  # noqa: E402  after the path
 
 import senet  # noqa: E402
 from senet.cost.timing import interleave, quartiles  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "blocks.csv"
 BATCH, ROUNDS, WARMUP = 8, 60, 4
-ALONE, AFTER, INSIDE = "without SE", "then SE", "one op"
+MODULES = ALONE, AFTER, INSIDE, WARM = "without SE", "then SE", "one op", "after warm_up"
 
 # channels, size, how many blocks
 RESNET50 = ((256, 56, 3), (512, 28, 4), (1024, 14, 6), (2048, 7, 3))
@@ -80,10 +82,12 @@ def measure(
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     grad = torch.randn_like(x)
     plain, changed = modules(channels, activation)
+    senet.warm_up(warm := copy.deepcopy(changed), x)
     tasks = {
         ALONE: partial(run, plain, "auto", x, grad),
         AFTER: partial(run, changed, "reference", x, grad),
         INSIDE: partial(run, changed, "auto", x, grad),
+        WARM: partial(run, warm, "auto", x, grad),
     }
     return interleave(tasks, repeats=ROUNDS, warmup=WARMUP).samples
 
@@ -91,7 +95,7 @@ def measure(
 def rows_of(name: str, dtype: torch.dtype) -> list[list[Any]]:
     """Measure the blocks of a network."""
     rows: list[list[Any]] = []
-    kind, total = str(dtype).removeprefix("torch."), dict.fromkeys((ALONE, AFTER, INSIDE), 0.0)
+    kind, total = str(dtype).removeprefix("torch."), dict.fromkeys(MODULES, 0.0)
     activation, stages = NETWORKS[name]
     for channels, size, blocks in stages:
         samples = measure(channels, size, activation, dtype)
@@ -108,6 +112,7 @@ def rows_of(name: str, dtype: torch.dtype) -> list[list[Any]]:
 
 def main() -> None:
     """Measure, print and write."""
+    allocate(ALLOCATORS[0])
     head = ["network", "dtype", "map", "module", "ms", "ratio", "ratio_lower", "ratio_upper"]
     shared = {
         "rounds": ROUNDS,

@@ -8,7 +8,7 @@ counts      operators, allocations, Python calls and autograd nodes of a block, 
 kept        bytes kept for the backward, as a multiple of the network's without SE
 steps       time of a training step (and a forward), each step with SE between two without
 thresholds  a branch's tail, or an activation with SE behind it, without SE and on three backends,
-            2^13 to 2^22 values: `auto`'s ground
+            2^13 to 2^24 values: `auto`'s ground
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
@@ -76,10 +76,14 @@ BLOCK = (64, 16, 8, 8)  # the first stage of a ResNet-20 on images of 8 x 8
 TAILS = (
     *(("fp32", 8, 64, side) for side in (4, 8, 16, 32, 64)),  # 2^13, 2^15, ..., 2^21 values
     *(("fp32", 64, 64, 2), ("bf16", 64, 64, 2), ("fp32", 64, 16, 8), ("bf16", 64, 16, 8)),
-    *(("bf16", 1, 512, 8), ("bf16", 8, 256, 16), ("fp32", 32, 2048, 2), ("fp32", 8, 256, 56)),
+    *(("bf16", 1, 512, 8), ("bf16", 8, 256, 16), ("fp32", 32, 2048, 2)),
+    *((kind, 8, *sizes) for sizes in ((512, 28), (256, 56)) for kind in ("fp32", "bf16")),
 )  # dtype, batch, channels, side
 INSIDE = {"relu6": nn.ReLU6, "silu": nn.SiLU, "hardswish": nn.Hardswish}
-INSIDES = ("fp32", 8, 96, 4), ("fp32", 8, 384, 14), ("bf16", 8, 384, 14), ("bf16", 8, 144, 28)
+INSIDES = (
+    *(("fp32", 8, 96, 4), ("fp32", 8, 384, 14), ("bf16", 8, 384, 14)),
+    *(("bf16", 8, 144, 28), ("bf16", 8, 144, 56), ("bf16", 8, 96, 112)),
+)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ BACKENDS = {
 TRAINING_VALUES = 2**17
 OTHER_VALUES = 2**20
 # Below how many the C++ operator takes the place of compiled code (rows `thresholds`, too).
-NATIVE_VALUES = 2**21
+NATIVE_VALUES = 2**22
 _C: Any = torch._C
 
 
