@@ -22,6 +22,7 @@ FIGURE = ROOT / "docs" / "img" / "train_step.svg"
 SHOWN = {
     "timm": ("module after module (timm's, where it has the network)", "#b0b0b0"),
     "inserted": ("senet.insert", "#2a6f97"),
+    "warm": ("after senet.warm_up", "#52b69a"),
     "zoo": ("senet's own network", "#89c2d9"),
 }
 
@@ -51,16 +52,16 @@ def draw() -> None:
     if not shown:
         raise SystemExit(f"{RESULTS} must hold rows of batch 8 and 224 pixels; run the benchmark")
     device = next(iter(next(iter(shown.values())).values()))["device"]
-    figure, panels = plt.subplots(1, 2, figsize=(9, 0.7 + 0.55 * len(shown)), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(9, 0.7 + 0.66 * len(shown)), sharey=True)
     titles = {"ratio": "time of a training step", "kept_ratio": "bytes kept for the backward"}
     for panel, (column, title) in zip(panels, titles.items(), strict=True):
         for index, rows in enumerate(shown.values()):
             for place, (variant, (_, colour)) in enumerate(SHOWN.items()):
                 if variant not in rows:
                     continue
-                row, y = rows[variant], index + 0.26 * (place - 1)
+                row, y = rows[variant], index + 0.2 * (place - 1.5)
                 value = float(row[column])
-                panel.barh(y, value - 1, left=1, height=0.22, color=colour)
+                panel.barh(y, value - 1, left=1, height=0.17, color=colour)
                 if column == "ratio":
                     ends = [float(row["median_low"]), float(row["median_high"])]
                     panel.plot(ends, [y, y], color="#333333", linewidth=1)
@@ -79,7 +80,7 @@ def draw() -> None:
     panels[0].invert_yaxis()
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for _, colour in SHOWN.values()]
     names = [name for name, _ in SHOWN.values()]
-    figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles, names, loc="lower center", ncols=4, fontsize=8, frameon=False)
     figure.text(0.99, 0.005, device, ha="right", fontsize=6, color="#777777")
     figure.tight_layout(rect=(0, 0.09, 1, 1))
     FIGURE.parent.mkdir(exist_ok=True)
