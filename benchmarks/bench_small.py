@@ -13,7 +13,7 @@ first       seconds of `senet.warm_up` in a fresh process, with and without Indu
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
 Where weights lie in memory moves a step by 2 %, so the steps are those of several loads. glibc is
-told to keep freed memory, but with `--allocator glibc`.
+told to keep freed memory, unless with `--allocator glibc`.
 Rows are appended to benchmarks/results/small.csv as they come. What is there of this processor,
 version of torch and commit is not measured again, so a run that was stopped goes on.
 """
@@ -124,12 +124,13 @@ class Results:
             "senet": senet.__version__,
             "commit": commit(),
         }
+        known = {name: str(value) for name, value in self.shared.items()}
+        known |= {"clock": clock, "allocator": allocator}
         there = list(csv.DictReader(path.open())) if path.exists() else []
-        same = ("device", "torch", "commit")
         self.done = {
             (row["what"], row["case"], row["dtype"], row["batch"], row["image"])
             for row in there
-            if all(row[name] == str(self.shared[name]) for name in same)
+            if known.items() <= row.items()
         }
 
     def has(self, what: str, case: str, dtype: str, batch: int, image: int) -> bool:
@@ -247,8 +248,8 @@ def block_of(norm: nn.Module, u: Tensor, identity: Tensor, inside: str | None) -
     """Return what stands behind a convolution: the tail of a branch, or norm, activation, SE."""
     if inside is None:
         return residual_tail(norm, u, identity, nn.ReLU())
-    if type(norm) is nn.BatchNorm2d:
-        return INSIDE[inside]()(norm(u))
+    if type(norm) is nn.Sequential:
+        return norm(u)
     return batch_norm_se(norm, norm.se, u, inside=inside)
 
 
@@ -260,7 +261,8 @@ def threshold(
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     maps = [torch.randn(size).to(kind).contiguous(memory_format=torch.channels_last) for _ in "uig"]
     u, identity, grad = maps[0].requires_grad_(), maps[1].requires_grad_(), maps[2]
-    norms = {"plain": nn.BatchNorm2d(size[1])}
+    plain = nn.BatchNorm2d(size[1])
+    norms = {"plain": nn.Sequential(plain, INSIDE[inside]()) if inside else plain}
     norms |= dict.fromkeys(("reference", "inductor", "native"), senet.SEBatchNorm2d(size[1]))
     for turn in range((20 if u.numel() < 2**20 else 2) * rounds + 5):
         for backend, norm in norms.items():
