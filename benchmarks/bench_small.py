@@ -15,7 +15,8 @@ Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after 
 Where weights lie in memory moves a step by 2 %, so the steps are those of several loads. glibc is
 told to keep freed memory, unless with `--allocator glibc`.
 Rows are appended to benchmarks/results/small.csv as they come. What is there of this processor,
-version of torch and commit is not measured again, so a run that was stopped goes on.
+number of threads, clock, allocator, version of torch and commit is not measured again, so a run
+that was stopped goes on.
 """
 
 from __future__ import annotations
