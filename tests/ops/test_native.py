@@ -141,9 +141,9 @@ def cases() -> Iterator[Case]:
     for identity, activation in product((True, False), (None, "relu")):
         yield Case(identity=identity, activation=activation, memory="contiguous")
     # blocks of 4 images, 4 rows, 64, 8 and 4 columns, and what is left over of each; few channels
-    for n, c, h in (16, 70, 256), (3, 37, 9), (1, 20, 16), (5, 300, 40), (8, 600, 99):
+    few = (16, 70, 256), (3, 37, 9), (1, 20, 16), (5, 300, 40), (8, 600, 99), (99, 16, 900)
+    for n, c, h in *few, (1, 1024, 64), (2, 1040, 80), (3, 1000, 66), (5, 2048, 128):  # large
         yield Case((n, c, 2, 2), hidden=h, identity=n > 4, bias=n < 15)
-    yield Case((99, 16, 1, 1), hidden=900)
     for memory, kind in product(("contiguous", "channels_last"), (BATCH, NONE)):
         yield Case(SIZES["few positions"], kind, memory, dtype=torch.bfloat16, activation="relu")
     for act, trained in product(("silu", "hardswish"), (True, False)):

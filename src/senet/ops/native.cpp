@@ -20,6 +20,10 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
 namespace {
 
 using at::Tensor;
@@ -40,6 +44,8 @@ struct Options {
 constexpr int64_t GRAIN = 32768;          // values of a map for each thread
 constexpr int64_t WORK = int64_t(1) << 17;  // multiplications of the layers for each thread
 constexpr int64_t FEW_IMAGES = 8;           // multiplications that a weight's way from memory takes
+constexpr int64_t LARGE = int64_t(1) << 16;  // weights whose gradient is written past the caches
+constexpr int64_t FEW_ROWS = 4;             // fewer: the other operand is read in order of memory
 constexpr int64_t PARTS = 16;               // of a sum over channels, in threads
 constexpr int64_t FEW = 16;                 // positions
 constexpr int64_t CHANNELS = 64;            // of an image, for each thread
@@ -240,8 +246,28 @@ inline void add(float* to, float factor, const float* from, int64_t size) {
   for (int64_t i = 0; i < size; ++i) to[i] += factor * from[i];
 }
 
+// Writes a vector; `past` the caches, which would read its line first. Then `to` is aligned.
+template <class V>
+inline void store(float* to, const V& value, bool past) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(V) == 64)
+    if (past) return _mm512_stream_ps(to, (__m512)value);
+#elif defined(__AVX__)
+  if constexpr (sizeof(V) == 32)
+    if (past) return _mm256_stream_ps(to, (__m256)value);
+#endif
+  std::memcpy(to, &value, sizeof(V));
+}
+
+// Other threads see what was written past the caches.
+inline void fence() {
+#ifdef __AVX__
+  _mm_sfence();
+#endif
+}
+
 // An R x V block of A B in registers: to[r, :] += or = sum over k of a[r, k] b[k, :]. A stands at
-// any strides, rows of B and of the result are contiguous.
+// any strides, rows of B and of the result are contiguous. `past`: see `store`.
 struct Product {
   float* to;
   int64_t to_row;
@@ -249,7 +275,7 @@ struct Product {
   int64_t a_row, a_step;
   const float* b;
   int64_t b_row, count;
-  bool set;
+  bool set, past = false;
 
   template <int R, int V, int W>
   void block(int64_t i, int64_t j) const {
@@ -275,24 +301,25 @@ struct Product {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) std::memcpy(out + r * to_row + v * W, &sum[r][v], sizeof(T));
+      for (int v = 0; v < V; ++v) store(out + r * to_row + v * W, sum[r][v], past);
   }
 
-  template <int V, int W>
+  template <int R, int V, int W>
   void strips(int64_t rows, int64_t& j, int64_t columns) const {
     for (; j + V * W <= columns; j += V * W) {
       int64_t i = 0;
-      for (; i + 4 <= rows; i += 4) block<4, V, W>(i, j);
+      for (; i + R <= rows; i += R) block<R, V, W>(i, j);
       for (; i < rows; ++i) block<1, V, W>(i, j);
     }
   }
 
   void run(int64_t rows, int64_t columns) const {
     int64_t j = 0;
-    strips<STRIP / LANES, LANES>(rows, j, columns);
-    strips<1, LANES>(rows, j, columns);
-    strips<1, 4>(rows, j, columns);
-    strips<1, 1>(rows, j, columns);
+    if (std::min(rows, count) < FEW_ROWS) strips<1, 2 * STRIP / LANES, LANES>(rows, j, columns);
+    strips<4, STRIP / LANES, LANES>(rows, j, columns);
+    strips<4, 1, LANES>(rows, j, columns);
+    strips<4, 1, 4>(rows, j, columns);
+    strips<4, 1, 1>(rows, j, columns);
   }
 };
 
@@ -347,7 +374,7 @@ inline void all_dots(const float* a, int64_t n, const float* b, int64_t from, in
     for (; i < n; ++i) dots<1, Q>(a + i * size, b + j * size, size, at(i));
   };
   int64_t j = from;
-  for (; j + 4 <= to; j += 4) some(std::integral_constant<int, 4>{}, j);
+  for (; n >= FEW_ROWS && j + 4 <= to; j += 4) some(std::integral_constant<int, 4>{}, j);
   for (; j < to; ++j) some(std::integral_constant<int, 1>{}, j);
 }
 
@@ -404,7 +431,10 @@ template <class F>
 inline void parallel(int64_t count, int64_t unit, int64_t work, F f) {
   const int64_t units = (count + unit - 1) / unit;
   at::parallel_for(0, units, std::max<int64_t>(1, WORK / (unit * work)),
-                   [&](int64_t from, int64_t to) { f(from * unit, std::min(to * unit, count)); });
+                   [&](int64_t from, int64_t to) {
+                     f(from * unit, std::min(to * unit, count));
+                     fence();
+                   });
 }
 
 // W1 [H, C] and W2 [C, H]. Each row of the weights is read once, in threads, and blocks of the
@@ -425,7 +455,7 @@ struct Layers {
         hidden[i * h + j] = v < 0 ? 0.0f : v;
       });
     });
-    if (n < 4) {
+    if (n < FEW_ROWS) {
       parallel(c, 4, work(n, h), [&](int64_t from, int64_t to) {
         all_dots(hidden, n, second, from, to, h, [&](int64_t i, int64_t j, float v) {
           p[i * c + j] = v + (bias2 ? bias2[j] : 0.0f);
@@ -456,6 +486,9 @@ struct Layers {
     const int64_t count = (c - 1) / part + 1;
     std::vector<float> parts(count * n * h);  // of dh
     const int64_t rows = std::max<int64_t>(8, NEAR / h);
+    auto past = [&](const float* to, int64_t row) {
+      return c * h >= LARGE && row % LANES == 0 && uintptr_t(to) % (4 * LANES) == 0;
+    };
     parallel(count, 1, work(n, 2 * h * part), [&](int64_t from, int64_t to) {
       for (int64_t t = from; t < to; ++t) {
         const int64_t end = std::min((t + 1) * part, c);
@@ -463,7 +496,7 @@ struct Layers {
           const int64_t some = std::min(rows, end - k);
           float* sums = parts.data() + t * n * h;
           Product{sums, h, dp + k, c, 1, second + k * h, h, some, false}.run(n, h);
-          Product{dw2 + k * h, h, dp + k, 1, c, hidden, h, n, true}.run(some, h);
+          Product{dw2 + k * h, h, dp + k, 1, c, hidden, h, n, true, past(dw2, h)}.run(some, h);
         }
         if (db2) column_sums(db2, dp, t * part, end, n, c);
       }
@@ -475,12 +508,13 @@ struct Layers {
     }
     if (db1) column_sums(db1, dh, 0, h, n, h);
     parallel(c, STRIP, work(n, 2 * h), [&](int64_t from, int64_t to) {
-      for (int64_t k = from; k < to; k += COLUMNS) {
-        const int64_t size = std::min(COLUMNS, to - k);
-        for (int64_t j = 0; j < h; j += NEAR / COLUMNS) {
-          const int64_t some = std::min(NEAR / COLUMNS, h - j);
-          Product{dz + k, c, dh + j, h, 1, first + j * c + k, c, some, j == 0}.run(n, size);
-          Product{dw1 + j * c + k, c, dh + j, 1, h, z + k, c, n, true}.run(some, size);
+      const int64_t columns = n < FEW_ROWS ? std::min(to - from, NEAR) : COLUMNS;
+      for (int64_t k = from; k < to; k += columns) {
+        const int64_t size = std::min(columns, to - k), most = NEAR / columns;
+        for (int64_t j = 0; j < h; j += most) {
+          const int64_t some = std::min(most, h - j), start = j * c + k;
+          Product{dz + k, c, dh + j, h, 1, first + start, c, some, j == 0}.run(n, size);
+          Product{dw1 + start, c, dh + j, 1, h, z + k, c, n, true, past(dw1, c)}.run(some, size);
         }
       }
     });
