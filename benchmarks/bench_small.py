@@ -12,8 +12,9 @@ thresholds  a branch's tail, or an activation with SE behind it, without SE and 
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
-Where weights lie in memory moves a step by 2 %, so the steps are those of several loads. glibc is
-told to keep freed memory, unless with `--allocator glibc`.
+Where weights lie in memory moves a step by 2 %, so steps are of several loads of the networks: each
+gives the median of its rounds, and the rows (`rounds` counts them) the median of the loads with its
+interval. glibc is told to keep freed memory, unless with `--allocator glibc`.
 Rows are appended to benchmarks/results/small.csv as they come. What is there of this processor,
 number of threads, clock, allocator, version of torch and commit is not measured again, so a run
 that was stopped goes on.
@@ -32,6 +33,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -72,7 +74,6 @@ CASES = (
     ("mobilenetv2_norm", "bf16", 8, 224),
 )
 AROUND = {"reference": (0, 2), "auto": (0, 1), "warm": (1, 2)}  # the plain steps
-LOADS = 5  # of the networks, for steps
 BLOCK = (64, 16, 8, 8)  # the first stage of a ResNet-20 on images of 8 x 8
 TAILS = (
     *(("fp32", 8, 64, side) for side in (4, 8, 16, 32, 64)),  # 2^13, 2^15, ..., 2^21 values
@@ -224,13 +225,13 @@ def kept(case: tuple[str, str, int, int], device: str) -> dict[tuple[str, str], 
 
 
 def steps(
-    case: tuple[str, str, int, int], device: str, rounds: int, clock: Callable[[], float]
+    case: tuple[str, str, int, int], options: argparse.Namespace, clock: Callable[[], float]
 ) -> dict[tuple[str, str], list[float]]:
-    """Return the ratios of steps and forwards with SE to the mean of the two plain ones around."""
+    """Return each load's ratios of steps and forwards with SE to the plain ones around them."""
     name, dtype, size, image = case
-    batch, measured = data(name, size, image, device), defaultdict(list)
-    wait, repeats = wait_for(torch.device(device)), -(-rounds // LOADS)
-    for load in range(LOADS):
+    batch, measured = data(name, size, image, options.device), defaultdict(list)
+    wait, repeats = wait_for(torch.device(options.device)), -(-options.rounds // options.loads)
+    for load in range(options.loads):
         order = ("plain", *VARIANTS)[:: 1 if load % 2 else -1]
         models = {v: build(name, v, batch[0], dtype) for v in order}
         for part in ("step", "forward"):
@@ -240,11 +241,12 @@ def steps(
             turns = {each: tasks[each.split()[0]] for each in names[:-1]}
             turns["last"] = tasks["reference"]
             times = interleave(turns, repeats=repeats, warmup=2, wait=wait, clock=clock).samples
-            measured["plain", f"{part} ms"] += times["plain 0"]
+            measured["plain", f"{part} ms"].append(median(times["plain 0"]))
             for variant, (i, j) in AROUND.items():
                 around = zip(times[f"plain {i}"], times[f"plain {j}"], strict=True)
                 pairs = zip(times[variant], around, strict=True)
-                measured[variant, f"{part} / plain"] += [2 * own / sum(pair) for own, pair in pairs]
+                ratio = median(2 * own / sum(pair) for own, pair in pairs)
+                measured[variant, f"{part} / plain"].append(ratio)
     return measured
 
 
@@ -295,7 +297,7 @@ def measure(what: str, options: argparse.Namespace, results: Results) -> None:
     elif what == "kept":
         todo = [(case, partial(kept, case, device)) for case in networks(options)]
     elif what == "steps":
-        todo = [(case, partial(steps, case, device, rounds, clock)) for case in networks(options)]
+        todo = [(case, partial(steps, case, options, clock)) for case in networks(options)]
     elif what == "thresholds":
         blocks = [*((None, *tail) for tail in TAILS), *((a, *t) for t in INSIDES for a in INSIDE)]
         for inside, kind, *sizes in blocks[: 1 if options.smoke else None]:
@@ -317,7 +319,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--what", nargs="+", default=WHAT, choices=WHAT)
-    add("--rounds", type=int, default=30)
+    add("--rounds", type=int, default=36)
+    add("--loads", type=int, default=12, help="of the networks for steps; they share the rounds")
     add("--clock", default="wall", choices=["wall", "cpu"], help="cpu: seconds of this process")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--device", default="cpu")
