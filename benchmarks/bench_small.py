@@ -12,9 +12,10 @@ thresholds  a branch's tail, or an activation with SE behind it, without SE and 
 first       seconds of `senet.warm_up` in a fresh process, with and without Inductor's disk cache
 
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
-Where weights lie in memory moves a step by 2 %, so steps are of several loads of the networks: each
-gives the median of its rounds, and the rows (`rounds` counts them) the median of the loads with its
-interval. glibc is told to keep freed memory, unless with `--allocator glibc`.
+Where weights lie in memory moves a step by 2 %, so steps are of several loads of the networks. Each
+gives the median of its rounds; a row has the median of the loads, and their number as its `rounds`
+(before 2026-11-27 it had the rounds of five loads together). A step is forward, loss, backward.
+glibc is told to keep freed memory, unless with `--allocator glibc`.
 Rows are appended to benchmarks/results/small.csv as they come. What is there of this processor,
 number of threads, clock, allocator, version of torch and commit is not measured again, so a run
 that was stopped goes on.
@@ -230,13 +231,14 @@ def steps(
     """Return each load's ratios of steps and forwards with SE to the plain ones around them."""
     name, dtype, size, image = case
     batch, measured = data(name, size, image, options.device), defaultdict(list)
-    wait, repeats = wait_for(torch.device(options.device)), -(-options.rounds // options.loads)
+    wait = wait_for(torch.device(options.device))
+    repeats = 2 * -(-options.rounds // (2 * options.loads))
     for load in range(options.loads):
         order = ("plain", *VARIANTS)[:: 1 if load % 2 else -1]
         models = {v: build(name, v, batch[0], dtype) for v in order}
         for part in ("step", "forward"):
             tasks = {v: tasks_of(model, v, batch, dtype)[part] for v, model in models.items()}
-            # rounds go forwards and backwards, so what stands at an end runs twice: not plain
+            # every second round goes backwards, so what stands at an end runs twice: not plain
             names = ("reference", "plain 0", "auto", "plain 1", "warm", "plain 2", "last")
             turns = {each: tasks[each.split()[0]] for each in names[:-1]}
             turns["last"] = tasks["reference"]
@@ -319,8 +321,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--what", nargs="+", default=WHAT, choices=WHAT)
-    add("--rounds", type=int, default=36)
-    add("--loads", type=int, default=12, help="of the networks for steps; they share the rounds")
+    add("--rounds", type=int, default=48)
+    add("--loads", type=int, default=12, help="of the networks, for steps; they share the rounds")
     add("--clock", default="wall", choices=["wall", "cpu"], help="cpu: seconds of this process")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--device", default="cpu")

@@ -45,12 +45,12 @@ constexpr int64_t GRAIN = 32768;          // values of a map for each thread
 constexpr int64_t WORK = int64_t(1) << 17;  // multiplications of the layers for each thread
 constexpr int64_t FEW_IMAGES = 8;           // multiplications that a weight's way from memory takes
 constexpr int64_t LARGE = int64_t(1) << 16;  // weights whose gradient is written past the caches
-constexpr int64_t FEW_ROWS = 4;             // fewer: the other operand is read in order of memory
+constexpr int64_t FEW_ROWS = 4;             // of one operand: rows of the other are taken in turn
 constexpr int64_t PARTS = 16;               // of a sum over channels, in threads
 constexpr int64_t FEW = 16;                 // positions
 constexpr int64_t CHANNELS = 64;            // of an image, for each thread
-constexpr int64_t NEAR = 16384;  // weights that stay in the second cache, as rows of so many
-constexpr int64_t COLUMNS = 512;
+constexpr int64_t NEAR = 16384;  // weights that stay in the second cache
+constexpr int64_t COLUMNS = 512;  // of theirs, for many images
 #ifdef __AVX512F__
 constexpr int LANES = 16, STRIP = 64;  // floats of a vector, and of a block's row in registers
 #else
@@ -246,7 +246,7 @@ inline void add(float* to, float factor, const float* from, int64_t size) {
   for (int64_t i = 0; i < size; ++i) to[i] += factor * from[i];
 }
 
-// Writes a vector; `past` the caches, which would read its line first. Then `to` is aligned.
+// Writes a vector; `past` the caches, which would read its line first (`to` must be aligned).
 template <class V>
 inline void store(float* to, const V& value, bool past) {
 #ifdef __AVX512F__
@@ -313,13 +313,18 @@ struct Product {
     }
   }
 
-  void run(int64_t rows, int64_t columns) const {
+  template <int R>
+  void in_blocks(int64_t rows, int64_t columns) const {
     int64_t j = 0;
-    if (std::min(rows, count) < FEW_ROWS) strips<1, 2 * STRIP / LANES, LANES>(rows, j, columns);
-    strips<4, STRIP / LANES, LANES>(rows, j, columns);
-    strips<4, 1, LANES>(rows, j, columns);
-    strips<4, 1, 4>(rows, j, columns);
-    strips<4, 1, 1>(rows, j, columns);
+    if (R == 1) strips<R, 2 * STRIP / LANES, LANES>(rows, j, columns);
+    strips<R, STRIP / LANES, LANES>(rows, j, columns);
+    strips<R, 1, LANES>(rows, j, columns);
+    strips<R, 1, 4>(rows, j, columns);
+    strips<R, 1, 1>(rows, j, columns);
+  }
+
+  void run(int64_t rows, int64_t columns) const {
+    std::min(rows, count) < FEW_ROWS ? in_blocks<1>(rows, columns) : in_blocks<4>(rows, columns);
   }
 };
 
@@ -486,8 +491,8 @@ struct Layers {
     const int64_t count = (c - 1) / part + 1;
     std::vector<float> parts(count * n * h);  // of dh
     const int64_t rows = std::max<int64_t>(8, NEAR / h);
-    auto past = [&](const float* to, int64_t row) {
-      return c * h >= LARGE && row % LANES == 0 && uintptr_t(to) % (4 * LANES) == 0;
+    auto past = [&](const float* to, int64_t row) {  // in whole lines
+      return c * h >= LARGE && row % 16 == 0 && uintptr_t(to) % 64 == 0;
     };
     parallel(count, 1, work(n, 2 * h * part), [&](int64_t from, int64_t to) {
       for (int64_t t = from; t < to; ++t) {
@@ -510,9 +515,9 @@ struct Layers {
     parallel(c, STRIP, work(n, 2 * h), [&](int64_t from, int64_t to) {
       const int64_t columns = n < FEW_ROWS ? std::min(to - from, NEAR) : COLUMNS;
       for (int64_t k = from; k < to; k += columns) {
-        const int64_t size = std::min(columns, to - k), most = NEAR / columns;
-        for (int64_t j = 0; j < h; j += most) {
-          const int64_t some = std::min(most, h - j), start = j * c + k;
+        const int64_t size = std::min(columns, to - k), step = NEAR / columns;
+        for (int64_t j = 0; j < h; j += step) {
+          const int64_t some = std::min(step, h - j), start = j * c + k;
           Product{dz + k, c, dh + j, h, 1, first + start, c, some, j == 0}.run(n, size);
           Product{dw1 + start, c, dh + j, 1, h, z + k, c, n, true, past(dw1, c)}.run(some, size);
         }
