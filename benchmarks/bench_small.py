@@ -14,7 +14,7 @@ first       seconds of `senet.warm_up` in a fresh process, with and without Indu
 Variants of a network: `reference` (batch norm, then SE), `auto`, `warm` (after `senet.warm_up`).
 Where weights lie in memory moves a step by 2 %, so steps are of several loads of the networks. Each
 gives the median of its rounds; a row has the median of the loads, and their number as its `rounds`
-(before 2026-11-27 it had the rounds of five loads together). A step is forward, loss, backward.
+(up to commit 03f2dd8 it had the rounds of five loads together). A step is forward, loss, backward.
 glibc is told to keep freed memory, unless with `--allocator glibc`.
 Rows are appended to benchmarks/results/small.csv as they come. What is there of this processor,
 number of threads, clock, allocator, version of torch and commit is not measured again, so a run
