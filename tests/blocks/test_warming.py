@@ -67,9 +67,9 @@ def test_small_maps_are_compiled_from_then_on(stages, images) -> None:
 def test_on_a_cpu_it_is_one_operator(monkeypatch: pytest.MonkeyPatch, images) -> None:
     monkeypatch.setattr(backends, "NATIVE_VALUES", 4 * 8 * 4 * 4 + 1)
     model = network()
-    assert str(senet.warm_up(model, images)).startswith(
-        "native (auto: for maps of all sizes, after senet.warm_up"
-    )
+    told = str(senet.warm_up(model, images))
+    assert told.startswith("native (auto: for maps of all sizes, after senet.warm_up; inductor from")
+    assert told.endswith(" s)")
     assert "CppNode" in model[1](torch.randn(4, 8, 4, 4)).grad_fn.name()
     large = backends.choose(torch.empty(5, 8, 4, 4), training=True, warm=True)
     assert not large.native

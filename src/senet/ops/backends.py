@@ -94,6 +94,8 @@ class Backend:
         compiled = ""
         if self.name == "inductor" and self.compiled:
             compiled = f"; {self.compiled} stages compiled in {self.seconds:.1f} s"
+        elif self.name == "native":
+            compiled = f"; compiled in {self.seconds:.1f} s"
         return f"{self.name} ({self.reason}{compiled})"
 
 
@@ -105,8 +107,8 @@ def set_backend(name: str) -> None:
     """Choose what computes batch norm with SE, and SE, from now on, in all threads.
 
     Args:
-        name: "auto", "reference", "eager" or "inductor"; see `senet.ops.BACKENDS`. Where
-            Inductor cannot run, "reference" takes its place, with one warning.
+        name: "auto", "reference", "eager", "inductor" or "native"; see `senet.ops.BACKENDS`.
+            Where Inductor cannot run, "reference" takes its place, with one warning.
 
     Raises:
         UnknownNameError: no such backend.
@@ -151,8 +153,10 @@ def _automatic(device: str, *, training: bool, warm: bool) -> Choice:
     if device not in ("cpu", "cuda", "xpu"):
         return Choice("reference", f"auto: Inductor is not used on {device}")
     if warm:
-        name = "native" if device == "cpu" else "inductor"
-        return Choice(name, "auto: for maps of all sizes, after senet.warm_up")
+        name, large = "inductor", ""
+        if device == "cpu":
+            name, large = "native", f"; inductor from {NATIVE_VALUES:,} values on"
+        return Choice(name, f"auto: for maps of all sizes, after senet.warm_up{large}")
     floor = TRAINING_VALUES if training else OTHER_VALUES
     purpose = "with statistics of the batch" if training else "with given statistics or none"
     return Choice("inductor", f"auto: for maps {purpose} from {floor:,} values on")
