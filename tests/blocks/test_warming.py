@@ -68,7 +68,9 @@ def test_on_a_cpu_it_is_one_operator(monkeypatch: pytest.MonkeyPatch, images) ->
     monkeypatch.setattr(backends, "NATIVE_VALUES", 4 * 8 * 4 * 4 + 1)
     model = network()
     told = str(senet.warm_up(model, images))
-    assert told.startswith("native (auto: for maps of all sizes, after senet.warm_up; inductor from")
+    assert told.startswith(
+        "native (auto: for maps of all sizes, after senet.warm_up; inductor from"
+    )
     assert told.endswith(" s)")
     assert "CppNode" in model[1](torch.randn(4, 8, 4, 4)).grad_fn.name()
     large = backends.choose(torch.empty(5, 8, 4, 4), training=True, warm=True)
