@@ -92,9 +92,8 @@ def tensors(case: Case) -> dict[str, Tensor]:
 
 
 def call(case: Case, given: dict[str, Tensor], room: Any) -> Tensor:
-    layers = ops.TwoLayers(
-        *(given.get(name) for name in ("w1", "b1", "w2", "b2")), case.gate, case.centered
-    )
+    weights = (given.get(name) for name in ("w1", "b1", "w2", "b2"))
+    layers = ops.TwoLayers(*weights, case.gate, case.centered)
     end = {"identity": given.get("identity"), "activation": case.activation}
     if case.kind == NONE:
         return room.recalibrate(given["x"], layers, **end)
@@ -140,10 +139,10 @@ def cases() -> Iterator[Case]:
         yield Case(gate=gate, centered=centered, bias=bool(bias))
     for identity, activation in product((True, False), (None, "relu")):
         yield Case(identity=identity, activation=activation, memory="contiguous")
-    # blocks of 4 images, 4 rows, 128 columns and fewer, what is left over; few channels and many
-    few = (16, 70, 256), (3, 37, 9), (1, 20, 16), (5, 300, 40), (8, 600, 99), (99, 16, 900)
-    for n, c, h in *few, (1, 16400, 8), (2, 1040, 80), (3, 1000, 66), (5, 2048, 128):
+    # blocks of 4 images, 4 rows, 64, 8 and 4 columns, and what is left over of each; few channels
+    for n, c, h in (16, 70, 256), (3, 37, 9), (1, 20, 16), (5, 300, 40), (8, 600, 99):
         yield Case((n, c, 2, 2), hidden=h, identity=n > 4, bias=n < 15)
+    yield Case((99, 16, 1, 1), hidden=900)
     for memory, kind in product(("contiguous", "channels_last"), (BATCH, NONE)):
         yield Case(SIZES["few positions"], kind, memory, dtype=torch.bfloat16, activation="relu")
     for act, trained in product(("silu", "hardswish"), (True, False)):
@@ -160,7 +159,8 @@ SHARED = (  # images, weights, and parts of the channels
     Case((5, 64, 12, 12), identity=True, activation="relu"),
     Case((8, 512, 2, 2), hidden=32, identity=True),
     Case((1, 260, 24, 24), memory="contiguous", inner="silu", hidden=130),
-    *(Case((3, c, 2, 2), hidden=h) for c, h in ((1104, 80), (1100, 66))),
+    *(Case((3, c, 2, 2), hidden=h) for c, h in ((1104, 80), (1100, 66))),  # and aligned or not
+    *(Case((n, c, 2, 2), hidden=h) for n, c, h in ((1, 16400, 8), (2, 1040, 80), (5, 2048, 128))),
 )
 
 

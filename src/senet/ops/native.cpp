@@ -316,7 +316,7 @@ struct Product {
   template <int R>
   void in_blocks(int64_t rows, int64_t columns) const {
     int64_t j = 0;
-    if (R == 1) strips<R, 2 * STRIP / LANES, LANES>(rows, j, columns);
+    if constexpr (R == 1) strips<R, 2 * STRIP / LANES, LANES>(rows, j, columns);
     strips<R, STRIP / LANES, LANES>(rows, j, columns);
     strips<R, 1, LANES>(rows, j, columns);
     strips<R, 1, 4>(rows, j, columns);
