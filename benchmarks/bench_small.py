@@ -1,8 +1,8 @@
 """What SE costs where maps are small: counts per block, ratios of steps, bytes, and compilation.
 
-    python benchmarks/bench_small.py                     # all, at rest; about 25 minutes
+    python benchmarks/bench_small.py                     # all, at rest; more than an hour
     python benchmarks/bench_small.py --what counts kept  # exact under load
-    python benchmarks/bench_small.py --what steps --rounds 15 --clock cpu  # on a loaded machine
+    python benchmarks/bench_small.py --what steps --loads 6 --clock cpu  # on a loaded machine
 
 counts      operators, allocations, Python calls and autograd nodes of a block, forward + backward
 kept        bytes kept for the backward, as a multiple of the network's without SE
@@ -43,7 +43,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
-from bench_train_step import forward, kept_bytes  # noqa: E402  after the path
+from bench_train_step import forward, kept_bytes, step  # noqa: E402  after the path
 from provenance import ALLOCATORS, allocate, commit, median_interval, processor  # noqa: E402
 from small_counts import block_counts, first  # noqa: E402
 
@@ -194,17 +194,12 @@ def tasks_of(
         with senet.use_backend(backend):
             return function()
 
-    parameters = list(model.parameters())
-
-    def step() -> None:
-        forward(model, batch, dtype).backward()
-        for parameter in parameters:  # as an optimizer does, without a walk through the modules
-            parameter.grad = None
-
+    own = list(model.parameters())  # as an optimizer has them, without a walk through the modules
+    train = partial(step, own, model, batch, dtype)
     kept = partial(kept_bytes, model, model, batch, dtype)
     ahead = partial(forward, model, batch, dtype)
     return {name: partial(on, task) for name, task in
-            {"step": step, "forward": ahead, "kept": kept}.items()}  # fmt: skip
+            {"step": train, "forward": ahead, "kept": kept}.items()}  # fmt: skip
 
 
 def networks(options: argparse.Namespace) -> Iterator[tuple[str, str, int, int]]:
@@ -321,7 +316,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--what", nargs="+", default=WHAT, choices=WHAT)
-    add("--rounds", type=int, default=48)
+    add("--rounds", type=int, default=30)
     add("--loads", type=int, default=12, help="of the networks, for steps; they share the rounds")
     add("--clock", default="wall", choices=["wall", "cpu"], help="cpu: seconds of this process")
     add("--threads", type=int, default=torch.get_num_threads())
@@ -330,7 +325,10 @@ def arguments() -> argparse.Namespace:
     add("--allocator", default="keeps memory", choices=ALLOCATORS)
     add("--smoke", action="store_true", help="the smallest case of each kind")
     add("--out", type=Path, default=RESULTS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.loads, options.rounds) < 1:
+        parser.error("--loads and --rounds must be at least 1")
+    return options
 
 
 def main() -> None:
